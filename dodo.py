@@ -1,0 +1,83 @@
+"""Dessine-moi un cluster: the table of contents, in the order of the walk-through.
+
+Each line is a part of the cluster, defined in the file of that name under tasks/, and from each doit's task is made.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks import (
+    apiserver,
+    binaries,
+    container_engine,
+    controller_manager,
+    deployment,
+    etcd,
+    images,
+    kube_proxy,
+    kubeconfig,
+    kubelet,
+    machine,
+    pki,
+    scheduler,
+    service,
+    service_account,
+)
+from tasks.core.cluster import Cluster
+from tasks.core.errors import DmucError
+from tasks.core.graph import tasks
+from tasks.core.report import Reporter
+from tasks.core.settings import arguments
+
+PARTS = [
+    *machine.PARTS,  # a machine of its own, where nothing runs yet
+    *binaries.PARTS,  # the programs: found, downloaded or built
+    *pki.PARTS,  # keys and certificates
+    *etcd.PARTS,  # stores everything
+    *apiserver.PARTS,  # everyone talks to it
+    *kubeconfig.PARTS,  # how they find it
+    *controller_manager.PARTS,  # makes ReplicaSets of Deployments, Pods of ReplicaSets, ...
+    *service_account.PARTS,  # without a token for it no Pod is made
+    *deployment.PARTS,  # kubectl create deployment web --image=nginx
+    *container_engine.PARTS,  # runs containers
+    *images.PARTS,  # what they run
+    *kubelet.PARTS,  # makes a node of the machine
+    *scheduler.PARTS,  # gives Pods a node
+    *service.PARTS,  # kubectl expose deployment web --port=80, and asking it
+    *kube_proxy.PARTS,  # makes Services reachable
+    *service.REACHABLE,  # Welcome to nginx!
+]
+
+
+def _cluster() -> Cluster:
+    names = {goal.name for part in PARTS for goal in part.goals() if not goal.name.startswith("_")}
+    context = machine.context(
+        Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=binaries.PROGRAMS, tasks=names
+    )
+    return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
+
+
+try:
+    DMUC = _cluster()  # the commands of tasks/core/commands.py take it from here
+except DmucError as error:
+    sys.exit(f"✗ {error}")
+
+DOIT_CONFIG = {
+    "default_tasks": ["service_reachable"],
+    "backend": "json",
+    "dep_file": str(DMUC.context.state / "doit.json"),
+    "reporter": Reporter,
+    # A thread for every task: they mostly wait.
+    "par_type": "thread",
+    "num_process": 32,
+}
+
+
+def task_dmuc() -> Iterator[dict[str, Any]]:
+    """Give doit the whole graph."""
+    yield from tasks(PARTS, DMUC.context)

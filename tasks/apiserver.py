@@ -1,0 +1,52 @@
+"""The API server: everyone talks to it, and it alone to etcd.
+
+The slide starts it with `--etcd-servers` alone, for Kubernetes 1.19 still answers on port 8080 without asking who you are. From 1.20
+on it insists on TLS and on knowing its clients and its Pods' tokens; each further flag is one of these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .core import api
+from .core.context import Context
+from .core.daemon import Daemon, Flag
+from .core.probe import Http
+
+
+def flags(context: Context) -> Sequence[Flag]:
+    """The command line, and why."""
+    pki, settings = context.pki, context.settings
+    flags = [
+        Flag("--etcd-servers=http://127.0.0.1:2379", "It keeps everything in etcd and cannot start without it."),
+        Flag(f"--service-cluster-ip-range={settings.service_range}", "The ClusterIPs; the host reaches them through us."),
+        Flag(f"--tls-cert-file={pki / 'apiserver.crt'}", "Who it is: signed by our CA, with all its names."),
+        Flag(f"--tls-private-key-file={pki / 'apiserver.key'}", "The key to that certificate."),
+        Flag(f"--client-ca-file={pki / 'ca.crt'}", "Who its clients are: whoever has a certificate of our CA."),
+        Flag(f"--service-account-key-file={pki / 'sa.pub'}", "Checks the tokens that Pods show."),
+        Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
+        Flag("--service-account-issuer=https://kubernetes.default.svc", "Stands in these tokens; required since 1.20."),
+    ]
+    if settings.on_host:
+        flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
+    return flags
+
+
+APISERVER = Daemon(
+    name="apiserver",
+    doc="start the API server, to which everyone talks",
+    program="kube-apiserver",
+    flags=flags,
+    needs=("machine", "binaries", "pki", "etcd"),
+    answers=Http("https://{address}:6443/version"),  # its clients can start: they try again by themselves
+    ready=Http("https://{address}:6443/readyz"),
+    prepare=api.load_ahead,  # whoever waits for it has something to create then
+    reads=lambda context: [context.pki / f for f in ("ca.crt", "apiserver.crt", "apiserver.key", "sa.pub", "sa.key")],
+    causes={
+        "address already in use": "Another API server has port 6443.",
+        "etcd-servers must be specified": "It keeps everything in etcd: tell it where that is.",
+        "no default routes found": "It takes its own address from the default route, and there is none.",
+    },
+)
+
+PARTS = [APISERVER]

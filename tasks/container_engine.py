@@ -1,0 +1,82 @@
+"""The container engine: runs the containers that the kubelet asks for. Docker, as in the walk-through.
+
+On the slide it is `dockerd`. It keeps its images in /var/lib/docker, which in the machine is a directory of its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .core.context import Context
+from .core.daemon import Daemon, Flag
+from .core.probe import Http
+from .registry import LOCAL, pull_through_address
+
+_CAP_SYS_RESOURCE = 24  # <linux/capability.h>
+
+# Without CAP_SYS_RESOURCE nothing may lower its oom_score_adj, and runc, asked to, refuses to start the pod sandbox
+# ("can't get final child's PID from pipe"). This stands in front of runc and asks for 0 where less was asked for.
+_RUNC_ADAPTER = """\
+#!/bin/sh
+previous=
+for argument in "$@"; do
+  [ "$previous" = --bundle ] && sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$argument/config.json"
+  previous=$argument
+done
+exec {runc} "$@"
+"""
+
+
+def may_lower_oom_score() -> bool:
+    """Whether we have CAP_SYS_RESOURCE (capabilities(7))."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & (1 << _CAP_SYS_RESOURCE))
+    return False
+
+
+def _adapter(context: Context) -> Path:
+    return context.state / "runc-adapter"
+
+
+def flags(context: Context) -> Sequence[Flag]:
+    """The command line, and why."""
+    network = ipaddress.ip_network(context.settings.pod_range)
+    flags = [
+        Flag(f"--bip={network[1]}/{network.prefixlen}", "The Pods' addresses; Docker's default may be the host's Docker's."),
+    ]
+    mirrors = [m for m in (pull_through_address(context), LOCAL) if m]
+    flags += [Flag(f"--registry-mirror=http://{m}", "Serves `nginx` without a way out of the machine.") for m in mirrors]
+    if not may_lower_oom_score():
+        why = "We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without."
+        flags += [Flag(f"--add-runtime=adapter={_adapter(context)}", why), Flag("--default-runtime=adapter", why)]
+    return flags
+
+
+def _files(context: Context) -> Mapping[Path, str]:
+    if may_lower_oom_score():
+        return {}
+    return {_adapter(context): _RUNC_ADAPTER.format(runc=context.bin / "runc")}
+
+
+CONTAINER_ENGINE = Daemon(
+    name="container_engine",
+    doc="start the container engine, which runs containers: Docker",
+    program="dockerd",
+    tools=("containerd", "runc"),
+    flags=flags,
+    needs=("machine", "binaries", "_upstream"),
+    ready=Http("unix:///run/docker.sock:/_ping", expect="OK"),
+    writes=_files,
+    keeps=lambda context: [context.state / "container_engine"],
+    causes={
+        "address already in use": "Another Docker is running here.",
+        "Devices cgroup isn't mounted": "The machine's cgroups are not as Docker needs them.",
+        "iptables": "Docker could not set up its iptables chains; see the lines above.",
+    },
+    grace=20.0,  # it ends its containers first
+)
+
+PARTS = [CONTAINER_ENGINE]

@@ -1,0 +1,66 @@
+"""Changes to the cluster's objects, through the API. (Questions about them are in probe.py: those must be quick.)"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from .context import Context
+from .errors import DmucError
+from .probe import Answer, Http, ask_api
+
+
+def load_ahead(context: Context) -> None:
+    """Begin to import the client, which takes half a second, while there is something else to wait for."""
+    threading.Thread(target=importlib.import_module, args=("kubernetes.utils",), daemon=True).start()
+
+
+def create(context: Context, manifest: dict[str, Any]) -> None:
+    """Create the object that `manifest` describes, in the namespace default; one that is there already stays.
+
+    Raises DmucError when the API says no.
+    """
+    from kubernetes import utils
+
+    with _saying(context, f"creating {_title(manifest)}") as client:
+        try:
+            utils.create_from_dict(client, manifest)
+        except utils.FailToCreateError as error:
+            refused = [e for e in error.api_exceptions if e.status != HTTPStatus.CONFLICT]
+            if refused:
+                raise refused[0] from None
+
+
+def delete(context: Context, path: str) -> None:
+    """Delete the object at `path` of the API, and what it owns. Does nothing when it, or the API server, is gone."""
+    if Http("https://{address}:6443/readyz")(context) and ask_api(context, path, lambda _: Answer(True, "")):
+        with _saying(context, f"deleting {path}") as client:
+            client.call_api(path, "DELETE", body={"propagationPolicy": "Background"}, auth_settings=["BearerToken"])
+
+
+def _title(manifest: dict[str, Any]) -> str:
+    return f"the {manifest['kind']} {manifest['metadata']['name']}"
+
+
+@contextlib.contextmanager
+def _saying(context: Context, tried: str) -> Iterator[Any]:
+    """Give a client of the kubernetes package; its errors become ours."""
+    from kubernetes import client
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    # Not from the kubeconfig: what is embedded there would be written into temporary files, keys included.
+    configuration = client.Configuration(host=f"https://{context.settings.address}:6443")
+    configuration.ssl_ca_cert = str(context.pki / "ca.crt")
+    configuration.cert_file, configuration.key_file = str(context.pki / "admin.crt"), str(context.pki / "admin.key")
+    try:
+        with client.ApiClient(configuration) as api:
+            yield api
+    except ApiException as error:
+        raise DmucError(tried, f"The API server said: {error.status} {error.reason} {error.body}") from None
+    except HTTPError as error:
+        raise DmucError(tried, f"The API server did not answer: {error}", "Run: scripts/doit apiserver") from None

@@ -1,0 +1,42 @@
+"""A cluster as a whole: what dodo.py puts together, and what the commands work on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .context import Context
+from .daemon import Daemon
+from .graph import Part
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The context, the parts in the order of the walk-through, and how to tell what runs on it."""
+
+    context: Context
+    parts: Sequence[Part]
+    # For `doit status`:
+    versions: Callable[[Context], Mapping[str, str]]  # program -> version
+    objects: Callable[[Context], list[tuple[str, str, str]]]  # kind, name and state of each
+
+    @property
+    def daemons(self) -> list[Daemon]:
+        """The parts that are processes, in the order of the walk-through."""
+        return [part for part in self.parts if isinstance(part, Daemon)]
+
+    def power_off(self) -> None:
+        """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated."""
+        self.context.machine.power_off()
+        for daemon in reversed(self.daemons):  # those that were not in it
+            daemon.stop(self.context)
+
+    def remove(self) -> None:
+        """Power off and remove all state. Can be interrupted anywhere and repeated."""
+        self.power_off()
+        state = self.context.state
+        if state.exists():
+            shutil.rmtree(state)
+        if state.parent.is_dir() and not any(state.parent.iterdir()):
+            state.parent.rmdir()

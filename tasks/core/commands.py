@@ -1,0 +1,210 @@
+"""Our own doit commands, and those of doit's that must know more. pyproject.toml names them to doit.
+
+Whatever a command needs of the cluster it takes from the `DMUC` that dodo.py defines: a Cluster.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from doit.cmd_base import DoitCmdBase
+from doit.cmd_clean import Clean as DoitClean
+from doit.cmd_info import Info as DoitInfo
+from doit.cmd_run import Run as DoitRun
+from doit.control import TaskControl
+from doit.exceptions import InvalidCommand
+
+from .cluster import Cluster
+from .context import Context
+from .errors import DmucError
+from .graph import add_order
+from .lock import only_one
+from .probe import STOP
+from .report import BOARD
+
+
+def _told(method: Callable[..., int]) -> Callable[..., int]:
+    """Errors become one message and an exit status, never a traceback."""
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> int:
+        try:
+            return method(*args, **kwargs)
+        except DmucError as error:
+            print(f"✗ {error}", file=sys.stderr)
+            return 3
+        except OSError as error:
+            print(f"✗ {error}", file=sys.stderr)
+            return 3
+
+    return wrapper
+
+
+class _Command(DoitCmdBase):  # type: ignore[misc]
+    """A command of ours: `act` is given the cluster and the arguments."""
+
+    cmd_options = ()
+
+    def _execute(self, pos_args: list[str]) -> int:
+        return _told(self.act)(self.cluster, pos_args)
+
+    @property
+    def cluster(self) -> Cluster:
+        cluster: Cluster = self.loader.namespace["DMUC"]
+        return cluster
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        raise NotImplementedError
+
+
+class Run(DoitRun):  # type: ignore[misc]
+    """doit's `run`, alone on the machine, in the best order, ended in good order by Ctrl-C."""
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Run; gives doit's exit status, 130 when interrupted."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return int(super().execute(params, args))
+        except KeyboardInterrupt:
+            STOP.set()
+            for thread in threading.enumerate():
+                if thread.daemon:
+                    thread.join(10)  # each takes down what it has just started
+            BOARD.end()
+            print("\ninterrupted: what runs goes on running; doit again goes on from here", file=sys.stderr)
+            return 130
+
+    @functools.wraps(DoitRun._execute)
+    def _execute(self, *args: Any, **kwargs: Any) -> int:
+        cluster: Cluster = self.loader.namespace["DMUC"]
+        control = TaskControl(self.task_list)
+        control.process(self.sel_tasks)
+        BOARD.expected = add_order(control.tasks, control.selected_tasks)
+
+        def run() -> int:
+            with only_one(cluster.context.machine.name):
+                _make_state(cluster.context)
+                return int(DoitRun._execute(self, *args, **kwargs))
+
+        return _told(run)()
+
+
+def _make_state(context: Context) -> None:
+    context.state.parent.mkdir(exist_ok=True)
+    context.state.mkdir(mode=0o700, exist_ok=True)
+
+
+class Clean(DoitClean):  # type: ignore[misc]
+    """doit's `clean`: with names it takes those back, without any the whole machine, whatever state it is in."""
+
+    @functools.wraps(DoitClean._execute)
+    def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:
+        cluster: Cluster = self.loader.namespace["DMUC"]
+        context = cluster.context
+
+        def clean() -> int:
+            with only_one(context.machine.name):
+                if pos_args or dryrun:
+                    return int(DoitClean._execute(self, dryrun, cleandep, cleanall, cleanforget, pos_args) or 0)
+                cluster.remove()
+                return 0
+
+        return _told(clean)()
+
+
+class Info(DoitInfo):  # type: ignore[misc]
+    """doit's `info`, which says in words why something is not up to date."""
+
+    @staticmethod
+    def get_reasons(reasons: Any) -> str:
+        """Give the reasons as text."""
+        ours = [f" * {check.answer.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "answer")]
+        rest = DoitInfo.get_reasons(reasons | {"uptodate_false": [], "has_no_dependencies": False})
+        return "\n".join(filter(None, [*ours, rest]))
+
+
+class Down(_Command):
+    """`doit down`."""
+
+    doc_purpose = "power the machine off and keep its data"
+    doc_usage = ""
+    doc_description = "The next `doit` brings the same cluster back, with its objects."
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Power off."""
+        with only_one(cluster.context.machine.name):
+            cluster.power_off()
+        return 0
+
+
+class Shell(_Command):
+    """`doit shell [-- COMMAND]`."""
+
+    doc_purpose = "open a shell in the machine, or run a command in it"
+    doc_usage = "[-- COMMAND [ARGUMENT ...]]"
+    doc_description = "Whatever the walk-through types can be typed there."
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Run it; gives its exit status."""
+        # Taken from the real command line: doit takes every NAME=VALUE out of what it hands on.
+        rest = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else arguments
+        context = cluster.context
+        variables = {**context.environment(), "TERM": os.environ.get("TERM", "dumb")}
+        context.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        prefix = [*context.machine.enter(), "env", "-i", "-C", str(context.home)]
+        command = [*prefix, *(f"{k}={v}" for k, v in variables.items()), *(rest or ["bash"])]
+        status = subprocess.run(command, check=False).returncode
+        return status if status >= 0 else 128 - status
+
+
+class Logs(_Command):
+    """`doit logs NAME [-f]`."""
+
+    doc_purpose = "show the log of a component"
+    doc_usage = "NAME"
+    doc_description = "Without a name: which logs there are."
+    cmd_options = (
+        {"name": "follow", "short": "f", "long": "follow", "type": bool, "default": False, "help": "go on as it grows"},
+    )
+
+    def _execute(self, follow: bool, pos_args: list[str]) -> int:
+        return _told(self.show)(self.cluster.context, follow, pos_args)
+
+    def show(self, context: Context, follow: bool, names: list[str]) -> int:
+        """Print the log; with `follow` until interrupted."""
+        there = sorted(path.stem for path in context.logs.glob("*.log"))
+        if len(names) != 1 or names[0] not in there:
+            text = f"there is no log called {names[0]!r}" if len(names) == 1 else "one name is needed"
+            raise DmucError("showing a log", text, f"There are: {', '.join(there) or 'none yet'}.")
+        if not follow:
+            with (context.logs / f"{names[0]}.log").open(errors="replace") as log:
+                shutil.copyfileobj(log, sys.stdout)
+            return 0
+        try:
+            return subprocess.run(["tail", "-n", "20", "-F", context.logs / f"{names[0]}.log"], check=False).returncode
+        except KeyboardInterrupt:
+            return 0
+
+
+class Status(_Command):
+    """`doit status`."""
+
+    doc_purpose = "show every component: pid, since when, version, ready or why not; Nodes, Pods and Services"
+    doc_usage = ""
+    doc_description = None
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Print it; gives 0 when everything that runs is ready and nothing is missing, else 1."""
+        from .status import show
+
+        if arguments:
+            raise InvalidCommand("`status` takes no arguments.")
+        return show(cluster)

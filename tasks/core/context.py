@@ -1,0 +1,78 @@
+"""What every task is given: the settings, the release, the machine, and where things are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DmucError
+from .machine import Machine
+from .release import Release
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """One cluster. All its state is under `state`; nothing of it is anywhere else, but for the cache."""
+
+    settings: Settings
+    release: Release
+    machine: Machine
+    state: Path
+
+    @property
+    def bin(self) -> Path:
+        """Links to the programs that were chosen: the first directory in every PATH inside the machine."""
+        return self.state / "bin"
+
+    @property
+    def pki(self) -> Path:
+        """Keys and certificates."""
+        return self.state / "pki"
+
+    @property
+    def logs(self) -> Path:
+        """One log file per daemon."""
+        return self.state / "logs"
+
+    @property
+    def run(self) -> Path:
+        """One file per running process."""
+        return self.state / "run"
+
+    @property
+    def home(self) -> Path:
+        """The home directory inside the machine: `~/.kube/config` is here, not in the user's own."""
+        return self.state / "home"
+
+    @property
+    def programs_file(self) -> Path:
+        """What the programs are, where they came from, and their versions."""
+        return self.state / "programs.json"
+
+    def decided(self, question: str) -> str | None:
+        """Give what was decided for this cluster by `decide`; None when it was not."""
+        try:
+            decisions: dict[str, str] = json.loads((self.state / "decisions.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return decisions.get(question)
+
+    def decide(self, question: str, answer: str) -> None:
+        """Remember, until clean, what was found out once and must not change under a running cluster."""
+        path = self.state / "decisions.json"
+        decisions = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(decisions | {question: answer}, indent=1))
+
+    def program(self, name: str) -> Path:
+        """Give the path of the program `name`. Raises DmucError when it has not been found yet."""
+        try:
+            return Path(json.loads(self.programs_file.read_text())[name]["path"])
+        except (OSError, ValueError, KeyError):
+            raise DmucError(f"looking for the program {name}", "It has not been found yet.", "Run: binaries") from None
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of whatever runs inside the machine: nothing leaks in from the user's shell."""
+        system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {"PATH": f"{self.bin}:{system}", "HOME": str(self.home), "LANG": "C.UTF-8"}

@@ -1,0 +1,204 @@
+"""What Debian's package manager can do for us: install packages, fetch them, and fetch what they are built from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import DmucError, Interrupted
+from .probe import STOP
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from plumbum.machines.base import PopenWithAddons
+
+_SOURCES = Path("/etc/apt")
+# dpkg runs maintainer scripts from here, so this is never mounted noexec, as /tmp or /run may be.
+_DPKG = Path("/var/lib/dpkg")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# What maintainer scripts start and enable services with: see the manual page of each. They exit with 0 and do nothing.
+_NOTHING = ("deb-systemd-invoke", "invoke-rc.d", "systemctl", "update-rc.d")
+# This one is asked whether a unit was enabled before: no. For such a unit the scripts then call update-state, which only
+# notes in /var/lib/systemd/deb-systemd-helper-enabled that the unit is known. That must happen: otherwise the package's
+# next upgrade takes the unit for a new one, and enables and starts it.
+_HELPER = """#!/bin/sh
+case " $* " in
+*" was-enabled "*) exit 1 ;;
+*" update-state "*) exec /usr/bin/deb-systemd-helper "$@" ;;
+esac
+"""
+# The ways in which apt-get says that its lists are missing or older than the mirror.
+_OLD_LISTS = re.compile("Unable to locate package|has no installation candidate|maybe run apt-get update")
+# The lines of apt-get's that are worth showing while it runs.
+_NEWS = re.compile("^(?:Get:|Unpacking |Setting up |Waiting ).*", re.MULTILINE)
+
+
+def available() -> bool:
+    """Whether this is a machine with apt-get."""
+    return shutil.which("apt-get") is not None
+
+
+def install(packages: Sequence[str], progress: Progress) -> None:
+    """Install `packages` without what they only recommend. No service is started, or enabled at boot.
+
+    Raises DmucError when we are not root or apt-get fails; Interrupted, once apt-get has come to a proper end, when
+    the run is being ended.
+    """
+    names = " ".join(packages)
+    _check_available(f"installing the Debian packages {names}")
+    if os.geteuid() != 0:
+        raise DmucError(
+            f"installing the Debian packages {names}",
+            "Only root can install packages.",
+            f"Run dmuc as root, or: sudo apt-get install --no-install-recommends {names}\n"
+            "(which also starts the services that are in them; dmuc does not).",
+        )
+    progress.note(f"install {names}")
+    with tempfile.TemporaryDirectory(prefix="dmuc-", dir=_DPKG) as directory:
+        stand_ins(Path(directory))
+        options = (
+            f"DPkg::Path={directory}:{_PATH}",
+            "DPkg::Lock::Timeout=120",  # seconds that another apt may take
+            # dpkg has nobody to ask what to do with a configuration file that was changed here: keep it.
+            "DPkg::Options::=--force-confold",
+        )
+        command = ("install", "-y", "--no-install-recommends", *packages)
+        try:
+            _apt_get(*command, options=options, progress=progress)
+        except DmucError as error:
+            if not _OLD_LISTS.search(error.seen):
+                raise
+            _apt_get("update", progress=progress)
+            _apt_get(*command, options=options, progress=progress)
+
+
+def stand_ins(directory: Path) -> None:
+    """Write into `directory` the programs that, first in a maintainer script's PATH, keep services from starting."""
+    for name in (*_NOTHING, "deb-systemd-helper"):
+        script = directory / name
+        script.write_text(_HELPER if name == "deb-systemd-helper" else "#!/bin/sh\n")
+        script.chmod(0o755)
+
+
+def fetch_debs(packages: Sequence[str], into: Path, progress: Progress) -> list[Path]:
+    """Download the .deb files of `packages` (their candidate versions) into a directory; needs no root.
+
+    Gives their paths, in the order of apt-get. Those that are there already are kept. Raises DmucError when apt-get
+    does not know one or cannot fetch it.
+    """
+    progress.note(f"fetch {' '.join(packages)}")
+    into.mkdir(parents=True, exist_ok=True)
+    # One line for each: 'URI' FILE SIZE HASH
+    uris = _apt_get("download", "--print-uris", *packages, progress=progress)
+    _apt_get("download", *packages, progress=progress, directory=into)
+    return [into / name for name in re.findall(r"^'[^']*' (\S+) ", uris, re.MULTILINE)]
+
+
+def extract(deb: Path, into: Path) -> None:
+    """Unpack the files of a .deb below the directory `into`, installing nothing. Raises DmucError when it cannot."""
+    from plumbum import CommandNotFound, ProcessExecutionError, local
+
+    try:
+        local["dpkg-deb"]("-x", deb, into)
+    except (CommandNotFound, ProcessExecutionError) as error:
+        raise DmucError(f"unpacking {deb} into {into}", getattr(error, "stderr", "").strip() or str(error)) from None
+
+
+def fetch_source(package: str, into: Path, progress: Progress) -> Path:
+    """Download the source package `package` and unpack it, patched, in the directory `into`; needs no root.
+
+    Gives the unpacked tree. The host's apt configuration and lists stay as they are: apt-get is given lists of its
+    own, for the repositories of the host's sources. Needs dpkg-dev. Raises DmucError when apt-get cannot.
+    """
+    progress.note(f"fetch the source of {package}")
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=into) as directory:
+        private = Path(directory)
+        sources, lists = private / "sources", private / "lists"
+        sources.mkdir()
+        lists.mkdir()
+        for file in (_SOURCES / "sources.list", *_SOURCES.glob("sources.list.d/*")):
+            if file.suffix in (".list", ".sources") and file.exists():
+                (sources / file.name).write_text(as_source_entries(file.name, file.read_text()))
+        options = (
+            "Dir::Etc::sourcelist=/dev/null",
+            f"Dir::Etc::sourceparts={sources}",
+            f"Dir::State::lists={lists}",
+            f"Dir::Cache={private}",
+        )
+        _apt_get("update", options=options, progress=progress)
+        said = _apt_get("source", package, options=options, progress=progress, directory=into)
+    tree = re.search(r"info: extracting \S+ in (\S+)", said)
+    if not tree:
+        raise DmucError(f"unpacking the source of {package} in {into}", _tail(said, 10), "Is dpkg-dev installed?")
+    return into / tree[1]
+
+
+def as_source_entries(name: str, text: str) -> str:
+    """Give the `text` of the apt sources file `name` (sources.list(5)) with each entry asking for source packages."""
+    if name.endswith(".sources"):
+        return re.sub(r"(?im)^types:.*$", "Types: deb-src", text)
+    entries = re.findall(r"(?m)^[ \t]*deb(?:-src)?([ \t].*)$", text)
+    return "".join(f"deb-src{entry}\n" for entry in dict.fromkeys(entries))
+
+
+def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), directory: Path = Path("/")) -> str:
+    """Run apt-get in `directory` and give what it said. Raises DmucError, or Interrupted when the run ends."""
+    from plumbum import local
+
+    tried = f"apt-get {' '.join(arguments)}"
+    _check_available(tried)
+    apt_get = local["apt-get"]["-q", *(word for option in options for word in ("-o", option)), *arguments]
+    with tempfile.NamedTemporaryFile() as output:
+        process = apt_get.popen(
+            cwd=str(directory),
+            env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},  # beside our own
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            new_session=True,  # so that Ctrl-C in the terminal does not reach dpkg
+        )
+        try:
+            while process.poll() is None:
+                if STOP.wait(0.1):
+                    raise Interrupted(tried, "the run was ended")
+                if news := _NEWS.findall(Path(output.name).read_text(errors="replace")):
+                    progress.note(news[-1][:100])
+        finally:
+            _end(process)
+        said = Path(output.name).read_text(errors="replace")
+    if process.returncode:
+        raise DmucError(
+            tried,
+            f"exit code {process.returncode}\n{_tail(said, 10)}",
+            "When something cannot be found or fetched: does apt-get update work on this machine?",
+        )
+    return said
+
+
+def _check_available(tried: str) -> None:
+    if not available():
+        raise DmucError(tried, "There is no apt-get here: this is not a Debian machine.")
+
+
+def _end(process: PopenWithAddons[str]) -> None:
+    """Have apt-get end, if it still runs, and wait for that. It heeds SIGINT at once, but not while dpkg works."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        # However often Ctrl-C is pressed: without us here, the rest would be installed without the stand-ins.
+        with contextlib.suppress(KeyboardInterrupt):
+            process.wait()
+
+
+def _tail(text: str, lines: int) -> str:
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,176 @@
+"""Downloads: resumed where they stopped, checked against a SHA-256 sum, and never seen half done."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from .errors import DmucError, Interrupted
+from .probe import STOP
+from .progress import Progress
+
+_T = TypeVar("_T")
+
+TRIES = 4  # how often a download that stalls or breaks off is begun or resumed
+PAUSE = 1.0  # seconds between two tries
+
+
+class Unreachable(DmucError):
+    """There is no way to the server: no such name, no route, connection refused, no TLS. Another way may do."""
+
+
+class _BrokenOff(ConnectionError):
+    """The server ended its answer before it was complete."""
+
+
+def fetch(
+    url: str, to: Path, *, sha256: str | None, sums_url: str | None, progress: Progress, patience: float = 30.0
+) -> None:
+    """Download `url` to the file `to`, which appears only when it is complete and its SHA-256 sum is right.
+
+    The sum is `sha256`, else the one published at `sums_url`: a file of just the digest (dl.k8s.io has one beside each
+    program) or a list of `digest  filename` lines (etcd's releases on GitHub have a SHA256SUMS). What has arrived is
+    kept in `to` + `.part`, where the next try, or the next run, goes on. `patience` is the seconds without a byte
+    after which a try is given up.
+
+    Raises Unreachable when there is no way to the server; DmucError when the server says no (404 …), stalls again and
+    again or gives another file, or when the disk is full; Interrupted when the run is being ended.
+    """
+    if sha256 is None and sums_url is None:
+        raise ValueError("one of sha256 and sums_url must be given")
+    name = PurePosixPath(urlsplit(url).path).name
+    part = to.with_name(to.name + ".part")
+    progress.note(f"download {name}")
+    expected = sha256 or _published_sum(sums_url or "", name, patience)
+    _try(url, part, lambda: _resume(url, part, progress, patience))
+    progress.note(f"check {name}")
+    with part.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != expected.lower():
+        part.unlink()
+        raise DmucError(
+            f"checking the download of {url}",
+            f"its SHA-256 sum is {actual}\nbut it should be   {expected} ({'pinned' if sha256 else sums_url})",
+            "The file was thrown away. Run again; when the sum is wrong again, this is not the file we want.",
+        )
+    part.replace(to)
+
+
+def reachable(url: str, timeout: float = 2.0) -> bool:
+    """Whether the server at `url` answers a HEAD request, with any status, within `timeout` seconds."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+                answered.set()
+        except urllib.error.HTTPError:
+            answered.set()
+        except (OSError, http.client.HTTPException):
+            pass
+
+    # In a thread, because the socket's timeout does not cover a resolver that does not answer.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return answered.is_set()
+
+
+def _resume(url: str, part: Path, progress: Progress, patience: float) -> None:
+    """Get what `part` does not have yet, or all of it when the server cannot resume."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=patience)
+    except urllib.error.HTTPError as error:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        if error.headers["Content-Range"] == f"bytes */{have}":
+            return  # there is nothing after what we have: it was complete already
+        part.unlink()
+        raise _BrokenOff("what an earlier run left is not the beginning of this file") from None
+    with response, part.open("ab" if response.status == http.client.PARTIAL_CONTENT else "wb") as file:
+        done = file.tell()
+        length = response.headers["Content-Length"]
+        total = done + int(length) if length else None
+        progress.bar(done, total)
+        while chunk := response.read1(1 << 18):
+            if STOP.is_set():
+                raise Interrupted(f"downloading {url}", "the run was ended")
+            file.write(chunk)
+            done += len(chunk)
+            progress.bar(done, total)
+    if total is not None and done < total:
+        raise _BrokenOff(f"the answer ended after {done} of {total} bytes")
+
+
+def _published_sum(sums_url: str, name: str, patience: float) -> str:
+    """Give the SHA-256 sum that is published for the file `name`."""
+
+    def read() -> str:
+        with urllib.request.urlopen(sums_url, timeout=patience) as response:
+            return str(response.read().decode(errors="replace"))
+
+    text = _try(sums_url, None, read)
+    for line in text.splitlines():
+        digest, _, file = line.strip().partition(" ")
+        if re.fullmatch("[0-9a-fA-F]{64}", digest) and PurePosixPath(file.strip(" *")).name in ("", name):
+            return digest
+    raise DmucError(f"looking up the SHA-256 sum of {name}", f"{sums_url} has none for it:\n{text[:200].rstrip()}")
+
+
+def _try(url: str, part: Path | None, action: Callable[[], _T]) -> _T:
+    """Do `action`; again when the connection stalls or breaks off. Whatever else goes wrong is said as a DmucError."""
+    import tenacity
+
+    tried = f"downloading {url}"
+    passing = (TimeoutError, ConnectionError, http.client.HTTPException)
+    try:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(
+                lambda e: isinstance(e, passing) or (isinstance(e, urllib.error.HTTPError) and e.code >= 500)
+            ),
+            stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(STOP),
+            wait=tenacity.wait_fixed(PAUSE),
+            sleep=tenacity.sleep_using_event(STOP),
+            reraise=True,
+        )(action)
+    except urllib.error.HTTPError as error:  # before URLError and OSError, which it is as well
+        raise DmucError(tried, f"the server answers: {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:  # urllib says this of whatever goes wrong before the request is sent
+        raise Unreachable(
+            tried, f"cannot connect: {error.reason}", "Check the network, and the proxy if there is one."
+        ) from None
+    except passing as error:
+        if STOP.is_set():
+            raise Interrupted(tried, "the run was ended") from None
+        seen = f"{TRIES} tries, the last: {str(error) or type(error).__name__}"
+        raise DmucError(tried, seen, "Run again: it goes on where it stopped.") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and part:
+            raise _disk_full(tried, part) from None
+        raise DmucError(tried, str(error)) from None
+
+
+def _disk_full(tried: str, part: Path) -> DmucError:
+    mount = part.parent.resolve()
+    while not os.path.ismount(mount):
+        mount = mount.parent
+    free = shutil.disk_usage(part.parent).free
+    return DmucError(
+        f"{tried} to {part}",
+        f"The file system at {mount} is full: {free / 1e6:.0f} MB are free.",
+        "Make room there, or choose another place with cache=DIRECTORY; then run again: it goes on where it stopped.",
+    )

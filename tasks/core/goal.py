@@ -1,0 +1,105 @@
+"""A cluster is a graph of things that must be true. A goal is one of them; from it doit's task is made.
+
+A goal's `holds` asks in milliseconds whether it is true already: that is doit's up-to-date check. When it is not, `make` makes it
+true and returns only then. `undo` takes it back. A goal `needs` others, always; it comes `after` some only when they
+are part of the same run (like systemd's After=): an order that saves time, not a dependency.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .context import Context
+from .errors import DmucError, Interrupted
+from .probe import STOP, Answer
+from .progress import Progress
+from .report import BOARD
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One thing that must be true."""
+
+    name: str
+    doc: str  # the line in `doit list`
+    holds: Callable[[Context], Answer]
+    make: Callable[[Context, Progress], None]
+    undo: Callable[[Context], None] | None = None
+    needs: Sequence[str] = ()
+    after: Sequence[str] = ()
+    early: bool = False  # it is enough for it that the daemons among these answer; they need not be ready
+    log: str = ""  # the name of the log file under `logs`, if it has one
+    files: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # written text: path -> content
+
+    def goals(self) -> Sequence[Goal]:
+        """Itself: what has steps of its own gives several (see daemon.py)."""
+        return (self,)
+
+
+class UpToDate:
+    """doit's `uptodate` callable: asks the goal, and remembers what the answer was for `doit info`."""
+
+    def __init__(self, goal: Goal, context: Context) -> None:
+        self.goal, self.context = goal, context
+        self.answer = Answer(False, "not asked yet")
+
+    def __call__(self) -> bool:
+        try:
+            self.answer = self.goal.holds(self.context)
+        except Exception as error:  # doit would end the whole run with a traceback
+            self.answer = Answer(False, _summary(error))
+        BOARD.why(self.goal.name, self.answer.why)
+        return self.answer.yes
+
+
+def task(goal: Goal, context: Context) -> dict[str, Any]:
+    """Give doit's dictionary for `goal`."""
+
+    def run() -> Any:
+        from doit.exceptions import TaskFailed
+
+        try:
+            goal.make(context, BOARD.progress(goal.name))
+        except Interrupted:
+            return TaskFailed("ended with the run", report=False)
+        except Exception as error:
+            STOP.set()  # whoever else waits has nothing to wait for any more
+            if not isinstance(error, DmucError):
+                _keep_traceback(context)
+            return TaskFailed(_summary(error))
+        return None
+
+    def clean() -> None:
+        if goal.undo is not None:
+            goal.undo(context)
+
+    return {
+        "basename": goal.name,
+        "doc": goal.doc,
+        "actions": [run],
+        "uptodate": [UpToDate(goal, context)],
+        "task_dep": list(goal.needs),
+        "clean": [clean],
+        "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
+        "meta": {"after": list(goal.after), "log": goal.log},
+    }
+
+
+def _summary(error: Exception) -> str:
+    return str(error) if isinstance(error, DmucError) else f"{type(error).__name__}: {error}"
+
+
+_traceback_lock = threading.Lock()
+
+
+def _keep_traceback(context: Context) -> None:
+    """An error nobody foresaw: people see one line, the rest is kept for whoever mends it."""
+    with _traceback_lock:
+        context.logs.mkdir(parents=True, exist_ok=True)
+        with (context.logs / "dmuc.log").open("a") as log:
+            log.write(traceback.format_exc())

@@ -1,0 +1,53 @@
+"""Joins the goals into doit's graph: needs always, order only among what runs together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from .context import Context
+from .goal import Goal, task
+
+
+class Part(Protocol):
+    """Anything that gives goals: a Goal itself, or a Daemon."""
+
+    def goals(self) -> Sequence[Goal]:
+        """Its goals."""
+
+
+def join(parts: Sequence[Part]) -> list[Goal]:
+    """Give all goals, with each name that an early goal needs turned into that daemon's `_NAME` where there is one."""
+    goals = [goal for part in parts for goal in part.goals()]
+    names = {goal.name for goal in goals}
+
+    def early(name: str) -> str:
+        return f"_{name}" if f"_{name}" in names else name
+
+    return [
+        replace(g, needs=[*map(early, g.needs)], after=[*map(early, g.after)]) if g.early else g for g in goals
+    ]
+
+
+def tasks(parts: Sequence[Part], context: Context) -> Iterator[dict[str, Any]]:
+    """Give doit's dictionary for every goal, in the order of `parts`."""
+    for goal in join(parts):
+        yield task(goal, context)
+
+
+def add_order(tasks: dict[str, Any], selected: Sequence[str]) -> set[str]:
+    """Among the doit tasks that a run of `selected` takes in, turn each `after` into a dependency of this run.
+
+    Gives the names of those tasks.
+    """
+    taken: set[str] = set()
+    left = list(selected)
+    while left:
+        name = left.pop()
+        if name not in taken:
+            taken.add(name)
+            left += tasks[name].task_dep
+    for name in taken:
+        tasks[name].task_dep += [a for a in (tasks[name].meta or {}).get("after", ()) if a in taken]
+    return taken

@@ -1,0 +1,39 @@
+"""One `doit` at a time works on a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+
+from .errors import DmucError
+
+
+@contextlib.contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Hold the machine `name` for as long as the body runs. Raises DmucError when another process holds it.
+
+    The lock is a name in the kernel's abstract socket namespace (unix(7)): it leaves no file, is the same for every
+    checkout on this host (so are the names of links and cgroups), and is gone with the process however that ends.
+    """
+    address = f"\0dmuc/{name}"
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(address)
+        except OSError:
+            raise DmucError(
+                f"taking the machine {name}",
+                f"Another doit is at work on it{_holder(address)}.",
+                "Wait for it or end it; or work on another machine: machine=NAME.",
+            ) from None
+        lock.listen()
+        yield
+
+
+def _holder(address: str) -> str:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(address)
+        pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f" (pid {pid})"
+    return ""

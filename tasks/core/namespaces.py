@@ -1,0 +1,491 @@
+"""A machine of its own, in six Linux namespaces on the host's own root file system.
+
+One anchor process, pid 1 of the machine, holds them: mount, UTS, network, IPC, PID and cgroup (namespaces(7)). Whatever
+runs in the machine is put beside it with nsenter(1). Killing the anchor ends every process in the machine at once (see
+pid_namespaces(7)) and takes its mounts, links, routes and iptables rules with it; only the cgroup directories and the host's end of
+the link are left for us to remove.
+
+    down --power_on--> cgroups, anchor, link, addresses --> up
+     ^                                                       |
+     +---------- power_off (from any of these states) -------+
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import json
+import os
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DmucError
+from .machine import Spawned, is_root, spawn
+from .process import Record, start_time
+from .progress import Progress
+
+_CLONE_NEWNET = 0x40000000  # <linux/sched.h>
+_MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: whose machine it is
+_LEAF = "daemons"  # in cgroup v2 a group with groups below it may hold no process itself: ours sit in this one
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy: `options` are its v1 controllers, none for v2 (cgroups(7))."""
+
+    mount_point: Path
+    options: str
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether this is the unified hierarchy."""
+        return not self.options
+
+    def group(self, name: str) -> Path:
+        """The directory of the machine's own group."""
+        return self.mount_point / name
+
+    def procs(self, name: str) -> Path:
+        """The file that a process is put into the machine's group with."""
+        return self.group(name) / (_LEAF if self.is_v2 else "") / "cgroup.procs"
+
+
+def hierarchies(mountinfo: str) -> list[Hierarchy]:
+    """Find the cgroup hierarchies in the text of /proc/self/mountinfo (proc(5))."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, super_options = after.split(" ", 2)
+        if kind in {"cgroup", "cgroup2"}:
+            options = [o for o in super_options.split(",") if o not in {"rw", "ro", "xattr", "clone_children"}]
+            mount_point = Path(before.split()[4])
+            found.append(Hierarchy(mount_point, "" if kind == "cgroup2" else ",".join(options)))
+    return found
+
+
+@dataclass(frozen=True)
+class Namespaces:
+    """The machine `name`, with its state (process file, log) under `state`.
+
+    `link` is the range of the link to the host; the host reaches `services` and `pods` through it. `disk` are the
+    directories that outlive the machine: path inside -> directory under `state`. `sysctls` are settings of the host's
+    kernel that daemons write and no namespace holds: in the machine they are plain files, and the kernel's stay.
+    """
+
+    name: str
+    state: Path
+    link: str
+    services: str
+    pods: str
+    disk: Mapping[str, str]
+    sysctls: Sequence[str] = ()
+
+    # What is where
+
+    @property
+    def _record(self) -> Path:
+        return self.state / "run" / "machine.pid"
+
+    @property
+    def _log(self) -> Path:
+        return self.state / "logs" / "machine.log"
+
+    def _hierarchies(self) -> list[Hierarchy]:
+        return hierarchies(Path("/proc/self/mountinfo").read_text())
+
+    def _anchor(self) -> int:
+        record = Record.load(self._record)
+        if record is None or not record.alive():
+            raise DmucError(f"entering {self.name}", "It is not powered on.", "Run: scripts/doit machine")
+        return record.pid
+
+    # Machine: is it up?
+
+    def down(self) -> str | None:
+        """Say why the machine is not up as wanted: process, configuration, link, routes."""
+        record = Record.load(self._record)
+        if record is None:
+            return f"{self.name} was never powered on"
+        if not record.alive():
+            return f"{self.name} is off: its first process (pid {record.pid}) is gone"
+        if record.command != self._wanted():
+            return f"{self.name} runs with other settings than these"
+        missing = set(self._host_routes()) - set(_routes_of(self.name))
+        if missing:
+            return f"the host has no route through the link {self.name} to {', '.join(sorted(missing))}"
+        return None
+
+    def _wanted(self) -> list[str]:
+        return [self.name, str(self.state), self.link, self.services, self.pods, *(f"{k}={v}" for k, v in self.disk.items()), *self.sysctls]
+
+    def _host_routes(self) -> list[str]:
+        return [self.link, self.services, self.pods]
+
+    # Machine: use it
+
+    def enter(self) -> Sequence[str]:
+        """The nsenter command line."""
+        return ("nsenter", "-t", str(self._anchor()), "-m", "-u", "-n", "-i", "-p", "-C", "--")
+
+    def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
+        """Start a daemon in the namespaces and cgroups of the machine; see Machine."""
+        joining = _joining(h.procs(self.name) for h in self._hierarchies())
+        started = spawn((*joining, *self.enter()), command, log, cwd, environment)
+        # nsenter stays as the parent of the process in the machine: that one is the daemon.
+        child = _only_child(started.handle)
+        return Spawned(child or started.pid, started.handle)
+
+    def connect(self, host: str, port: int, timeout: float) -> socket.socket:
+        """Open a TCP connection whose socket belongs to the machine's network; our own threads stay where they are."""
+        try:
+            pid = self._anchor()
+        except DmucError as error:
+            raise OSError(error.seen) from None
+        with _network_of(pid):
+            stream = socket.socket()
+        try:
+            stream.settimeout(timeout)
+            stream.connect((host, port))
+        except OSError:
+            stream.close()
+            raise
+        return stream
+
+    def path(self, inside: str) -> Path:
+        """Seen through /proc/PID/root, which holds the machine's own mounts."""
+        try:
+            return Path(f"/proc/{self._anchor()}/root{inside}")
+        except DmucError as error:
+            raise OSError(error.seen) from None
+
+    # Machine: on and off
+
+    def power_on(self, progress: Progress) -> None:
+        """Power the machine on; whatever is left of an earlier one by this name goes first."""
+        if not is_root():
+            raise DmucError(
+                f"powering on {self.name}",
+                "A machine of its own takes namespaces, links and mounts, and these take root.",
+                "Run it as root, or with machine=host, where everything up to the scheduler works without.",
+            )
+        self._refuse_foreign_machine()
+        self.power_off()
+        self._refuse_overlaps()
+        for directory in ("run", "logs", "home", *self.disk.values()):
+            (self.state / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            progress.note("its cgroups")
+            self._make_groups()
+            progress.note("its namespaces and mounts")
+            self._start_anchor()
+            progress.note("its link to the host")
+            self._make_link()
+        except (DmucError, OSError) as error:
+            self.power_off()
+            if isinstance(error, DmucError):
+                raise
+            raise DmucError(f"powering on {self.name}", str(error)) from error
+
+    def power_off(self) -> None:
+        """Kill the anchor and whatever sits in the machine's cgroups; remove those and the link."""
+        record = Record.load(self._record)
+        if record is not None:
+            record.stop(0)
+        groups = [h.group(self.name) for h in self._hierarchies() if h.group(self.name).is_dir()]
+        _kill_all_in(groups)
+        if is_root() and Path("/sys/class/net", self.name).exists():
+            subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
+        for group in groups:
+            _remove_group(group)
+        self._record.unlink(missing_ok=True)
+
+    def _refuse_foreign_machine(self) -> None:
+        """Raise DmucError if a machine of this name runs that another checkout has powered on."""
+        for pid in sorted({p for h in self._hierarchies() for p in _pids_in(h.group(self.name))}):
+            with contextlib.suppress(OSError):
+                argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                mark = _MARK.encode()
+                state = argv[argv.index(mark) + 1].decode() if mark in argv else str(self.state)
+                if state != str(self.state):
+                    raise DmucError(
+                        f"powering on {self.name}",
+                        f"A machine of this name is on already (pid {pid}), with its state in {state}.",
+                        "Power that one off, or give this one another name: machine=NAME, with ranges of its own.",
+                    )
+
+    def _refuse_overlaps(self) -> None:
+        ours = [("link_range", self.link), ("service_range", self.services), ("pod_range", self.pods)]
+        taken = _ranges_on_host()
+        for number, (setting, text) in enumerate(ours):
+            taken_by_ours = [(ipaddress.IPv4Network(t), s) for s, t in ours[:number]]
+            for network, where in taken + taken_by_ours:
+                if ipaddress.IPv4Network(text).overlaps(network):
+                    raise DmucError(
+                        f"powering on {self.name}",
+                        f"{setting}={text} overlaps {network}, which is taken already ({where}).",
+                        f"Choose another range with {setting}=…",
+                    )
+
+    def _make_groups(self) -> None:
+        for hierarchy in self._hierarchies():
+            group = hierarchy.group(self.name)
+            group.mkdir(exist_ok=True)
+            for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
+                if not hierarchy.is_v2 and (group / setting).exists():
+                    (group / setting).write_text((group.parent / setting).read_text())
+
+    def _start_anchor(self) -> None:
+        unshare = ("unshare", "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--fork")
+        script = setup_script(self, self._hierarchies())
+        script_file = self.state / "run" / "machine.sh"
+        script_file.write_text(script + "\n")
+        self._log.touch(mode=0o600)
+        with self._log.open("ab") as log:
+            launcher = subprocess.Popen(
+                [*_joining(h.group(self.name) / "cgroup.procs" for h in self._hierarchies()), *unshare, "sh", "-eu", str(script_file), _MARK, str(self.state)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        pid = _only_child(launcher)
+        if pid:
+            Record.of(pid, self._wanted(), {}).save(self._record)
+        assert launcher.stdout is not None
+        with launcher.stdout as ready:  # the script says "up", or ends and closes its output
+            if ready.readline().strip() == b"up":
+                self._make_leaves()
+                return
+        raise DmucError(
+            f"powering on {self.name}",
+            f"its first process ended with exit code {launcher.wait()}; the last lines of {self._log}:\n"
+            + "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]),
+            "See what this host lacks: namespaces, overlayfs, or the right to mount.",
+        )
+
+    def _make_leaves(self) -> None:
+        """v2: now that the machine's group is the root of what it sees, move its processes down and turn the rest on."""
+        for group in (h.group(self.name) for h in self._hierarchies() if h.is_v2):
+            (group / _LEAF).mkdir(exist_ok=True)
+            for pid in (group / "cgroup.procs").read_text().split():
+                (group / _LEAF / "cgroup.procs").write_text(pid)
+            available = (group / "cgroup.controllers").read_text().split()
+            (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in available))
+
+    def _make_link(self) -> None:
+        network = ipaddress.ip_network(self.link)
+        host, own, bits = network[1], network[2], network.prefixlen
+        _ip(
+            (),
+            f"link add {self.name} type veth peer name eth0 netns {self._anchor()}",
+            f"address add {host}/{bits} dev {self.name}",
+            f"link set {self.name} up",
+        )
+        _ip(
+            ("nsenter", "-t", str(self._anchor()), "-n", "--"),
+            "link set lo up",
+            f"address add {own}/{bits} dev eth0",
+            "link set eth0 up",
+            # A default route for programs to look at (kube-apiserver and the kubelet take their own address from it)
+            # and rules that never use it: whatever is not on a link of the machine fails at once, nothing gets out.
+            f"route add default via {host}",
+            "rule add pref 100 lookup main suppress_prefixlength 0",
+            "rule add pref 200 unreachable",
+            # A packet for a ClusterIP needs some route before iptables gives it another address; without kube-proxy it ends here.
+            f"route add {self.services} dev eth0",
+        )
+        _ip((), *(f"route add {ranges} via {own} dev {self.name}" for ranges in (self.services, self.pods)))
+
+
+def setup_script(machine: Namespaces, groups: Sequence[Hierarchy]) -> str:
+    """What the machine's first process does, as a shell script: mounts, names, and then waiting for its end."""
+    q = shlex.quote
+    name, state = machine.name, machine.state
+    own = ipaddress.ip_network(machine.link)[2]
+    lines = [
+        "# Its own view of processes, devices and cgroups.",
+        "mount -t proc proc /proc",
+        "mount -t sysfs sysfs /sys",
+        "mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup",
+    ]
+    for group in groups:
+        point = q(str(group.mount_point))
+        kind = "cgroup2" if group.is_v2 else f"cgroup -o {group.options}"
+        if group.mount_point != Path("/sys/fs/cgroup"):
+            lines.append(f"mkdir {point}")
+        lines.append(f"mount -t {kind} cgroup {point}")
+    lines += [
+        "# Its own /run; and /etc, /var and /usr/libexec as the host has them, but what is written there stays here.",
+        f"cd {q(str(state))}",
+        "mount -t tmpfs -o mode=755 tmpfs /run",
+        "for d in /etc /var /usr/libexec; do",
+        '  [ -d "$d" ] || continue',
+        '  up="/run/dmuc$d/up" work="/run/dmuc$d/work"; mkdir -p "$up" "$work"',
+        '  mount -t overlay -o "lowerdir=$d,upperdir=$up,workdir=$work" overlay "$d"',
+        "done",
+        "mkdir -p /run/lock /var/log /var/lib",
+        f"mount --no-canonicalize --bind . {q(str(state))}  # wherever it is: also below /var",
+        "# What is to outlive the machine.",
+    ]
+    for inside, directory in machine.disk.items():
+        lines += [f"mkdir -p {inside}", f"mount --bind {q(str(state / directory))} {inside}"]
+    if machine.sysctls:
+        lines += [
+            "# The host's kernel is not ours to tune: who writes to these writes to a file.",
+            f"for key in {' '.join(machine.sysctls)}; do",
+            '  own="/run/dmuc/sysctl/$key"; mkdir -p "${own%/*}"; cat "/proc/sys/$key" > "$own"',
+            '  mount --bind "$own" "/proc/sys/$key"',
+            "done",
+        ]
+    lines += [
+        "# Its own names. Nobody answers at the name server: names that are not here fail at once.",
+        "rm -f /etc/hosts /etc/hostname /etc/resolv.conf",
+        f"printf '127.0.0.1 localhost\\n{own} {name}\\n' > /etc/hosts",
+        f"echo {name} > /etc/hostname",
+        f"echo {name} > /proc/sys/kernel/hostname",
+        "echo nameserver 127.0.0.1 > /etc/resolv.conf",
+        "# On before a container engine turns it on and then drops what it does not know.",
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        "echo up",
+        "exec > /dev/null",
+        "# A shell, for it takes in the orphans of the machine, as a first process must.",
+        "while :; do sleep 3600; done",
+    ]
+    return "\n".join(lines)
+
+
+# The kernel's side of it
+
+
+def _joining(groups: Iterable[Path]) -> Sequence[str]:
+    """A command prefix that puts itself into these cgroups first: nsenter and unshare enter namespaces, not cgroups."""
+    script = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
+    return ("sh", "-euc", script, "sh", *map(str, groups), "--")
+
+
+def _ip(prefix: Sequence[str], *commands: str) -> None:
+    done = subprocess.run(
+        [*prefix, "ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise DmucError(shlex.join([*prefix, "ip", "-batch", "-"]), done.stderr.strip(), "")
+
+
+def _only_child(parent: subprocess.Popen[bytes]) -> int | None:
+    """Wait (a moment) for the one child that `unshare --fork` and `nsenter` make; None when the parent ended instead."""
+    import tenacity
+
+    def child() -> int | None:
+        try:
+            pids = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return int(pids[0]) if pids else (0 if parent.poll() is not None else None)
+
+    found: int | None = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda pid: pid is None),
+        wait=tenacity.wait_fixed(0.002),
+        stop=tenacity.stop_after_delay(10),
+        retry_error_callback=lambda _: None,
+    )(child)
+    return found or None
+
+
+@contextlib.contextmanager
+def _network_of(pid: int) -> Iterator[None]:
+    """Be in the network namespace of `pid`, this thread alone (setns(2)); os.setns comes only with Python 3.12."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(namespace: int) -> None:
+        if libc.setns(namespace, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        try:
+            enter(theirs)
+        finally:
+            os.close(theirs)
+        try:
+            yield
+        finally:
+            enter(ours)
+    finally:
+        os.close(ours)
+
+
+def _routes_of(link: str) -> list[str]:
+    """The ranges that the host routes to `link`, from /proc/net/route (no process needed)."""
+    found = []
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        device, destination, _, _, _, _, _, mask, *_ = line.split()
+        if device == link:
+            address, bits = (socket.inet_ntoa(struct.pack("=I", int(x, 16))) for x in (destination, mask))
+            found.append(str(ipaddress.ip_network(f"{address}/{bits}")))
+    return found
+
+
+def _ranges_on_host() -> list[tuple[ipaddress.IPv4Network, str]]:
+    """Every IPv4 range that the host routes or has an address in, but for the default route."""
+    found = []
+    for arguments in (["route", "show", "table", "all"], ["address", "show"]):
+        done = subprocess.run(["ip", "-json", "-4", *arguments], capture_output=True, text=True, check=True)
+        for entry in json.loads(done.stdout or "[]"):
+            device = entry.get("dev") or entry.get("ifname", "")
+            ranges = [entry.get("dst", "")] + [f"{a['local']}/{a['prefixlen']}" for a in entry.get("addr_info", [])]
+            for text in ranges:
+                if text and text != "default":
+                    network = ipaddress.ip_network(text, strict=False)
+                    if network.prefixlen and not network.is_loopback and isinstance(network, ipaddress.IPv4Network):
+                        found.append((network, f"ip {arguments[0]}: {text} {device}".strip()))
+    return found
+
+
+def _pids_in(group: Path) -> set[int]:
+    pids: set[int] = set()
+    for directory, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            pids |= {int(p) for p in Path(directory, "cgroup.procs").read_text().split()}
+    return pids - {0}
+
+
+def _kill_all_in(groups: Sequence[Path]) -> None:
+    """SIGKILL every process in these cgroups until none is left (a killed one leaves only when it is reaped)."""
+    import tenacity
+
+    def kill() -> set[int]:
+        left = {p for group in groups for p in _pids_in(group) if start_time(p) is not None}
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return left
+
+    tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool), wait=tenacity.wait_fixed(0.005), stop=tenacity.stop_after_delay(10)
+    )(kill)
+
+
+def _remove_group(group: Path) -> None:
+    """Remove a cgroup and all below it, bottom up; the kernel may need a moment after the last process is gone."""
+    import tenacity
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(OSError),
+        wait=tenacity.wait_fixed(0.01),
+        stop=tenacity.stop_after_delay(10),
+        reraise=True,
+    )
+    def remove() -> None:
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                Path(directory).rmdir()
+
+    remove()

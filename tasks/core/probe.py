@@ -1,0 +1,211 @@
+"""Questions with a yes or a no and a reason, asked in milliseconds; and waiting until the answer is yes."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import DmucError, Interrupted
+from .progress import Progress
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .context import Context
+
+STOP = threading.Event()  # set when the run is being ended: whoever waits stops waiting
+_LIMIT = 2.0  # seconds that one question may take
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question: true or false, and what was seen."""
+
+    yes: bool
+    why: str
+
+    def __bool__(self) -> bool:
+        return self.yes
+
+
+Probe = Callable[["Context"], Answer]
+
+
+@dataclass(frozen=True)
+class Tcp:
+    """Does something accept connections on this port, asked from inside the machine?"""
+
+    port: int
+    host: str = "127.0.0.1"
+
+    def __call__(self, context: Context) -> Answer:
+        try:
+            context.machine.connect(self.host, self.port, _LIMIT).close()
+        except OSError as error:
+            return Answer(False, f"{self.host}:{self.port}: {_plain(error)}")
+        return Answer(True, f"{self.host}:{self.port} accepts connections")
+
+
+@dataclass(frozen=True)
+class Http:
+    """Is a GET answered with status 200 and a body in which `expect` (a regular expression) is found?
+
+    `url` is http://, https:// or unix://SOCKET:PATH. With https the daemon's serving certificate must be signed by our
+    CA and we present the administrator's, unless `own_ca` is false: then it is a certificate that the daemon made for
+    itself in memory, which nothing could be checked against.
+    """
+
+    url: str
+    expect: str = ""
+    own_ca: bool = True
+
+    def __call__(self, context: Context) -> Answer:
+        url = self.url.format(address=context.settings.address)
+        try:
+            status, body = request(context, url, own_ca=self.own_ca)
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(False, f"{url}: {_plain(error)}")
+        if status != 200 or not re.search(self.expect, body):
+            # A health endpoint lists every check; the ones that fail are what we want to see.
+            failed = [line for line in body.splitlines() if line.startswith("[-]")] or body.split("\n")
+            return Answer(False, f"{url}: {status} {'; '.join(failed)[:160]}".rstrip())
+        return Answer(True, f"{url} answers")
+
+
+@dataclass(frozen=True)
+class All:
+    """Is the answer to each of these yes? Asked in this order, up to the first no."""
+
+    probes: Sequence[Probe]
+
+    def __call__(self, context: Context) -> Answer:
+        answer = Answer(True, "")
+        for probe in self.probes:
+            answer = probe(context)
+            if not answer:
+                break
+        return answer
+
+
+@dataclass(frozen=True)
+class ApiObject:
+    """Is the object at this path of the API as wanted? `judge` is given the object and answers."""
+
+    path: str
+    judge: Callable[[Any], Answer]
+
+    def __call__(self, context: Context) -> Answer:
+        return ask_api(context, self.path, self.judge)
+
+
+def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
+    """GET `path` from the API server; `judge` answers about the object when there is one."""
+    try:
+        status, body = request(context, f"https://{context.settings.address}:6443{path}")
+        if status == 404:
+            return Answer(False, f"{path}: there is no such object")
+        return judge(json.loads(body)) if status == 200 else Answer(False, f"{path}: {status} {body[:160]}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return Answer(False, f"the API server does not answer: {_plain(error)}")
+
+
+def request(context: Context, url: str, *, own_ca: bool = True) -> tuple[int, str]:
+    """GET `url` from inside the machine; gives the status and the body.
+
+    Raises OSError or http.client.HTTPException when there is no proper answer.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        host, _, path = rest.partition(":")
+        stream = socket.socket(socket.AF_UNIX)
+        stream.settimeout(_LIMIT)
+        stream.connect(str(context.machine.path(host)))
+    else:
+        authority, _, path = rest.partition("/")
+        host, _, port = authority.partition(":")
+        stream = context.machine.connect(host, int(port or 80), _LIMIT)
+    with stream:
+        if scheme == "https":
+            stream = _tls(context.pki, own_ca).wrap_socket(stream, server_hostname=host)
+        connection = http.client.HTTPConnection("localhost" if scheme == "unix" else host)
+        connection.sock = stream
+        connection.request("GET", "/" + path.lstrip("/"), headers={"Connection": "close"})
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+
+
+def _tls(pki: Path, own_ca: bool) -> ssl.SSLContext:
+    files = [pki / "ca.crt", pki / "admin.crt", pki / "admin.key"]
+    try:
+        return _tls_from(pki, own_ca, tuple(f.stat().st_mtime_ns for f in files) if own_ca else ())
+    except FileNotFoundError as error:
+        raise OSError(f"no certificates yet ({error.filename})") from None
+
+
+@functools.lru_cache
+def _tls_from(pki: Path, own_ca: bool, _fingerprint: tuple[int, ...]) -> ssl.SSLContext:
+    import ssl
+
+    if own_ca:
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+        return context
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _plain(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+
+
+def wait(
+    context: Context,
+    probe: Probe,
+    *,
+    deadline: float,
+    progress: Progress,
+    alive: Callable[[], bool] = lambda: True,
+) -> Answer:
+    """Ask `probe` until it says yes, the `deadline` (seconds) has passed, or `alive` says that it never will.
+
+    Gives the last answer, yes or no. Raises Interrupted when the run is being ended.
+    """
+    import tenacity
+
+    def ask() -> tuple[Answer, bool]:
+        still = alive()  # asked first: an answer that comes from a process which has just ended counts for nothing
+        answer = probe(context)
+        progress.note(answer.why if answer else f"waiting: {answer.why}")
+        return answer, still
+
+    answer, _ = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda result: result[1] and not result[0]),
+        stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(STOP),
+        wait=tenacity.wait_fixed(0.05),
+        sleep=tenacity.sleep_using_event(STOP),
+        retry_error_callback=lambda state: state.outcome.result(),
+    )(ask)
+    if not answer and STOP.is_set():
+        raise Interrupted("the run was ended", f"while waiting: {answer.why}")
+    return answer
+
+
+def wait_or_fail(context: Context, probe: Probe, *, deadline: float, progress: Progress, tried: str) -> Answer:
+    """Like `wait`, for what no process of ours stands behind; raises DmucError when the answer stays no."""
+    answer = wait(context, probe, deadline=deadline, progress=progress)
+    if not answer:
+        raise DmucError(
+            f"{tried}: not within {deadline:g} s",
+            f"last answer: {answer.why}",
+            "Look with: scripts/doit status. More time: deadline=SECONDS.",
+        )
+    return answer

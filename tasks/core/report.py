@@ -1,0 +1,212 @@
+"""What people see while it runs: the tasks in the order in which they start, each with its state and its seconds.
+
+On a terminal that is a table which is drawn anew (rich); elsewhere plain lines. The two steps of a daemon (`_NAME` and NAME) are one row.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from doit.reporter import ConsoleReporter
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+_MARKS = {"up to date": "·", "ready": "✓", "answers": "✓", "failed": "✗", "ended": "-"}
+_STYLES = {"up to date": "dim", "ready": "green", "answers": "green", "failed": "bold red"}
+_QUIET = 5.0  # seconds after which plain output says what is being waited for
+
+
+@dataclass
+class Row:
+    """One task as people see it."""
+
+    name: str
+    state: str
+    note: str = ""
+    begun: float = 0.0  # seconds, monotonic
+    ended: float | None = None
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    said: float = 0.0  # when plain output last said something about it
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return (self.ended or time.monotonic()) - self.begun
+
+    @property
+    def amount(self) -> str:
+        """How much is done, where something is counted."""
+        if not self.total:
+            return ""
+        figures = (
+            f"{self.done / 2**20:.1f}/{self.total / 2**20:.1f} MiB"
+            if self.unit == "bytes"
+            else f"{self.done}/{self.total} {self.unit}"
+        )
+        return f"{100 * self.done // self.total} % ({figures})"
+
+
+class _RowProgress:
+    """The Progress of one task (see progress.py)."""
+
+    def __init__(self, board: Board, name: str) -> None:
+        self._board, self._name = board, name
+
+    def note(self, text: str) -> None:
+        self._board.update(self._name, note=text)
+
+    def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        self._board.update(self._name, done=done, total=total, unit=unit)
+
+
+class Board:
+    """All rows; written to from every thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._rows: dict[str, Row] = {}
+        self._reasons: dict[str, str] = {}
+        self._live: Live | None = None
+        self.shown = False  # nothing is printed unless doit runs tasks
+        self.expected: set[str] = set()  # the names of all tasks that the run takes in
+
+    # What tasks say
+
+    def progress(self, name: str) -> _RowProgress:
+        """Give the Progress through which the task `name` speaks."""
+        return _RowProgress(self, name)
+
+    def why(self, name: str, text: str) -> None:
+        """Remember what the last check of `name` said."""
+        with self._lock:
+            self._reasons[name] = text
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Change the row of the task `name`."""
+        with self._lock:
+            row = self._rows.get(name.lstrip("_"))
+            if row is None:
+                return
+            for key, value in changes.items():
+                setattr(row, key, value)
+            if self.shown and self._live is None and time.monotonic() - max(row.said, row.begun) > _QUIET:
+                self._print(row, f"{row.seconds:.0f} s: {' '.join(filter(None, (row.note, row.amount)))}")
+
+    # What doit says
+
+    def begin(self) -> None:
+        """Start to show what happens."""
+        self.shown = True
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(get_renderable=self._table, refresh_per_second=8)
+            self._live.start()
+
+    def started(self, name: str) -> None:
+        """The task `name` begins to run."""
+        with self._lock:
+            row = self._rows.setdefault(name.lstrip("_"), Row(name.lstrip("_"), "", begun=time.monotonic()))
+            row.state, row.ended = "starting", None
+            if not row.said:
+                self._print(row, f"starting: {self._reasons.get(name, '')}")
+
+    def ended(self, name: str, state: str, last_step: bool) -> None:
+        """The task `name` is in its final state; `last_step` is false when another step of the same row follows."""
+        with self._lock:
+            fresh = Row(name.lstrip("_"), state, self._reasons.get(name, ""), begun=time.monotonic())
+            row = self._rows.setdefault(fresh.name, fresh)
+            # A step that did nothing does not hide that one before it did.
+            if state != "up to date" or row.state in {"", "up to date"}:
+                row.state, row.ended, row.total = state, time.monotonic(), None
+            elif last_step:
+                row.state, row.note, row.ended = "ready", fresh.note, time.monotonic()
+            if last_step:
+                took = f", {row.seconds:.1f} s" if row.state != "up to date" else ""
+                self._print(row, f"{row.state}{took}{': ' + row.note if row.note and row.state != 'failed' else ''}")
+
+    def end(self) -> None:
+        """Show the last state and stop."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self.shown = False
+
+    # How it looks
+
+    def _print(self, row: Row, text: str) -> None:
+        row.said = time.monotonic()
+        if self.shown and self._live is None:
+            print(f"{_MARKS.get(row.state, ' ')} {row.name:<20} {text}", flush=True)
+
+    def _table(self) -> Table:
+        from rich.markup import escape
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 1))
+        with self._lock:
+            for row in self._rows.values():
+                style = _STYLES.get(row.state, "yellow")
+                bar = ProgressBar(row.total, row.done, width=20) if row.total else ""
+                table.add_row(
+                    f"[{style}]{_MARKS.get(row.state, '…')}[/]",
+                    row.name,
+                    f"[{style}]{row.state}[/]",
+                    "" if row.state == "up to date" else f"{row.seconds:.1f} s",
+                    bar,
+                    f"[dim]{escape(' '.join(filter(None, (row.amount, row.note))))[:160]}[/]",
+                )
+        return table
+
+
+BOARD = Board()
+
+
+class Reporter(ConsoleReporter):  # type: ignore[misc]
+    """doit's reporter: passes what happens on to the board, and prints failures last."""
+
+    desc = "the tasks with their states and seconds"
+
+    def initialize(self, tasks: dict[str, Any], selected_tasks: Sequence[str]) -> None:
+        """Begin; called by doit before anything runs."""
+        self._shown_failures: list[tuple[str, str]] = []
+        BOARD.begin()
+
+    def _last_step(self, task: Any) -> bool:
+        return not (task.name.startswith("_") and task.name[1:] in BOARD.expected)
+
+    def execute_task(self, task: Any) -> None:
+        """A task runs; called in its own thread."""
+        BOARD.started(task.name)
+
+    def add_success(self, task: Any) -> None:
+        """A task has ended well."""
+        BOARD.ended(task.name, "answers" if not self._last_step(task) else "ready", self._last_step(task))
+
+    def skip_uptodate(self, task: Any) -> None:
+        """A task has nothing to do."""
+        BOARD.ended(task.name, "up to date", self._last_step(task))
+
+    def add_failure(self, task: Any, fail: Any) -> None:
+        """A task has failed, or was ended because another one has."""
+        if fail.report:
+            self._shown_failures.append((task.name.lstrip("_"), str(fail.message)))
+        BOARD.ended(task.name, "failed" if fail.report else "ended", True)
+
+    def complete_run(self) -> None:
+        """All is done: what failed comes last, where it is seen."""
+        BOARD.end()
+        for name, text in self._shown_failures:
+            print(f"\n✗ {name} failed\n{text}", file=sys.stderr, flush=True)
+        for text in self.runtime_errors:
+            print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,166 @@
+"""Settings: one frozen dataclass, read once. `cluster.toml` < environment (`DMUC_NAME`) < `doit name=value`."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from .errors import DmucError
+
+HOST = "host"  # the machine name that means: no machine of its own, the one you are on
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?$")  # a host name, and short enough to name a network link
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmuc"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user can choose. The comment behind each field is its documentation (shown in README)."""
+
+    machine: str = "dmuc1"  # the machine's name; "host" is the machine you are on
+    kubernetes: str = "1.20"  # the release, minor ("1.20") or full ("1.20.2")
+    bin_dir: str = ""  # a directory of programs that are taken before all others, e.g. your own build
+    obtain: str = "auto"  # where missing programs come from: "download", "debian", or "auto": the first that answers
+    registry: str = "auto"  # images: "local" (made from Debian's packages), a registry's URL, or "auto"
+    link_range: str = "10.95.0.0/30"  # the link between the host and the machine: .1 is the host's end, .2 the machine's
+    service_range: str = "10.96.0.0/16"  # the ClusterIPs
+    pod_range: str = "10.244.0.0/24"  # the Pods' addresses
+    deadline: float = 120.0  # seconds that any one task may wait for its conditions
+    cache: Path = field(default_factory=_default_cache)  # downloads and builds, shared by all machines
+    programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: one program's own path
+    deadlines: Mapping[str, float] = field(default_factory=dict)  # `deadline_kubelet=SECONDS` and so on
+
+    @property
+    def on_host(self) -> bool:
+        """Whether everything runs on the machine we are on, not on one of its own."""
+        return self.machine == HOST
+
+    @property
+    def host_address(self) -> str:
+        """The host's end of the link."""
+        return str(ipaddress.ip_network(self.link_range)[1])
+
+    @property
+    def address(self) -> str:
+        """The machine's own address: where the API server is reached, and the Node's InternalIP."""
+        return "127.0.0.1" if self.on_host else str(ipaddress.ip_network(self.link_range)[2])
+
+    def service_address(self, number: int) -> str:
+        """The `number`-th address of the ClusterIPs; 1 is the `kubernetes` Service's."""
+        return str(ipaddress.ip_network(self.service_range)[number])
+
+    def deadline_of(self, task: str) -> float:
+        """The seconds that `task` may wait."""
+        return self.deadlines.get(task, self.deadline)
+
+
+_PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
+_CHOICES = {"obtain": ("auto", "download", "debian")}
+
+
+def _bad(source: str, what: str, do: str = "") -> DmucError:
+    return DmucError(f"reading the settings ({source})", what, do)
+
+
+def _number(source: str, name: str, value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e6:
+        raise _bad(source, f"{name}={value}: this must be a number of seconds above 0")
+    return seconds
+
+
+def _range(source: str, name: str, value: str, shortest: int) -> str:
+    try:
+        network = ipaddress.IPv4Network(value)
+    except ValueError as error:
+        raise _bad(source, f"{name}={value}: {error}", "Give an IPv4 range such as 10.96.0.0/16.") from None
+    if network.prefixlen > shortest:
+        raise _bad(source, f"{name}={value}: too small; a /{shortest} or larger is needed")
+    return value
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _bad(str(path), f"not valid TOML: {error}", "Mend or remove the file.") from None
+
+
+def load(
+    path: Path,
+    environment: Mapping[str, str],
+    arguments: Mapping[str, str],
+    *,
+    programs: Collection[str],
+    tasks: Collection[str],
+) -> Settings:
+    """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
+
+    `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
+    (with `-` written `_`). Raises DmucError for a name that is none, or a value that cannot be.
+    """
+    by_setting = {p.replace("-", "_") + "_bin": p for p in programs}
+    by_deadline = {f"deadline_{task}": task for task in tasks}
+    known = _PLAIN | by_setting.keys() | by_deadline.keys()
+    values: dict[str, object] = {}
+    own_programs: dict[str, str] = {}
+    deadlines: dict[str, float] = {}
+    layers = (
+        (str(path), _from_file(path)),
+        ("environment", {k[5:].lower(): v for k, v in environment.items() if k.startswith("DMUC_")}),
+        ("command line", arguments),
+    )
+    for source, layer in layers:
+        for name, value in layer.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, sorted(known), 1)
+                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(_PLAIN))}."
+                raise _bad(source, f"there is no setting called {name!r}", hint)
+            if isinstance(value, dict | list | bool) or not str(value).strip():
+                raise _bad(source, f"{name}={value!r}: a plain value is needed")
+            if name in by_setting:
+                own_programs[by_setting[name]] = str(value)
+            elif name in by_deadline:
+                deadlines[by_deadline[name]] = _number(source, name, value)
+            else:
+                values[name] = _checked(source, name, value)
+    return Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
+
+
+def _checked(source: str, name: str, value: object) -> object:
+    text = str(value)
+    if name == "deadline":
+        return _number(source, name, value)
+    if name == "cache":
+        return Path(text).expanduser().absolute()
+    if name == "machine" and not _NAME.match(text):
+        raise _bad(source, f"machine={text}: not a name", "Use up to 13 small letters, digits and dashes.")
+    if name == "link_range":
+        return _range(source, name, text, 30)
+    if name in {"service_range", "pod_range"}:
+        return _range(source, name, text, 24)
+    if name in _CHOICES and text not in _CHOICES[name]:
+        raise _bad(source, f"{name}={text}: must be one of {', '.join(_CHOICES[name])}")
+    if name == "registry" and text not in {"auto", "local"} and not re.match(r"https?://[^/\s]+/?$", text):
+        raise _bad(source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example")
+    return text
+
+
+def arguments(argv: Sequence[str]) -> dict[str, str]:
+    """Give the NAME=VALUE words of a command line, up to `--`, after which come other programs' words."""
+    words = itertools.takewhile(lambda word: word != "--", argv)
+    return dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))

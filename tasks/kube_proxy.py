@@ -1,0 +1,41 @@
+"""kube-proxy: makes Services reachable. For each it writes iptables rules that lead from the ClusterIP to its Pods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .core.context import Context
+from .core.daemon import Daemon, Flag
+from .core.machine import run
+from .core.probe import Http
+
+
+def flags(context: Context) -> Sequence[Flag]:
+    """The command line, and why."""
+    return [
+        Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is, and who we are."),
+        Flag(
+            "--conntrack-max-per-core=0",
+            "Leave nf_conntrack_max as it is: it is the host's, and writing it fails in another network namespace.",
+        ),
+    ]
+
+
+def _remove_rules(context: Context) -> None:
+    run(context.machine, str(context.program("kube-proxy")), "--cleanup")
+
+
+KUBE_PROXY = Daemon(
+    name="kube_proxy",
+    doc="start kube-proxy, which makes Services reachable",
+    program="kube-proxy",
+    flags=flags,
+    needs=("apiserver", "kubeconfig"),
+    after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
+    ready=Http("http://127.0.0.1:10256/healthz"),
+    reads=lambda context: [context.state / "kubeconfig"],
+    take_back=_remove_rules,
+    causes={"nf_conntrack_max: permission denied": "It may not write nf_conntrack_max here: --conntrack-max-per-core=0."},
+)
+
+PARTS = [KUBE_PROXY]

@@ -1,0 +1,132 @@
+"""The kubelet: makes a node of the machine. It runs the Pods that the API server says are on its node.
+
+Without a kubeconfig it starts, but stands alone; on the slide it is `kubelet --kubeconfig ~/.kube/config`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .core import api
+from .core.context import Context
+from .core.daemon import Daemon, Flag
+from .core.goal import Goal
+from .core.probe import All, Answer, Http, ask_api, wait_or_fail
+from .core.process import Record
+from .core.progress import Progress
+
+
+def node_name(context: Context) -> str:
+    """The node's name: the machine's host name, in small letters."""
+    return socket.gethostname().lower() if context.settings.on_host else context.settings.machine
+
+
+def flags(context: Context) -> Sequence[Flag]:
+    """The command line, and why."""
+    flags = [
+        Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is; without it the kubelet stands alone."),
+        Flag(
+            "--eviction-hard=memory.available<100Mi",
+            "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
+        ),
+    ]
+    if len(Path("/proc/swaps").read_text().splitlines()) > 1:
+        flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
+    return flags
+
+
+def _make_node(context: Context) -> None:
+    """Make the Node object before the kubelet does, where that saves its first 10 s; see the table of releases.
+
+    https://kubernetes.io/docs/concepts/architecture/nodes/#manual-node-administration
+    """
+    if context.release.node_first and not ask_api(context, _path(context), lambda node: Answer(True, "")):
+        name = node_name(context)
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "status": {"capacity": {"pods": "110"}},  # kubelet 1.20 cannot take over a Node without any
+        }
+        api.create(context, manifest)
+
+
+def _path(context: Context) -> str:
+    return f"/api/v1/nodes/{node_name(context)}"
+
+
+def _has_registered(context: Context) -> Answer:
+    def judge(node: Any) -> Answer:
+        addresses = {a["type"]: a["address"] for a in node["status"].get("addresses", [])}
+        address = addresses.get("InternalIP")
+        return Answer(bool(address), f"node {node_name(context)} has the address {address}" if address else "no address")
+
+    return ask_api(context, _path(context), judge)
+
+
+def _node_is_ready(context: Context) -> Answer:
+    record = Record.load(context.run / "kubelet.pid")
+    begun = record.since if record else 0.0
+
+    def judge(node: Any) -> Answer:
+        for condition in node["status"].get("conditions", []):
+            if condition["type"] == "Ready":
+                seen = datetime.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+                if seen.timestamp() < int(begun):
+                    return Answer(False, f"node {node_name(context)}: its state is from before this kubelet started")
+                why = f"node {node_name(context)} is {'Ready' if condition['status'] == 'True' else 'not Ready'}"
+                return Answer(condition["status"] == "True", f"{why}: {condition['message']}")
+        return Answer(False, f"node {node_name(context)} has not said how it is")
+
+    return ask_api(context, _path(context), judge)
+
+
+KUBELET = Daemon(
+    name="kubelet",
+    doc="start the kubelet, which makes a node of the machine",
+    program="kubelet",
+    flags=flags,
+    needs=("apiserver", "kubeconfig", "container_engine"),
+    after=("images",),
+    answers=_has_registered,
+    ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
+    prepare=_make_node,
+    reads=lambda context: [context.state / "kubeconfig"],
+    take_back=lambda context: api.delete(context, _path(context)),
+    keeps=lambda context: [context.state / "kubelet"],
+    causes={
+        "running with swap on is not supported": "The kubelet refuses to run with swap: --fail-swap-on=false.",
+        "misconfiguration: kubelet cgroup driver": "Kubelet and engine must use the same cgroup driver.",
+        "docker.sock. Is the docker daemon running": "The container engine does not answer.",
+    },
+)
+
+
+def _is_schedulable(context: Context) -> Answer:
+    def judge(node: Any) -> Answer:
+        taints = [t["key"] for t in node["spec"].get("taints", []) if t["effect"] != "PreferNoSchedule"]
+        name = node_name(context)
+        return Answer(not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} takes Pods")
+
+    return ask_api(context, _path(context), judge)
+
+
+def _await_schedulable(context: Context, progress: Progress) -> None:
+    deadline = context.settings.deadline_of("kubelet")
+    wait_or_fail(context, _is_schedulable, deadline=deadline, progress=progress, tried="waiting for a node for Pods")
+
+
+# A new node has the taint not-ready until the controller manager has seen it Ready, and no Pod is scheduled before.
+SCHEDULABLE = Goal(
+    name="_schedulable",
+    doc="the node takes Pods",
+    holds=_is_schedulable,
+    make=_await_schedulable,
+    needs=("kubelet", "controller_manager"),
+)
+
+PARTS = [KUBELET, SCHEDULABLE]

@@ -1,0 +1,234 @@
+"""Kubernetes 1.20.2 built from Debian 12's source package, where no binaries can be downloaded.
+
+Debian 12 has `kubernetes` as source; of its programs it packages only kubectl. Everything here was found by trying: see
+the reasons at each step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.core import debian
+from tasks.core.errors import DmucError, Interrupted
+from tasks.core.probe import STOP
+from tasks.core.progress import Progress
+
+VERSION = "v1.20.2"
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl")
+
+# The build's tools, and the Debian packages they are in.
+_TOOLS = {
+    "dpkg-source": "dpkg-dev",
+    "go": "golang-go",
+    "jq": "jq",
+    "make": "make",
+    "rsync": "rsync",
+}
+PACKAGES = tuple(_TOOLS.values())
+
+_PATH = "/usr/bin:/bin"  # Debian's tools, whatever else the user's PATH has first
+_DISK = 3_300_000_000  # bytes; 3.04 GB were measured: source 0.4, Go's cache and temporary files 2.3, programs 0.3
+_VERSION_PACKAGE = "k8s.io/kubernetes/vendor/k8s.io/component-base/version"
+_REFLECT2 = "golang-github-modern-go-reflect2-dev"
+
+
+def build(cache: Path, progress: Progress) -> Path:
+    """Give the directory with the six PROGRAMS, which is in the directory `cache`; build them if it is not there yet.
+
+    It appears only when all of them are built and say VERSION. Takes some 4 minutes on 2 cores, and _DISK bytes while
+    it lasts. Needs PACKAGES installed, and apt-get able to fetch. The build's output is in `logs/kubernetes-build.log`.
+    Raises DmucError when a tool or room on the disk is missing or a step fails; Interrupted when the run is ended.
+    """
+    result = cache / "kubernetes" / f"{VERSION}-debian"
+    if result.exists():
+        return result
+    _check_tools()
+    try:
+        result.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(result.parent, progress):
+            if not result.exists():  # it may have been built while we waited
+                _build(result, cache / "logs" / "kubernetes-build.log", progress)
+    except OSError as error:
+        raise DmucError(f"building Kubernetes {VERSION} in {cache}", str(error)) from None
+    return result
+
+
+def _build(result: Path, log: Path, progress: Progress) -> None:
+    scratch = result.parent.resolve() / f"{result.name}.building"
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed: we hold the lock, so it is nobody's
+    _check_disk(result.parent)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    try:
+        (scratch / "tmp").mkdir(parents=True)
+        tree = _source(scratch, progress)
+        _compile(tree, scratch, log, progress)
+        progress.note("ask the programs for their version")
+        for program in PROGRAMS:
+            _check_version(scratch / "bin" / program)
+        (scratch / "bin").rename(result)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _source(scratch: Path, progress: Progress) -> Path:
+    """Give the patched source, at the place in a GOPATH where it must be: module mode refuses its old go.mod."""
+    unpacked = debian.fetch_source("kubernetes", scratch, progress)
+    if VERSION.lstrip("v") not in unpacked.name:
+        raise DmucError(
+            f"fetching the source of Kubernetes {VERSION}",
+            f"This machine's apt gives {unpacked.name}.",
+            "Debian 12 (bookworm) has the right one. Elsewhere, bring your own programs: bin_dir=DIRECTORY.",
+        )
+    tree = scratch / "go/src/k8s.io/kubernetes"
+    tree.parent.mkdir(parents=True)
+    unpacked.rename(tree)
+    # The vendored reflect2 1.0.1 panics (reflect.mapiternext) when compiled by Go 1.18 or later; Debian's is 1.0.2.
+    name = "github.com/modern-go/reflect2"
+    for deb in debian.fetch_debs([_REFLECT2], scratch, progress):
+        debian.extract(deb, scratch / "reflect2")
+    shutil.rmtree(tree / "vendor" / name)
+    (scratch / "reflect2/usr/share/gocode/src" / name).rename(tree / "vendor" / name)
+    return tree
+
+
+def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
+    environment = {
+        "PATH": _PATH,
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch / "tmp"),
+        "GOPATH": str(scratch / "go"),
+        "GOCACHE": str(scratch / "gocache"),
+        "GO111MODULE": "off",
+        "CGO_ENABLED": "0",
+    }
+
+    def run(*command: str, seen: Callable[[str], None]) -> None:
+        _run(command, environment, tree, log, seen)
+
+    # Without it kube-apiserver lacks its OpenAPI definitions and does not compile.
+    progress.note("generate code")
+    run("make", "generated_files", seen=lambda line: progress.note(f"generate code: {line.strip()[:80]}"))
+
+    # Without the cloud providers: half the time, half the size.
+    what = ("-tags", "providerless", *(f"./cmd/{program}" for program in PROGRAMS))
+    packages: set[str] = set()
+    ours = "{{if not .Standard}}{{.ImportPath}}{{end}}"
+    run("go", "list", "-deps", "-f", ours, *what, seen=lambda line: packages.add(line.strip()))
+    total = len(packages)
+    progress.note(f"compile {total} packages")
+
+    def count(line: str) -> None:  # `go build -v` names each package that it compiles
+        packages.discard(line.strip())
+        progress.bar(total - len(packages), total, "packages")
+        if not packages:
+            progress.note(f"link {len(PROGRAMS)} programs")
+
+    # In GOPATH mode a vendored package's name begins with that of the tree: without it, -X is silently ignored.
+    major, minor, _ = VERSION.lstrip("v").split(".")
+    version = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
+    ldflags = ["-s", "-w", *(f"-X {_VERSION_PACKAGE}.{name}={value}" for name, value in version.items())]
+    run("go", "build", "-v", "-o", f"{scratch}/bin/", "-ldflags", " ".join(ldflags), *what, seen=count)
+
+
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path, seen: Callable[[str], None]
+) -> None:
+    """Run `command` in `directory`, with no environment but this; its output goes to `log`, and by line to `seen`."""
+    from plumbum import local
+
+    clean = local["env"]["-i", *(f"{name}={value}" for name, value in environment.items()), *command]
+    with log.open("a+") as output:
+        output.write(f"+ {clean}\n")
+        output.flush()
+        with log.open(errors="replace") as lines:
+            lines.seek(0, os.SEEK_END)
+            process = clean.popen(
+                cwd=str(directory),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                new_session=True,  # so that all of it can be ended
+            )
+            assert process.pid is not None  # for mypy: it is started
+            try:
+                ended = False
+                while not ended:
+                    ended = process.poll() is not None  # asked first, so that no line is missed
+                    for line in lines:
+                        seen(line)
+                    if not ended and STOP.wait(0.2):
+                        raise Interrupted("building Kubernetes", "the run was ended")
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+    if process.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise DmucError(
+            f"building Kubernetes {VERSION}: {' '.join(command)}",
+            f"exit code {process.returncode}; the end of its output:\n{tail}",
+            f"The whole log is in {log}",
+        )
+
+
+def _check_tools() -> None:
+    missing = {tool: package for tool, package in _TOOLS.items() if not shutil.which(tool, path=_PATH)}
+    if missing:
+        raise DmucError(
+            f"building Kubernetes {VERSION}",
+            f"These tools are missing in {_PATH}: {', '.join(missing)}",
+            f"Install them: sudo apt-get install --no-install-recommends {' '.join(missing.values())}",
+        )
+
+
+def _check_disk(directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < _DISK:
+        raise DmucError(
+            f"building Kubernetes {VERSION} in {directory}",
+            f"It needs {_DISK / 1e9:.1f} GB of disk while it is being built; {free / 1e9:.1f} GB are free.",
+            "Make room there, or choose another place with cache=DIRECTORY.",
+        )
+
+
+def _check_version(program: Path) -> None:
+    from plumbum import CommandNotFound, ProcessExecutionError, local
+
+    arguments = ["version", "--client"] if program.name == "kubectl" else ["--version"]
+    try:
+        said = local[str(program)](*arguments)
+    except (CommandNotFound, ProcessExecutionError, OSError) as error:
+        said = str(error)
+    if VERSION not in said:
+        raise DmucError(
+            f"asking the {program.name} that was built for its version", said.strip(), f"It should say {VERSION}."
+        )
+
+
+@contextmanager
+def _only_one(directory: Path, progress: Progress) -> Iterator[None]:
+    """Hold a lock on `directory`, so that two runs that share the cache do not build at the same time."""
+    import tenacity
+
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(BlockingIOError),
+            wait=tenacity.wait_fixed(1),
+            sleep=tenacity.sleep_using_event(STOP),
+            stop=tenacity.stop_when_event_set(STOP),
+            before_sleep=lambda _: progress.note("waiting: another run is building Kubernetes"),
+        )(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except tenacity.RetryError:
+        raise Interrupted("waiting for another run that builds Kubernetes", "the run was ended") from None
+    finally:
+        os.close(handle)

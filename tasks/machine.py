@@ -1,0 +1,73 @@
+"""The machine: `dmuc1`, on which nothing runs yet.
+
+In the walk-through it is a virtual machine that somebody has made. Here it is made of Linux namespaces on the host's own
+root file system (see core/namespaces.py): it has its own name, addresses, iptables, mounts and processes, and beside it the host's
+Docker and clusters go on undisturbed. With machine=host it is the machine that you are on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from .core import release, settings
+from .core.context import Context
+from .core.goal import Goal
+from .core.machine import Host, Machine
+from .core.namespaces import Namespaces
+from .core.probe import Answer
+from .core.progress import Progress
+
+# Directories inside that outlive the machine, and where under the state directory they are: so the engine and the
+# kubelet need no flag for it, and what they keep there never meets the host's own.
+DISK = {"/var/lib/docker": "container_engine", "/var/lib/kubelet": "kubelet"}
+
+# What kubelet (setupKernelTunables in pkg/kubelet/cm/container_manager_linux.go) and dockerd write into the kernel.
+SYSCTLS = (
+    *("kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
+    *("vm/overcommit_memory", "vm/panic_on_oom"),
+)
+
+
+def context(
+    root: Path,
+    environment: Mapping[str, str],
+    arguments: Mapping[str, str],
+    *,
+    programs: Collection[str],
+    tasks: Collection[str],
+) -> Context:
+    """Read the settings and give the context of the cluster that they describe, with its state under `root`/var.
+
+    Raises DmucError when a setting is wrong.
+    """
+    chosen = settings.load(root / "cluster.toml", environment, arguments, programs=programs, tasks=tasks)
+    state = root / "var" / chosen.machine
+    machine: Machine = (
+        Host()
+        if chosen.on_host
+        else Namespaces(chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, SYSCTLS)
+    )
+    return Context(chosen, release.find(chosen.kubernetes), machine, state)
+
+
+def _is_on(context: Context) -> Answer:
+    down = context.machine.down()
+    return Answer(down is None, down or f"{context.machine.name} has the address {context.settings.address}")
+
+
+def _power_on(context: Context, progress: Progress) -> None:
+    context.machine.power_on(progress)
+
+
+MACHINE = Goal(
+    name="machine",
+    doc="power on the machine dmuc1, where nothing runs yet",
+    holds=_is_on,
+    make=_power_on,
+    undo=lambda context: context.machine.power_off(),
+    needs=("_packages",),
+    log="machine",
+)
+
+PARTS = [MACHINE]

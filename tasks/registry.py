@@ -1,0 +1,132 @@
+"""Where images come from: a small registry in the machine, and where there is a network, a cache at the host's end.
+
+`--image=nginx` means nginx:latest, and then the kubelet asks the registry every time, whatever the engine has. So a registry there
+must be, and the engine is told of it as its mirror. Two can be running, both Debian's `docker-registry`:
+
+- `registry`, in the machine, always: the images that are made from Debian's packages (image_content.py);
+- `pull_through`, on the host at its end of the link, where another registry can be reached: it fetches from there what it is
+  asked for, and keeps it in the cache. The machine itself needs no way out for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .core.context import Context
+from .core.daemon import Daemon, Flag
+from .core.download import reachable
+from .core.goal import Goal
+from .core.machine import Host
+from .core.probe import Answer, Http
+from .core.progress import Progress
+from .image_content import build, registry_config, registry_root
+
+LOCAL = "127.0.0.1:5000"
+DOCKER_HUB = "https://registry-1.docker.io"
+_NONE = "none"
+
+
+def upstream(context: Context) -> str | None:
+    """The registry that images come from; None when there is none but our own, or that is not decided yet."""
+    decided = context.decided("registry")
+    return None if decided == _NONE else decided
+
+
+def pull_through_address(context: Context) -> str | None:
+    """HOST:PORT of the pull-through cache; None when there is none."""
+    return f"{context.settings.host_address}:5001" if upstream(context) else None
+
+
+def _wanted(context: Context) -> str | None:
+    """What the setting says; None when it leaves that to be found out."""
+    setting = context.settings.registry
+    return {"auto": None, "local": _NONE}.get(setting, setting)
+
+
+def _is_decided(context: Context) -> Answer:
+    decided, wanted = context.decided("registry"), _wanted(context)
+    if decided is None or wanted not in (None, decided):
+        return Answer(False, "it is not known yet where images come from")
+    return Answer(True, "made from Debian's packages" if decided == _NONE else f"through {decided}")
+
+
+def _decide(context: Context, progress: Progress) -> None:
+    progress.note(f"is {DOCKER_HUB} there?")
+    context.decide("registry", _wanted(context) or (DOCKER_HUB if reachable(DOCKER_HUB) else _NONE))
+
+
+UPSTREAM = Goal(
+    name="_upstream",
+    doc="find out whether a registry can be reached",
+    holds=_is_decided,
+    make=_decide,
+)
+
+
+def _is_built(context: Context) -> Answer:
+    root = registry_root(context.settings.cache)
+    return Answer(root.is_dir(), str(root) if root.is_dir() else f"{root} is not there")
+
+
+def _build(context: Context, progress: Progress) -> None:
+    build(context.settings.cache, progress)
+
+
+CONTENT = Goal(
+    name="_image_content",
+    doc="make the images from Debian's packages",
+    holds=_is_built,
+    make=_build,
+)
+
+
+def _local_files(context: Context) -> Mapping[Path, str]:
+    config = registry_config(registry_root(context.settings.cache), LOCAL, None)
+    return {context.state / "registry.yml": config}
+
+
+REGISTRY = Daemon(
+    name="_registry",
+    doc="start the registry that has our own images",
+    program="docker-registry",
+    flags=lambda context: (
+        Flag("serve", "The command."),
+        Flag(str(context.state / "registry.yml"), "Where it listens and what it serves: it has no flags for that."),
+    ),
+    needs=("machine", "binaries", "_image_content"),
+    ready=Http(f"http://{LOCAL}/v2/"),
+    writes=_local_files,
+    causes={"address already in use": "Something else has port 5000."},
+)
+
+
+def _cache_files(context: Context) -> Mapping[Path, str]:
+    config = registry_config(
+        context.settings.cache / "pulled", pull_through_address(context) or "", upstream(context) or ""
+    )
+    return {context.state / "pull-through.yml": config}
+
+
+def _answers_on_host(context: Context) -> Answer:
+    # Its own end of the link is the host's, but seen from the machine: that is where it is needed.
+    return Http(f"http://{pull_through_address(context)}/v2/")(context)
+
+
+PULL_THROUGH = Daemon(
+    name="_pull_through",
+    doc="start the pull-through cache of the registry outside",
+    program="docker-registry",
+    flags=lambda context: (
+        Flag("serve", "The command."),
+        Flag(str(context.state / "pull-through.yml"), "Where it listens and what it fetches from."),
+    ),
+    needs=("machine", "binaries", "_upstream"),
+    place=lambda context: Host(),
+    unwanted=lambda context: "" if upstream(context) else "no registry outside can be reached",
+    ready=_answers_on_host,
+    writes=_cache_files,
+    causes={"address already in use": "Something else has port 5001."},
+)
+
+PARTS = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]
