@@ -27,7 +27,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What maintainer scripts start and enable services with: see the manual page of each. They exit with 0 and do nothing.
 _NOTHING = ("deb-systemd-invoke", "invoke-rc.d", "systemctl", "update-rc.d")
-# This one is asked whether a unit was enabled before: no. For such a unit the scripts then call update-state, which only
+# This one is asked whether a unit was enabled before: no. For such a unit the scripts call update-state, which only
 # notes in /var/lib/systemd/deb-systemd-helper-enabled that the unit is known. That must happen: otherwise the package's
 # next upgrade takes the unit for a new one, and enables and starts it.
 _HELPER = """#!/bin/sh

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import collections
+import fcntl
+import os
+import select
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import kubernetes_source
+from tasks.core import debian
+from tasks.core.errors import DmucError, Interrupted
+from tasks.core.progress import Silent
+
+# Stand for the tools. `go build` makes programs that say their version; reflect2 must have been replaced by then.
+TOOLS = {
+    "dpkg-source": "",
+    "jq": "",
+    "rsync": "",
+    "make": "[ \"$*\" = generated_files ] && echo \"make: $(env | sort | tr '\\n' ' ')\"",
+    "go": """
+case $1 in
+list) printf '%s\\n' k8s.io/a k8s.io/b k8s.io/c ;;
+build)
+    [ -e vendor/github.com/modern-go/reflect2/new.go ] || exit 3
+    printf '%s\\n' net k8s.io/a k8s.io/b k8s.io/c
+    while [ "$1" != -o ]; do shift; done
+    for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do
+        printf '#!/bin/sh\\n[ "$*" = "%s" ] && echo Kubernetes v1.20.2\\n' \\
+            "$([ $program = kubectl ] && echo version --client || echo --version)" > $2/$program
+        chmod +x $2/$program
+    done ;;
+esac""",
+}
+
+
+class Told(Silent):
+    def __init__(self, heard: Callable[[str], None] = lambda text: None) -> None:
+        self.heard = heard
+        self.notes: list[str] = []
+        self.bars: list[tuple[int, int | None, str]] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.heard(text)
+
+    def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
+        self.bars.append((done, total, unit))
+
+
+def replace_tool(tmp_path: Path, name: str, script: str) -> None:
+    tool = tmp_path / "bin" / name
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache directory, on a machine where everything needed is at hand."""
+    (tmp_path / "bin").mkdir()
+    for name, script in TOOLS.items():
+        replace_tool(tmp_path, name, script)
+    monkeypatch.setattr(kubernetes_source, "_PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(kubernetes_source, "_DISK", 0)
+
+    def fetch_source(package: str, into: Path, progress: object) -> Path:
+        tree = into / "kubernetes-1.20.5+really1.20.2"
+        (tree / "vendor/github.com/modern-go/reflect2").mkdir(parents=True)
+        return tree
+
+    def extract(deb: Path, into: Path) -> None:
+        directory = into / "usr/share/gocode/src/github.com/modern-go/reflect2"
+        directory.mkdir(parents=True)
+        (directory / "new.go").touch()
+
+    monkeypatch.setattr(debian, "fetch_source", fetch_source)
+    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, progress: [into / "reflect2.deb"])
+    monkeypatch.setattr(debian, "extract", extract)
+    return tmp_path / "cache"
+
+
+def left(cache: Path) -> list[str]:
+    return [path.name for path in (cache / "kubernetes").iterdir()]
+
+
+def log(cache: Path) -> str:
+    return (cache / "logs/kubernetes-build.log").read_text()
+
+
+def test_the_programs_are_built(cache: Path) -> None:
+    told = Told()
+    result = kubernetes_source.build(cache, told)
+    assert result == cache / "kubernetes/v1.20.2-debian"
+    assert sorted(path.name for path in result.iterdir()) == sorted(kubernetes_source.PROGRAMS)
+    assert left(cache) == ["v1.20.2-debian"]
+    assert told.bars[-1] == (3, 3, "packages")
+    assert "generate code" in told.notes
+    assert "compile 3 packages" in told.notes
+
+
+def test_nothing_of_the_users_environment_gets_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOFLAGS", "-mod=mod")
+    kubernetes_source.build(cache, Silent())
+    seen = next(line for line in log(cache).splitlines() if line.startswith("make: "))
+    assert "GO111MODULE=off" in seen
+    assert f"GOPATH={cache}/kubernetes/" in seen
+    assert f"TMPDIR={cache}/kubernetes/" in seen
+    assert "GOFLAGS" not in seen
+
+
+def test_missing_tools_are_named_with_their_packages(tmp_path: Path, cache: Path) -> None:
+    kubernetes_source._PATH = str(tmp_path / "bin")  # the fixture puts it back
+    (tmp_path / "bin/go").unlink()
+    (tmp_path / "bin/jq").unlink()
+    with pytest.raises(DmucError) as error:
+        kubernetes_source.build(cache, Silent())
+    assert error.value.seen.endswith(": go, jq")
+    assert error.value.do == "Install them: sudo apt-get install --no-install-recommends golang-go jq"
+    assert not cache.exists()
+
+
+def test_what_is_built_already_is_given_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_source, "_PATH", "")
+    (cache / "kubernetes/v1.20.2-debian").mkdir(parents=True)
+    assert kubernetes_source.build(cache, Silent()) == cache / "kubernetes/v1.20.2-debian"
+
+
+def test_a_failed_build_shows_the_end_of_its_log_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    replace_tool(tmp_path, "go", "[ $1 = list ] && exit; seq 100; echo 'reflect2: cannot compile' >&2; exit 2")
+    with pytest.raises(DmucError) as error:
+        kubernetes_source.build(cache, Silent())
+    assert "go build -v -o" in error.value.tried
+    assert error.value.seen.startswith("exit code 2;")
+    assert error.value.seen.endswith("\n99\n100\nreflect2: cannot compile")
+    assert str(cache / "logs/kubernetes-build.log") in error.value.do
+    assert left(cache) == []
+    assert "make: " in log(cache)
+
+
+def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) -> None:
+    go = TOOLS["go"].replace("Kubernetes v1.20.2", "Kubernetes v0.0.0-master")
+    replace_tool(tmp_path, "go", go)
+    with pytest.raises(DmucError, match=r"kube-apiserver .*\nKubernetes v0.0.0-master\nIt should say v1.20.2"):
+        kubernetes_source.build(cache, Silent())
+    assert left(cache) == []
+
+
+def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -> None:
+    replace_tool(tmp_path, "go", TOOLS["go"] + '\n[ -z "$2" ] || echo nonsense > $2/kubectl')
+    with pytest.raises(DmucError, match="asking the kubectl that was built"):
+        kubernetes_source.build(cache, Silent())
+    assert left(cache) == []
+
+
+def test_another_debian_has_another_source(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "fetch_source", lambda package, into, progress: into / "kubernetes-1.33.4")
+    with pytest.raises(DmucError, match=r"apt gives kubernetes-1\.33\.4\.\nDebian 12"):
+        kubernetes_source.build(cache, Silent())
+    assert left(cache) == []
+
+
+def test_a_disk_without_room_is_said_before(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = collections.namedtuple("usage", "free")  # noqa: PYI024
+    monkeypatch.setattr(kubernetes_source, "_DISK", 3_300_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1_200_000_000))
+    with pytest.raises(DmucError, match=r"needs 3\.3 GB .* 1\.2 GB are free"):
+        kubernetes_source.build(cache, Silent())
+    assert left(cache) == []
+
+
+def test_an_ended_run_leaves_no_files_and_no_processes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    monkeypatch.setattr(kubernetes_source, "STOP", stop)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    replace_tool(tmp_path, "make", f"sleep 600 > {pipe} &\necho begun > {pipe}\nwait")
+    with pytest.raises(Interrupted):
+        kubernetes_source.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
+    assert left(cache) == []
+    assert select.select([reader], [], [], 10)[0]
+    os.close(reader)
+
+
+def test_what_a_killed_build_left_is_removed(cache: Path) -> None:
+    scratch = cache / "kubernetes/v1.20.2-debian.building"
+    (scratch / "bin").mkdir(parents=True)
+    (scratch / "bin/old").touch()
+    result = kubernetes_source.build(cache, Silent())
+    assert not (result / "old").exists()
+    assert left(cache) == ["v1.20.2-debian"]
+
+
+def test_a_build_of_another_run_is_waited_for(tmp_path: Path, cache: Path) -> None:
+    result = cache / "kubernetes/v1.20.2-debian"
+    result.parent.mkdir(parents=True)
+    lock = os.open(result.parent, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    replace_tool(tmp_path, "go", "exit 1")
+
+    def other_run_ends(text: str) -> None:
+        if text.startswith("waiting: another run"):
+            result.mkdir()
+            os.close(lock)
+
+    assert kubernetes_source.build(cache, Told(other_run_ends)) == result
