@@ -30,11 +30,11 @@ from tasks import (
 )
 from tasks.core.cluster import Cluster
 from tasks.core.errors import DmucError
-from tasks.core.graph import tasks
+from tasks.core.graph import Part, tasks
 from tasks.core.report import Reporter
 from tasks.core.settings import arguments
 
-PARTS = [
+PARTS: list[Part] = [
     *machine.PARTS,  # a machine of its own, where nothing runs yet
     *binaries.PARTS,  # the programs: found, downloaded or built
     *pki.PARTS,  # keys and certificates

@@ -1,0 +1,1 @@
+"""One module per thing that the walk-through starts, writes or creates."""

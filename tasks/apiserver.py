@@ -1,7 +1,8 @@
 """The API server: everyone talks to it, and it alone to etcd.
 
-The slide starts it with `--etcd-servers` alone, for Kubernetes 1.19 still answers on port 8080 without asking who you are. From 1.20
-on it insists on TLS and on knowing its clients and its Pods' tokens; each further flag is one of these files.
+The slide starts it with `--etcd-servers` alone, for Kubernetes 1.19 still answers on port 8080 without asking who you
+are. From 1.20 on it insists on TLS and on knowing its clients and its Pods' tokens; each further flag is one of these
+files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def flags(context: Context) -> Sequence[Flag]:
     pki, settings = context.pki, context.settings
     flags = [
         Flag("--etcd-servers=http://127.0.0.1:2379", "It keeps everything in etcd and cannot start without it."),
-        Flag(f"--service-cluster-ip-range={settings.service_range}", "The ClusterIPs; the host reaches them through us."),
+        Flag(
+            f"--service-cluster-ip-range={settings.service_range}", "The ClusterIPs; the host reaches them through us."
+        ),
         Flag(f"--tls-cert-file={pki / 'apiserver.crt'}", "Who it is: signed by our CA, with all its names."),
         Flag(f"--tls-private-key-file={pki / 'apiserver.key'}", "The key to that certificate."),
         Flag(f"--client-ca-file={pki / 'ca.crt'}", "Who its clients are: whoever has a certificate of our CA."),

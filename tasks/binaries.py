@@ -5,8 +5,8 @@ The walk-through begins on a machine that has them. Each is looked for in this o
 1. where the user says: `<program>_bin=PATH`, else `bin_dir=DIRECTORY`;
 2. on PATH, and of Kubernetes' own programs only those of the wanted release;
 3. in the cache, where 4 puts them;
-4. obtained: downloaded from the project's own release site with the sum published there, or, where only Debian's packages can be
-   had, taken from those; Kubernetes is then built from Debian's source package (kubernetes_source.py).
+4. obtained: downloaded from the project's own release site with the sum published there, or, where only Debian's
+packages can be had, taken from those; Kubernetes is then built from Debian's source package (kubernetes_source.py).
 """
 
 from __future__ import annotations

@@ -45,10 +45,15 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     network = ipaddress.ip_network(context.settings.pod_range)
     flags = [
-        Flag(f"--bip={network[1]}/{network.prefixlen}", "The Pods' addresses; Docker's default may be the host's Docker's."),
+        Flag(
+            f"--bip={network[1]}/{network.prefixlen}",
+            "The Pods' addresses; Docker's default may be the host's Docker's.",
+        ),
     ]
     mirrors = [m for m in (pull_through_address(context), LOCAL) if m]
-    flags += [Flag(f"--registry-mirror=http://{m}", "Serves `nginx` without a way out of the machine.") for m in mirrors]
+    flags += [
+        Flag(f"--registry-mirror=http://{m}", "Serves `nginx` without a way out of the machine.") for m in mirrors
+    ]
     if not may_lower_oom_score():
         why = "We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without."
         flags += [Flag(f"--add-runtime=adapter={_adapter(context)}", why), Flag("--default-runtime=adapter", why)]

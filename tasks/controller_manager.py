@@ -20,7 +20,9 @@ def flags(context: Context) -> Sequence[Flag]:
             f"--service-account-private-key-file={context.pki / 'sa.key'}",
             "Signs a token for each ServiceAccount; without one a Pod waits for ever.",
         ),
-        Flag(f"--root-ca-file={context.pki / 'ca.crt'}", "Goes with each token, so that Pods can trust the API server."),
+        Flag(
+            f"--root-ca-file={context.pki / 'ca.crt'}", "Goes with each token, so that Pods can trust the API server."
+        ),
         Flag("--leader-elect=false", "There is one: a new one need not wait 15 s until the old one's lease has ended."),
     ]
     if context.settings.on_host:
@@ -37,7 +39,9 @@ CONTROLLER_MANAGER = Daemon(
     needs=("apiserver", "kubeconfig"),
     ready=Http("https://127.0.0.1:10257/healthz", own_ca=False),
     reads=lambda context: [context.state / "kubeconfig", context.pki / "sa.key", context.pki / "ca.crt"],
-    causes={"no configuration has been provided": "It needs to know where the API server is: --kubeconfig or --master."},
+    causes={
+        "no configuration has been provided": "It needs to know where the API server is: --kubeconfig or --master."
+    },
 )
 
 PARTS = [CONTROLLER_MANAGER]

@@ -1,7 +1,7 @@
 """etcd: the database in which the API server keeps every object. Nobody else talks to it.
 
-On the slide it is started as `etcd`, and so it is here: it listens on 127.0.0.1:2379 and keeps its data in `default.etcd` in
-the directory that it is started in, which is var/dmuc1/etcd.
+On the slide it is started as `etcd`, and so it is here: it listens on 127.0.0.1:2379 and keeps its data in
+`default.etcd` in the directory that it is started in, which is var/dmuc1/etcd.
 """
 
 from __future__ import annotations

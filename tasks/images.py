@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from .core.context import Context
 from .core.goal import Goal
+from .core.graph import Part
 from .core.machine import run
-from .core.probe import All, Http
+from .core.probe import All, Answer, Http
 from .core.progress import Progress
 from .registry import PARTS as REGISTRY_PARTS
 
@@ -19,7 +20,7 @@ def _has(image: str) -> Http:
     return Http(f"unix:///run/docker.sock:/images/{image}/json")
 
 
-def _are_there(context: Context) -> object:
+def _are_there(context: Context) -> Answer:
     return All([_has(NGINX), _has(context.release.pause_image)])(context)
 
 
@@ -39,7 +40,19 @@ def _remove(context: Context) -> None:
     if context.machine.down() is None and Http("unix:///run/docker.sock:/_ping")(context):
         docker = str(context.bin / "docker")
         pause = context.release.pause_image
-        run(context.machine, "sh", "-c", '"$@" || true', "sh", docker, "rmi", "-f", NGINX, pause, pause.rpartition("/")[2])
+        run(
+            context.machine,
+            "sh",
+            "-c",
+            '"$@" || true',
+            "sh",
+            docker,
+            "rmi",
+            "-f",
+            NGINX,
+            pause,
+            pause.rpartition("/")[2],
+        )
 
 
 IMAGES = Goal(
@@ -51,4 +64,4 @@ IMAGES = Goal(
     needs=("container_engine", "_registry", "_pull_through"),
 )
 
-PARTS = [*REGISTRY_PARTS, IMAGES]
+PARTS: list[Part] = [*REGISTRY_PARTS, IMAGES]

@@ -35,7 +35,9 @@ KUBE_PROXY = Daemon(
     ready=Http("http://127.0.0.1:10256/healthz"),
     reads=lambda context: [context.state / "kubeconfig"],
     take_back=_remove_rules,
-    causes={"nf_conntrack_max: permission denied": "It may not write nf_conntrack_max here: --conntrack-max-per-core=0."},
+    causes={
+        "nf_conntrack_max: permission denied": "It may not write nf_conntrack_max here: --conntrack-max-per-core=0."
+    },
 )
 
 PARTS = [KUBE_PROXY]

@@ -15,6 +15,7 @@ from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.goal import Goal
+from .core.graph import Part
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
@@ -28,7 +29,10 @@ def node_name(context: Context) -> str:
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     flags = [
-        Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is; without it the kubelet stands alone."),
+        Flag(
+            f"--kubeconfig={context.state / 'kubeconfig'}",
+            "Where the API server is; without it the kubelet stands alone.",
+        ),
         Flag(
             "--eviction-hard=memory.available<100Mi",
             "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
@@ -63,7 +67,9 @@ def _has_registered(context: Context) -> Answer:
     def judge(node: Any) -> Answer:
         addresses = {a["type"]: a["address"] for a in node["status"].get("addresses", [])}
         address = addresses.get("InternalIP")
-        return Answer(bool(address), f"node {node_name(context)} has the address {address}" if address else "no address")
+        return Answer(
+            bool(address), f"node {node_name(context)} has the address {address}" if address else "no address"
+        )
 
     return ask_api(context, _path(context), judge)
 
@@ -110,7 +116,9 @@ def _is_schedulable(context: Context) -> Answer:
     def judge(node: Any) -> Answer:
         taints = [t["key"] for t in node["spec"].get("taints", []) if t["effect"] != "PreferNoSchedule"]
         name = node_name(context)
-        return Answer(not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} takes Pods")
+        return Answer(
+            not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} takes Pods"
+        )
 
     return ask_api(context, _path(context), judge)
 
@@ -129,4 +137,4 @@ SCHEDULABLE = Goal(
     needs=("kubelet", "controller_manager"),
 )
 
-PARTS = [KUBELET, SCHEDULABLE]
+PARTS: list[Part] = [KUBELET, SCHEDULABLE]

@@ -1,8 +1,8 @@
 """The machine: `dmuc1`, on which nothing runs yet.
 
-In the walk-through it is a virtual machine that somebody has made. Here it is made of Linux namespaces on the host's own
-root file system (see core/namespaces.py): it has its own name, addresses, iptables, mounts and processes, and beside it the host's
-Docker and clusters go on undisturbed. With machine=host it is the machine that you are on.
+In the walk-through it is a virtual machine that somebody has made. Here it is made of Linux namespaces on the host's
+own root file system (see core/namespaces.py): it has its own name, addresses, iptables, mounts and processes, and
+beside it the host's Docker and clusters go on undisturbed. With machine=host it is the machine that you are on.
 """
 
 from __future__ import annotations

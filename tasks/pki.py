@@ -1,7 +1,7 @@
 """Keys and certificates: a CA of our own, the API server's certificate, the administrator's, and the key for tokens.
 
-Elliptic curve P-256 throughout: a key is made in a millisecond, and Kubernetes 1.20 takes it for TLS and for signing tokens.
-The names follow https://kubernetes.io/docs/setup/best-practices/certificates/ .
+Elliptic curve P-256 throughout: a key is made in a millisecond, and Kubernetes 1.20 takes it for TLS and for signing
+tokens. The names follow https://kubernetes.io/docs/setup/best-practices/certificates/ .
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ def _make(context: Context, progress: Progress) -> None:
         _write(context.pki / f"{name}.key", pem)
     for name, certificate in certificates.items():
         _write(context.pki / f"{name}.crt", certificate.public_bytes(serialization.Encoding.PEM))
-    public = keys["sa"].public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    public = (
+        keys["sa"]
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     _write(context.pki / "sa.pub", public)
     made = {
@@ -111,7 +113,7 @@ def _make(context: Context, progress: Progress) -> None:
 
 
 def _key(path: Path) -> EllipticCurvePrivateKey:
-    """The key in the file, if there is a good one: tokens and certificates that it has signed stay valid; else a new one."""
+    """The key in the file if there is a good one, for what it has signed is to stay valid; else a new one."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

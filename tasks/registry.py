@@ -1,11 +1,12 @@
 """Where images come from: a small registry in the machine, and where there is a network, a cache at the host's end.
 
-`--image=nginx` means nginx:latest, and then the kubelet asks the registry every time, whatever the engine has. So a registry there
-must be, and the engine is told of it as its mirror. Two can be running, both Debian's `docker-registry`:
+`--image=nginx` means nginx:latest, and then the kubelet asks the registry every time, whatever the engine has. So a
+registry there must be, and the engine is told of it as its mirror. Two can be running, both Debian's
+`docker-registry`:
 
 - `registry`, in the machine, always: the images that are made from Debian's packages (image_content.py);
-- `pull_through`, on the host at its end of the link, where another registry can be reached: it fetches from there what it is
-  asked for, and keeps it in the cache. The machine itself needs no way out for that.
+- `pull_through`, on the host at its end of the link, where another registry can be reached: it fetches from there
+  what it is asked for, and keeps it in the cache. The machine itself needs no way out for that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.download import reachable
 from .core.goal import Goal
+from .core.graph import Part
 from .core.machine import Host
 from .core.probe import Answer, Http
 from .core.progress import Progress
@@ -129,4 +131,4 @@ PULL_THROUGH = Daemon(
     causes={"address already in use": "Something else has port 5001."},
 )
 
-PARTS = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]
+PARTS: list[Part] = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]

@@ -1,4 +1,4 @@
-"""The scheduler: gives each Pod a node, by creating a Binding. Even where there is only one node, somebody must decide."""
+"""The scheduler: gives each Pod a node, by creating a Binding. Even with only one node somebody must decide."""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ def _answers(context: Context) -> Answer:
 
 def _await_answer(context: Context, progress: Progress) -> None:
     deadline = context.settings.deadline_of("service_reachable")
-    wait_or_fail(context, _answers, deadline=deadline, progress=progress, tried=f"asking the Service {NAME} for its page")
+    wait_or_fail(
+        context, _answers, deadline=deadline, progress=progress, tried=f"asking the Service {NAME} for its page"
+    )
 
 
 SERVICE_REACHABLE = Goal(
@@ -80,7 +82,6 @@ SERVICE_REACHABLE = Goal(
         *("kubelet", "_schedulable", "scheduler", "kube_proxy"),
     ),
 )
-
 
 
 def objects(context: Context) -> list[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
 """The token of the ServiceAccount `default`: every Pod gets it, and without it none is made.
 
-The walk-through lists three ways out of the missing token; this is its third, done properly: a key pair, of which the controller
-manager has the private key, to sign tokens with, and the API server the public one, to check them.
+The walk-through lists three ways out of the missing token; this is its third, done properly: a key pair, of which the
+controller manager has the private key, to sign tokens with, and the API server the public one, to check them.
 """
 
 from __future__ import annotations

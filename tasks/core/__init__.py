@@ -1,0 +1,1 @@
+"""What the tasks stand on; knows no component by name."""

@@ -28,7 +28,7 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
 
     with _saying(context, f"creating {_title(manifest)}") as client:
         try:
-            utils.create_from_dict(client, manifest)
+            utils.create_from_dict(client, manifest)  # type: ignore[no-untyped-call]
         except utils.FailToCreateError as error:
             refused = [e for e in error.api_exceptions if e.status != HTTPStatus.CONFLICT]
             if refused:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from doit.cmd_base import DoitCmdBase
@@ -51,7 +51,7 @@ def _told(method: Callable[..., int]) -> Callable[..., int]:
 class _Command(DoitCmdBase):  # type: ignore[misc]
     """A command of ours: `act` is given the cluster and the arguments."""
 
-    cmd_options = ()
+    cmd_options: Sequence[dict[str, object]] = ()
 
     def _execute(self, pos_args: list[str]) -> int:
         return _told(self.act)(self.cluster, pos_args)
@@ -126,7 +126,9 @@ class Info(DoitInfo):  # type: ignore[misc]
     @staticmethod
     def get_reasons(reasons: Any) -> str:
         """Give the reasons as text."""
-        ours = [f" * {check.answer.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "answer")]
+        ours = [
+            f" * {check.answer.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "answer")
+        ]
         rest = DoitInfo.get_reasons(reasons | {"uptodate_false": [], "has_no_dependencies": False})
         return "\n".join(filter(None, [*ours, rest]))
 
@@ -175,7 +177,7 @@ class Logs(_Command):
         {"name": "follow", "short": "f", "long": "follow", "type": bool, "default": False, "help": "go on as it grows"},
     )
 
-    def _execute(self, follow: bool, pos_args: list[str]) -> int:
+    def _execute(self, pos_args: list[str], follow: bool = False) -> int:
         return _told(self.show)(self.cluster.context, follow, pos_args)
 
     def show(self, context: Context, follow: bool, names: list[str]) -> int:

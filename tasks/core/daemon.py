@@ -6,9 +6,9 @@
        +------------------+--------------------------------+--------------------+
                  stop; or it ended by itself, which fails whoever waits for it at once
 
-From one Daemon come two goals: `_NAME`, it runs and answers, so that whoever needs it can be started; and NAME, it is ready.
-`needs` is said once: `_NAME` needs the `_OTHER` of each daemon it needs, and NAME the OTHER. So each is started at the earliest moment
-at which it can make progress, and is called ready only when what it stands on is.
+From one Daemon come two goals: `_NAME`, it runs and answers, so that whoever needs it can be started; and NAME, it is
+ready. `needs` is said once: `_NAME` needs the `_OTHER` of each daemon it needs, and NAME the OTHER. So each is
+started at the earliest moment at which it can make progress, and is called ready only when what it stands on is.
 """
 
 from __future__ import annotations

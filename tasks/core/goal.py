@@ -1,8 +1,8 @@
 """A cluster is a graph of things that must be true. A goal is one of them; from it doit's task is made.
 
-A goal's `holds` asks in milliseconds whether it is true already: that is doit's up-to-date check. When it is not, `make` makes it
-true and returns only then. `undo` takes it back. A goal `needs` others, always; it comes `after` some only when they
-are part of the same run (like systemd's After=): an order that saves time, not a dependency.
+A goal's `holds` asks in milliseconds whether it is true already: that is doit's up-to-date check. When it is not,
+`make` makes it true and returns only then. `undo` takes it back. A goal `needs` others, always; it comes `after` some
+only when they are part of the same run (like systemd's After=): an order that saves time, not a dependency.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class UpToDate:
         self.answer = Answer(False, "not asked yet")
 
     def __call__(self) -> bool:
+        """Ask the goal; never raises."""
         try:
             self.answer = self.goal.holds(self.context)
         except Exception as error:  # doit would end the whole run with a traceback

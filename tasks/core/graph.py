@@ -25,9 +25,7 @@ def join(parts: Sequence[Part]) -> list[Goal]:
     def early(name: str) -> str:
         return f"_{name}" if f"_{name}" in names else name
 
-    return [
-        replace(g, needs=[*map(early, g.needs)], after=[*map(early, g.after)]) if g.early else g for g in goals
-    ]
+    return [replace(g, needs=[*map(early, g.needs)], after=[*map(early, g.after)]) if g.early else g for g in goals]
 
 
 def tasks(parts: Sequence[Part], context: Context) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from .errors import DmucError
 from .progress import Progress
@@ -21,7 +21,7 @@ class Spawned:
     """A process started in the background: its pid as the host sees it, and how to ask for its exit code."""
 
     pid: int
-    handle: subprocess.Popen[bytes]
+    handle: subprocess.Popen[Any]
 
     def exit_code(self) -> int | None:
         """The exit code (128 + N when signal N ended it); waits a second for it, None while it runs."""
@@ -34,7 +34,9 @@ class Spawned:
 class Machine(Protocol):
     """Runs commands, starts daemons, opens connections. Files are read and written directly: the disk is the host's."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name: also its host name, and the link's."""
 
     def down(self) -> str | None:
         """Say in milliseconds why the machine is not up as wanted; None when it is."""
@@ -43,7 +45,7 @@ class Machine(Protocol):
         """Bring it up, from any state. Raises DmucError when that cannot be."""
 
     def power_off(self) -> None:
-        """End every process on it and take back everything that powering on made. Never asks anybody; can be repeated."""
+        """End every process on it and take back what powering on made. Asks nobody, and can be repeated."""
 
     def enter(self) -> Sequence[str]:
         """The command prefix that runs a command in the machine."""
@@ -74,12 +76,14 @@ def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0)
     except ProcessTimedOut:
         raise DmucError(tried, f"not done after {timeout:g} s; ended") from None
     except CommandNotFound:
-        raise DmucError(tried, f"there is no program {argv[0]} here", f"Install it, e.g. the package of {argv[0]}.") from None
+        raise DmucError(
+            tried, f"there is no program {argv[0]} here", f"Install it, e.g. the package of {argv[0]}."
+        ) from None
     return output
 
 
 def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str]) -> Spawned:
-    """Start `prefix` + `command` in the background with exactly the environment `env`; what machines' `spawn` stand on."""
+    """Start `prefix` + `command` in the background with exactly the environment `env`; what `spawn` stands on."""
     from plumbum import local
 
     # env(1) rather than our own chdir and environ: it acts behind the prefix, on the other side of a namespace.
@@ -87,7 +91,7 @@ def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, e
     with log.open("ab") as out:
         # A session and a log of its own: a child that kept doit's pipes would keep doit waiting.
         child = local[argv[0]][argv[1:]].popen(stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    return Spawned(child.pid, child)
+    return Spawned(cast(int, child.pid), cast("subprocess.Popen[Any]", child))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 One anchor process, pid 1 of the machine, holds them: mount, UTS, network, IPC, PID and cgroup (namespaces(7)). Whatever
 runs in the machine is put beside it with nsenter(1). Killing the anchor ends every process in the machine at once (see
-pid_namespaces(7)) and takes its mounts, links, routes and iptables rules with it; only the cgroup directories and the host's end of
-the link are left for us to remove.
+pid_namespaces(7)) and takes its mounts, links, routes and iptables rules with it; only the cgroup directories and the
+host's end of the link are left for us to remove.
 
     down --power_on--> cgroups, anchor, link, addresses --> up
      ^                                                       |
@@ -18,56 +18,22 @@ import ipaddress
 import json
 import os
 import shlex
-import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from . import cgroups
 from .errors import DmucError
 from .machine import Spawned, is_root, spawn
-from .process import Record, start_time
+from .process import Record
 from .progress import Progress
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: whose machine it is
-_LEAF = "daemons"  # in cgroup v2 a group with groups below it may hold no process itself: ours sit in this one
-
-
-@dataclass(frozen=True)
-class Hierarchy:
-    """A mounted cgroup hierarchy: `options` are its v1 controllers, none for v2 (cgroups(7))."""
-
-    mount_point: Path
-    options: str
-
-    @property
-    def is_v2(self) -> bool:
-        """Whether this is the unified hierarchy."""
-        return not self.options
-
-    def group(self, name: str) -> Path:
-        """The directory of the machine's own group."""
-        return self.mount_point / name
-
-    def procs(self, name: str) -> Path:
-        """The file that a process is put into the machine's group with."""
-        return self.group(name) / (_LEAF if self.is_v2 else "") / "cgroup.procs"
-
-
-def hierarchies(mountinfo: str) -> list[Hierarchy]:
-    """Find the cgroup hierarchies in the text of /proc/self/mountinfo (proc(5))."""
-    found = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, super_options = after.split(" ", 2)
-        if kind in {"cgroup", "cgroup2"}:
-            options = [o for o in super_options.split(",") if o not in {"rw", "ro", "xattr", "clone_children"}]
-            mount_point = Path(before.split()[4])
-            found.append(Hierarchy(mount_point, "" if kind == "cgroup2" else ",".join(options)))
-    return found
 
 
 @dataclass(frozen=True)
@@ -97,9 +63,6 @@ class Namespaces:
     def _log(self) -> Path:
         return self.state / "logs" / "machine.log"
 
-    def _hierarchies(self) -> list[Hierarchy]:
-        return hierarchies(Path("/proc/self/mountinfo").read_text())
-
     def _anchor(self) -> int:
         record = Record.load(self._record)
         if record is None or not record.alive():
@@ -123,7 +86,15 @@ class Namespaces:
         return None
 
     def _wanted(self) -> list[str]:
-        return [self.name, str(self.state), self.link, self.services, self.pods, *(f"{k}={v}" for k, v in self.disk.items()), *self.sysctls]
+        return [
+            self.name,
+            str(self.state),
+            self.link,
+            self.services,
+            self.pods,
+            *(f"{k}={v}" for k, v in self.disk.items()),
+            *self.sysctls,
+        ]
 
     def _host_routes(self) -> list[str]:
         return [self.link, self.services, self.pods]
@@ -136,7 +107,7 @@ class Namespaces:
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon in the namespaces and cgroups of the machine; see Machine."""
-        joining = _joining(h.procs(self.name) for h in self._hierarchies())
+        joining = cgroups.joining(h.procs(self.name) for h in cgroups.mounted())
         started = spawn((*joining, *self.enter()), command, log, cwd, environment)
         # nsenter stays as the parent of the process in the machine: that one is the daemon.
         child = _only_child(started.handle)
@@ -182,7 +153,7 @@ class Namespaces:
             (self.state / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             progress.note("its cgroups")
-            self._make_groups()
+            cgroups.make(self.name)
             progress.note("its namespaces and mounts")
             self._start_anchor()
             progress.note("its link to the host")
@@ -198,17 +169,17 @@ class Namespaces:
         record = Record.load(self._record)
         if record is not None:
             record.stop(0)
-        groups = [h.group(self.name) for h in self._hierarchies() if h.group(self.name).is_dir()]
-        _kill_all_in(groups)
+        groups = [h.group(self.name) for h in cgroups.mounted() if h.group(self.name).is_dir()]
+        cgroups.kill_all_in(groups)
         if is_root() and Path("/sys/class/net", self.name).exists():
             subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
         for group in groups:
-            _remove_group(group)
+            cgroups.remove(group)
         self._record.unlink(missing_ok=True)
 
     def _refuse_foreign_machine(self) -> None:
         """Raise DmucError if a machine of this name runs that another checkout has powered on."""
-        for pid in sorted({p for h in self._hierarchies() for p in _pids_in(h.group(self.name))}):
+        for pid in sorted({p for h in cgroups.mounted() for p in cgroups.pids_in(h.group(self.name))}):
             with contextlib.suppress(OSError):
                 argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 mark = _MARK.encode()
@@ -233,23 +204,23 @@ class Namespaces:
                         f"Choose another range with {setting}=…",
                     )
 
-    def _make_groups(self) -> None:
-        for hierarchy in self._hierarchies():
-            group = hierarchy.group(self.name)
-            group.mkdir(exist_ok=True)
-            for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
-                if not hierarchy.is_v2 and (group / setting).exists():
-                    (group / setting).write_text((group.parent / setting).read_text())
-
     def _start_anchor(self) -> None:
         unshare = ("unshare", "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--fork")
-        script = setup_script(self, self._hierarchies())
+        script = setup_script(self, cgroups.mounted())
         script_file = self.state / "run" / "machine.sh"
         script_file.write_text(script + "\n")
         self._log.touch(mode=0o600)
         with self._log.open("ab") as log:
             launcher = subprocess.Popen(
-                [*_joining(h.group(self.name) / "cgroup.procs" for h in self._hierarchies()), *unshare, "sh", "-eu", str(script_file), _MARK, str(self.state)],
+                [
+                    *cgroups.joining(h.group(self.name) / "cgroup.procs" for h in cgroups.mounted()),
+                    *unshare,
+                    "sh",
+                    "-eu",
+                    str(script_file),
+                    _MARK,
+                    str(self.state),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -261,7 +232,7 @@ class Namespaces:
         assert launcher.stdout is not None
         with launcher.stdout as ready:  # the script says "up", or ends and closes its output
             if ready.readline().strip() == b"up":
-                self._make_leaves()
+                cgroups.make_leaves(self.name)
                 return
         raise DmucError(
             f"powering on {self.name}",
@@ -269,15 +240,6 @@ class Namespaces:
             + "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]),
             "See what this host lacks: namespaces, overlayfs, or the right to mount.",
         )
-
-    def _make_leaves(self) -> None:
-        """v2: now that the machine's group is the root of what it sees, move its processes down and turn the rest on."""
-        for group in (h.group(self.name) for h in self._hierarchies() if h.is_v2):
-            (group / _LEAF).mkdir(exist_ok=True)
-            for pid in (group / "cgroup.procs").read_text().split():
-                (group / _LEAF / "cgroup.procs").write_text(pid)
-            available = (group / "cgroup.controllers").read_text().split()
-            (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in available))
 
     def _make_link(self) -> None:
         network = ipaddress.ip_network(self.link)
@@ -298,13 +260,13 @@ class Namespaces:
             f"route add default via {host}",
             "rule add pref 100 lookup main suppress_prefixlength 0",
             "rule add pref 200 unreachable",
-            # A packet for a ClusterIP needs some route before iptables gives it another address; without kube-proxy it ends here.
+            # A packet for a ClusterIP needs some route before iptables gives it another address.
             f"route add {self.services} dev eth0",
         )
         _ip((), *(f"route add {ranges} via {own} dev {self.name}" for ranges in (self.services, self.pods)))
 
 
-def setup_script(machine: Namespaces, groups: Sequence[Hierarchy]) -> str:
+def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> str:
     """What the machine's first process does, as a shell script: mounts, names, and then waiting for its end."""
     q = shlex.quote
     name, state = machine.name, machine.state
@@ -364,12 +326,6 @@ def setup_script(machine: Namespaces, groups: Sequence[Hierarchy]) -> str:
 # The kernel's side of it
 
 
-def _joining(groups: Iterable[Path]) -> Sequence[str]:
-    """A command prefix that puts itself into these cgroups first: nsenter and unshare enter namespaces, not cgroups."""
-    script = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
-    return ("sh", "-euc", script, "sh", *map(str, groups), "--")
-
-
 def _ip(prefix: Sequence[str], *commands: str) -> None:
     done = subprocess.run(
         [*prefix, "ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
@@ -378,8 +334,8 @@ def _ip(prefix: Sequence[str], *commands: str) -> None:
         raise DmucError(shlex.join([*prefix, "ip", "-batch", "-"]), done.stderr.strip(), "")
 
 
-def _only_child(parent: subprocess.Popen[bytes]) -> int | None:
-    """Wait (a moment) for the one child that `unshare --fork` and `nsenter` make; None when the parent ended instead."""
+def _only_child(parent: subprocess.Popen[Any]) -> int | None:
+    """Wait (a moment) for the one child that `unshare --fork` and `nsenter` make; None when the parent ended."""
     import tenacity
 
     def child() -> int | None:
@@ -447,45 +403,3 @@ def _ranges_on_host() -> list[tuple[ipaddress.IPv4Network, str]]:
                     if network.prefixlen and not network.is_loopback and isinstance(network, ipaddress.IPv4Network):
                         found.append((network, f"ip {arguments[0]}: {text} {device}".strip()))
     return found
-
-
-def _pids_in(group: Path) -> set[int]:
-    pids: set[int] = set()
-    for directory, _, _ in os.walk(group):
-        with contextlib.suppress(OSError):
-            pids |= {int(p) for p in Path(directory, "cgroup.procs").read_text().split()}
-    return pids - {0}
-
-
-def _kill_all_in(groups: Sequence[Path]) -> None:
-    """SIGKILL every process in these cgroups until none is left (a killed one leaves only when it is reaped)."""
-    import tenacity
-
-    def kill() -> set[int]:
-        left = {p for group in groups for p in _pids_in(group) if start_time(p) is not None}
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return left
-
-    tenacity.Retrying(
-        retry=tenacity.retry_if_result(bool), wait=tenacity.wait_fixed(0.005), stop=tenacity.stop_after_delay(10)
-    )(kill)
-
-
-def _remove_group(group: Path) -> None:
-    """Remove a cgroup and all below it, bottom up; the kernel may need a moment after the last process is gone."""
-    import tenacity
-
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(OSError),
-        wait=tenacity.wait_fixed(0.01),
-        stop=tenacity.stop_after_delay(10),
-        reraise=True,
-    )
-    def remove() -> None:
-        for directory, _, _ in os.walk(group, topdown=False):
-            with contextlib.suppress(FileNotFoundError):
-                Path(directory).rmdir()
-
-    remove()

@@ -48,6 +48,7 @@ class Tcp:
     host: str = "127.0.0.1"
 
     def __call__(self, context: Context) -> Answer:
+        """Ask."""
         try:
             context.machine.connect(self.host, self.port, _LIMIT).close()
         except OSError as error:
@@ -69,6 +70,7 @@ class Http:
     own_ca: bool = True
 
     def __call__(self, context: Context) -> Answer:
+        """Ask."""
         url = self.url.format(address=context.settings.address)
         try:
             status, body = request(context, url, own_ca=self.own_ca)
@@ -88,6 +90,7 @@ class All:
     probes: Sequence[Probe]
 
     def __call__(self, context: Context) -> Answer:
+        """Ask."""
         answer = Answer(True, "")
         for probe in self.probes:
             answer = probe(context)
@@ -104,6 +107,7 @@ class ApiObject:
     judge: Callable[[Any], Answer]
 
     def __call__(self, context: Context) -> Answer:
+        """Ask."""
         return ask_api(context, self.path, self.judge)
 
 
@@ -195,7 +199,7 @@ def wait(
         stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(STOP),
         wait=tenacity.wait_fixed(_PAUSE),
         sleep=tenacity.sleep_using_event(STOP),
-        retry_error_callback=lambda state: state.outcome.result(),
+        retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )(ask)
     if not answer and STOP.is_set():
         raise Interrupted("the run was ended", f"while waiting: {answer.why}")

@@ -21,7 +21,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def start_time(pid: int) -> int | None:
-    """Give the start time of process `pid` in clock ticks since boot; None when it is gone, or only a zombie is left."""
+    """Give the start time of process `pid` in clock ticks since boot; None when it is gone (or a zombie)."""
     try:
         # The name (field 2) may hold anything, so count from the last parenthesis.
         rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -77,7 +77,7 @@ class Record:
         return start_time(self.pid) == self.started and _BOOT_ID.read_text().strip() == self.boot
 
     def stop(self, grace: float) -> None:
-        """End the process: SIGTERM, and SIGKILL when it is still there after `grace` seconds. Returns when it is gone."""
+        """End the process: SIGTERM, and SIGKILL when it is still there after `grace` seconds. Returns when it is."""
         for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
             if patience and self.alive():
                 self._signal_and_wait(number, patience)

@@ -22,10 +22,12 @@ class Release:
 
 
 # 1.20: https://github.com/kubernetes/kubernetes/blob/v1.20.2/CHANGELOG/CHANGELOG-1.20.md ; the pause image is the
-# default of --pod-infra-container-image in cmd/kubelet/app/options/container_runtime.go; etcd as in build/dependencies.yaml.
+# default of --pod-infra-container-image in cmd/kubelet/app/options/container_runtime.go; etcd: a later patch of build/dependencies.yaml's.
 RELEASES = {
     release.minor: release
-    for release in (Release(minor="1.20", default="1.20.15", pause_image="k8s.gcr.io/pause:3.2", etcd="3.4.23", node_first=True),)
+    for release in (
+        Release(minor="1.20", default="1.20.15", pause_image="k8s.gcr.io/pause:3.2", etcd="3.4.23", node_first=True),
+    )
 }
 
 _VERSION = re.compile(r"v?(?P<minor>\d+\.\d+)(?P<patch>\.\d+)?$")

@@ -1,6 +1,7 @@
 """What people see while it runs: the tasks in the order in which they start, each with its state and its seconds.
 
-On a terminal that is a table which is drawn anew (rich); elsewhere plain lines. The two steps of a daemon (`_NAME` and NAME) are one row.
+On a terminal that is a table which is drawn anew (rich); elsewhere plain lines. The two steps of a daemon (`_NAME`
+and NAME) are one row.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ class Settings:
     bin_dir: str = ""  # a directory of programs that are taken before all others, e.g. your own build
     obtain: str = "auto"  # where missing programs come from: "download", "debian", or "auto": the first that answers
     registry: str = "auto"  # images: "local" (made from Debian's packages), a registry's URL, or "auto"
-    link_range: str = "10.95.0.0/30"  # the link between the host and the machine: .1 is the host's end, .2 the machine's
+    link_range: str = (
+        "10.95.0.0/30"  # the link between the host and the machine: .1 is the host's end, .2 the machine's
+    )
     service_range: str = "10.96.0.0/16"  # the ClusterIPs
     pod_range: str = "10.244.0.0/24"  # the Pods' addresses
     deadline: float = 120.0  # seconds that any one task may wait for its conditions
@@ -156,7 +158,9 @@ def _checked(source: str, name: str, value: object) -> object:
     if name in _CHOICES and text not in _CHOICES[name]:
         raise _bad(source, f"{name}={text}: must be one of {', '.join(_CHOICES[name])}")
     if name == "registry" and text not in {"auto", "local"} and not re.match(r"https?://[^/\s]+/?$", text):
-        raise _bad(source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example")
+        raise _bad(
+            source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example"
+        )
     return text
 
 

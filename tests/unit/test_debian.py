@@ -171,7 +171,7 @@ def commands(called: Path) -> list[str]:
 def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "available", lambda: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(DmucError, match="sudo apt-get install --no-install-recommends etcd-server docker.io"):
+    with pytest.raises(DmucError, match=r"sudo apt-get install --no-install-recommends etcd-server docker\.io"):
         debian.install(["etcd-server", "docker.io"], Silent())
 
 

@@ -164,7 +164,7 @@ def test_another_debian_has_another_source(cache: Path, monkeypatch: pytest.Monk
 
 
 def test_a_disk_without_room_is_said_before(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = collections.namedtuple("usage", "free")  # noqa: PYI024
+    usage = collections.namedtuple("usage", "free")
     monkeypatch.setattr(kubernetes_source, "_DISK", 3_300_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1_200_000_000))
     with pytest.raises(DmucError, match=r"needs 3\.3 GB .* 1\.2 GB are free"):

@@ -1,0 +1,122 @@
+"""The machine's cgroups: one group by its name in every mounted hierarchy, v1 and v2 alike (cgroups(7))."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .process import start_time
+
+_LEAF = "daemons"  # in cgroup v2 a group with groups below it may hold no process itself: ours sit in this one
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy: `options` are its v1 controllers, none for v2 (cgroups(7))."""
+
+    mount_point: Path
+    options: str
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether this is the unified hierarchy."""
+        return not self.options
+
+    def group(self, name: str) -> Path:
+        """The directory of the machine's own group."""
+        return self.mount_point / name
+
+    def procs(self, name: str) -> Path:
+        """The file that a process is put into the machine's group with."""
+        return self.group(name) / (_LEAF if self.is_v2 else "") / "cgroup.procs"
+
+
+def mounted() -> list[Hierarchy]:
+    """Give the hierarchies that are mounted here."""
+    return hierarchies(Path("/proc/self/mountinfo").read_text())
+
+
+def hierarchies(mountinfo: str) -> list[Hierarchy]:
+    """Find the cgroup hierarchies in the text of /proc/self/mountinfo (proc(5))."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, super_options = after.split(" ", 2)
+        if kind in {"cgroup", "cgroup2"}:
+            options = [o for o in super_options.split(",") if o not in {"rw", "ro", "xattr", "clone_children"}]
+            mount_point = Path(before.split()[4])
+            found.append(Hierarchy(mount_point, "" if kind == "cgroup2" else ",".join(options)))
+    return found
+
+
+def make(name: str) -> None:
+    """Make the group `name` in every hierarchy, ready to take processes."""
+    for hierarchy in mounted():
+        group = hierarchy.group(name)
+        group.mkdir(exist_ok=True)
+        for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
+            if not hierarchy.is_v2 and (group / setting).exists():
+                (group / setting).write_text((group.parent / setting).read_text())
+
+
+def make_leaves(name: str) -> None:
+    """v2: now that the group is the root of what the machine sees, move its processes down and turn the rest on."""
+    for group in (h.group(name) for h in mounted() if h.is_v2):
+        (group / _LEAF).mkdir(exist_ok=True)
+        for pid in (group / "cgroup.procs").read_text().split():
+            (group / _LEAF / "cgroup.procs").write_text(pid)
+        available = (group / "cgroup.controllers").read_text().split()
+        (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in available))
+
+
+def joining(groups: Iterable[Path]) -> Sequence[str]:
+    """A command prefix that puts itself into these cgroups first: nsenter and unshare enter namespaces, not cgroups."""
+    script = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
+    return ("sh", "-euc", script, "sh", *map(str, groups), "--")
+
+
+def pids_in(group: Path) -> set[int]:
+    """Give the processes in a group and all below it."""
+    pids: set[int] = set()
+    for directory, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            pids |= {int(p) for p in Path(directory, "cgroup.procs").read_text().split()}
+    return pids - {0}
+
+
+def kill_all_in(groups: Sequence[Path]) -> None:
+    """SIGKILL every process in these cgroups until none is left (a killed one leaves only when it is reaped)."""
+    import tenacity
+
+    def kill() -> set[int]:
+        left = {p for group in groups for p in pids_in(group) if start_time(p) is not None}
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return left
+
+    tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool), wait=tenacity.wait_fixed(0.005), stop=tenacity.stop_after_delay(10)
+    )(kill)
+
+
+def remove(group: Path) -> None:
+    """Remove a cgroup and all below it, bottom up; the kernel may need a moment after the last process is gone."""
+    import tenacity
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(OSError),
+        wait=tenacity.wait_fixed(0.01),
+        stop=tenacity.stop_after_delay(10),
+        reraise=True,
+    )
+    def attempt() -> None:
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                Path(directory).rmdir()
+
+    attempt()
