@@ -22,7 +22,8 @@ class Release:
 
 
 # 1.20: https://github.com/kubernetes/kubernetes/blob/v1.20.2/CHANGELOG/CHANGELOG-1.20.md ; the pause image is the
-# default of --pod-infra-container-image in cmd/kubelet/app/options/container_runtime.go; etcd: a later patch of build/dependencies.yaml's.
+# default of --pod-infra-container-image in cmd/kubelet/app/options/container_runtime.go; etcd is a later patch release
+# of the one in build/dependencies.yaml.
 RELEASES = {
     release.minor: release
     for release in (
