@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import etcd
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag
@@ -44,7 +45,11 @@ APISERVER = Daemon(
     answers=Http("https://{address}:6443/version"),  # its clients can start: they try again by themselves
     ready=Http("https://{address}:6443/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
-    reads=lambda context: [context.pki / f for f in ("ca.crt", "apiserver.crt", "apiserver.key", "sa.pub", "sa.key")],
+    reads=lambda context: [
+        *(context.pki / name for name in ("ca.crt", "apiserver.crt", "apiserver.key", "sa.pub", "sa.key")),
+        etcd.identity(context),
+    ],
+    grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever
     causes={
         "address already in use": "Another API server has port 6443.",
         "etcd-servers must be specified": "It keeps everything in etcd: tell it where that is.",

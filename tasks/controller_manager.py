@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import etcd
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.probe import Http
@@ -38,7 +39,10 @@ CONTROLLER_MANAGER = Daemon(
     flags=flags,
     needs=("apiserver", "kubeconfig"),
     ready=Http("https://127.0.0.1:10257/healthz", own_ca=False),
-    reads=lambda context: [context.state / "kubeconfig", context.pki / "sa.key", context.pki / "ca.crt"],
+    reads=lambda context: [
+        *(context.state / "kubeconfig", context.pki / "sa.key", context.pki / "ca.crt"),
+        etcd.identity(context),
+    ],
     causes={
         "no configuration has been provided": "It needs to know where the API server is: --kubeconfig or --master."
     },

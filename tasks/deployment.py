@@ -44,7 +44,7 @@ def _create(context: Context, progress: Progress) -> None:
 
 
 def _delete(context: Context) -> None:
-    api.delete(context, PATH)
+    api.delete(context, MANIFEST)
 
 
 DEPLOYMENT = Goal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import etcd
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.machine import run
@@ -21,8 +22,17 @@ def flags(context: Context) -> Sequence[Flag]:
     ]
 
 
+# Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
+_REMOVE = """
+own='KUBE-(SERVICES|SVC|SEP|XLB|FW|FORWARD|EXTERNAL-SERVICES|NODEPORTS|PROXY-CANARY)'
+for tables in iptables ip6tables; do
+  $tables-save | grep -Ev -e "$own" | $tables-restore
+done
+"""
+
+
 def _remove_rules(context: Context) -> None:
-    run(context.machine, str(context.program("kube-proxy")), "--cleanup")
+    run(context.machine, "sh", "-c", _REMOVE)
 
 
 KUBE_PROXY = Daemon(
@@ -33,7 +43,7 @@ KUBE_PROXY = Daemon(
     needs=("apiserver", "kubeconfig"),
     after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
     ready=Http("http://127.0.0.1:10256/healthz"),
-    reads=lambda context: [context.state / "kubeconfig"],
+    reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
     take_back=_remove_rules,
     causes={
         "nf_conntrack_max: permission denied": "It may not write nf_conntrack_max here: --conntrack-max-per-core=0."

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from . import etcd
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag
@@ -49,14 +50,16 @@ def _make_node(context: Context) -> None:
     https://kubernetes.io/docs/concepts/architecture/nodes/#manual-node-administration
     """
     if context.release.node_first and not ask_api(context, _path(context), lambda node: Answer(True, "")):
-        name = node_name(context)
-        manifest = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-            "status": {"capacity": {"pods": "110"}},  # kubelet 1.20 cannot take over a Node without any
-        }
-        api.create(context, manifest)
+        api.create(context, _manifest(context))
+
+
+def _manifest(context: Context) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node_name(context), "labels": {"kubernetes.io/hostname": node_name(context)}},
+        "status": {"capacity": {"pods": "110"}},  # kubelet 1.20 cannot take over a Node without any
+    }
 
 
 def _path(context: Context) -> str:
@@ -101,8 +104,8 @@ KUBELET = Daemon(
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,
-    reads=lambda context: [context.state / "kubeconfig"],
-    take_back=lambda context: api.delete(context, _path(context)),
+    reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
+    take_back=lambda context: api.delete(context, _manifest(context)),
     keeps=lambda context: [context.state / "kubelet"],
     causes={
         "running with swap on is not supported": "The kubelet refuses to run with swap: --fail-swap-on=false.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import etcd
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.probe import Http
@@ -28,7 +29,7 @@ SCHEDULER = Daemon(
     flags=flags,
     needs=("apiserver", "kubeconfig"),
     ready=Http("https://127.0.0.1:10259/healthz", own_ca=False),
-    reads=lambda context: [context.state / "kubeconfig"],
+    reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
 )
 
 PARTS = [SCHEDULER]

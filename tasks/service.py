@@ -38,7 +38,7 @@ SERVICE = Goal(
     doc="create the Service web: kubectl expose deployment web --port=80",
     holds=_exists,
     make=_create,
-    undo=lambda context: api.delete(context, PATH),
+    undo=lambda context: api.delete(context, MANIFEST),
     needs=("deployment",),
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .context import Context
 from .errors import DmucError
-from .probe import Answer, Http, ask_api
+from .probe import Http
 
 
 def load_ahead(context: Context) -> None:
@@ -35,11 +35,25 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
                 raise refused[0] from None
 
 
-def delete(context: Context, path: str) -> None:
-    """Delete the object at `path` of the API, and what it owns. Does nothing when it, or the API server, is gone."""
-    if Http("https://{address}:6443/readyz")(context) and ask_api(context, path, lambda _: Answer(True, "")):
-        with _saying(context, f"deleting {path}") as client:
-            client.call_api(path, "DELETE", body={"propagationPolicy": "Background"}, auth_settings=["BearerToken"])
+def delete(context: Context, manifest: dict[str, Any]) -> None:
+    """Delete the object that `manifest` names, and what it owns. Does nothing when it, or the API server, is gone."""
+    if not Http("https://{address}:6443/readyz")(context):
+        return
+    from kubernetes.dynamic.exceptions import NotFoundError
+
+    with _saying(context, f"deleting {_title(manifest)}") as client, contextlib.suppress(NotFoundError):
+        kind = _kinds(client).get(api_version=manifest["apiVersion"], kind=manifest["kind"])
+        kind.delete(
+            name=manifest["metadata"]["name"],
+            namespace="default" if kind.namespaced else None,
+            body={"propagationPolicy": "Background"},
+        )
+
+
+def _kinds(client: Any) -> Any:
+    from kubernetes import dynamic
+
+    return dynamic.DynamicClient(client).resources  # type: ignore[no-untyped-call]
 
 
 def _title(manifest: dict[str, Any]) -> str:

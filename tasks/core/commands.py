@@ -15,9 +15,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from doit.cmd_base import DoitCmdBase
+from doit.cmd_base import DoitCmdBase, check_tasks_exist
 from doit.cmd_clean import Clean as DoitClean
+from doit.cmd_clean import opt_clean_dryrun
 from doit.cmd_info import Info as DoitInfo
+from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
@@ -25,7 +27,7 @@ from doit.exceptions import InvalidCommand
 from .cluster import Cluster
 from .context import Context
 from .errors import DmucError
-from .graph import add_order
+from .graph import add_order, join
 from .lock import only_one
 from .probe import STOP
 from .report import BOARD
@@ -48,7 +50,21 @@ def _told(method: Callable[..., int]) -> Callable[..., int]:
     return wrapper
 
 
-class _Command(DoitCmdBase):  # type: ignore[misc]
+class _Piped:
+    """Whoever reads what a command prints may stop reading: `doit info kubelet | head`."""
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Run the command."""
+        try:
+            status = int(super().execute(params, args) or 0)  # type: ignore[misc]
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+class _Command(_Piped, DoitCmdBase):  # type: ignore[misc]
     """A command of ours: `act` is given the cluster and the arguments."""
 
     cmd_options: Sequence[dict[str, object]] = ()
@@ -103,24 +119,36 @@ def _make_state(context: Context) -> None:
 
 
 class Clean(DoitClean):  # type: ignore[misc]
-    """doit's `clean`: with names it takes those back, without any the whole machine, whatever state it is in."""
+    """`doit clean`: with names it takes those back, last first; without any the whole machine, in any state."""
 
-    @functools.wraps(DoitClean._execute)
-    def _execute(self, dryrun: bool, cleandep: bool, cleanall: bool, cleanforget: bool, pos_args: Any = None) -> int:
+    cmd_options = (opt_clean_dryrun,)
+    doc_description = "Without names: power off and remove everything but the cache. With names: take back just those."
+
+    def _execute(self, dryrun: bool, pos_args: list[str]) -> int:
         cluster: Cluster = self.loader.namespace["DMUC"]
-        context = cluster.context
+        tasks = {task.name: task for task in self.task_list}
+        names = self._expand(pos_args)
+        check_tasks_exist(tasks, names)
 
         def clean() -> int:
-            with only_one(context.machine.name):
-                if pos_args or dryrun:
-                    return int(DoitClean._execute(self, dryrun, cleandep, cleanall, cleanforget, pos_args) or 0)
-                cluster.remove()
-                return 0
+            with only_one(cluster.context.machine.name):
+                if not names and not dryrun:
+                    cluster.remove()
+                for goal in reversed(join(cluster.parts)):
+                    if goal.name in names and goal.undo is not None:
+                        print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
+                        if not dryrun:
+                            goal.undo(cluster.context)
+            return 0
 
         return _told(clean)()
 
 
-class Info(DoitInfo):  # type: ignore[misc]
+class List(_Piped, DoitList):  # type: ignore[misc]
+    """doit's `list`."""
+
+
+class Info(_Piped, DoitInfo):  # type: ignore[misc]
     """doit's `info`, which says in words why something is not up to date."""
 
     @staticmethod

@@ -196,7 +196,7 @@ class Daemon:
         for path in self.keeps(context):
             if context.machine.down() is None:
                 _unmount_below(context, path)
-            shutil.rmtree(path, ignore_errors=True)
+            _empty(path)
         for path in (*self.writes(context), self.log(context)):
             path.unlink(missing_ok=True)
 
@@ -241,7 +241,8 @@ class Daemon:
     ) -> DmucError:
         with self.log(context).open("rb") as log:
             log.seek(record.log_start)
-            text = log.read().decode(errors="replace")
+            # A Go program that gives up prints its reason, and after it what every goroutine was doing.
+            text = log.read().decode(errors="replace").split("\ngoroutine ")[0].rstrip()
         if ended:
             seen = f"It ended {'by itself' if code is None else f'with exit code {code}'} after {elapsed:.1f} s."
         else:
@@ -261,6 +262,15 @@ class Daemon:
             "\n".join([*(f"Known cause: {cause}" for cause in causes)])
             or ("" if ended else f"More time: deadline_{self.name}=SECONDS."),
         )
+
+
+def _empty(directory: Path) -> None:
+    """Remove what is in it, not the directory: the machine may have it mounted elsewhere."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _unmount_below(context: Context, path: Path) -> None:

@@ -75,17 +75,12 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
             return TaskFailed(_summary(error))
         return None
 
-    def clean() -> None:
-        if goal.undo is not None:
-            goal.undo(context)
-
     return {
         "basename": goal.name,
         "doc": goal.doc,
         "actions": [run],
         "uptodate": [UpToDate(goal, context)],
         "task_dep": list(goal.needs),
-        "clean": [clean],
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
         "meta": {"after": list(goal.after), "log": goal.log},
     }

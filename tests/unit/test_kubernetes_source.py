@@ -180,7 +180,7 @@ def test_an_ended_run_leaves_no_files_and_no_processes(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    replace_tool(tmp_path, "make", f"sleep 600 > {pipe} &\necho begun > {pipe}\nwait")
+    replace_tool(tmp_path, "make", f"sleep 20 > {pipe} &\necho begun > {pipe}\nwait")
     with pytest.raises(Interrupted):
         kubernetes_source.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
     assert left(cache) == []
