@@ -51,7 +51,6 @@ APISERVER = Daemon(
     ],
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever
     causes={
-        "address already in use": "Another API server has port 6443.",
         "etcd-servers must be specified": "It keeps everything in etcd: tell it where that is.",
         "no default routes found": "It takes its own address from the default route, and there is none.",
     },

@@ -77,7 +77,6 @@ CONTAINER_ENGINE = Daemon(
     writes=_files,
     keeps=lambda context: [context.state / "container_engine"],
     causes={
-        "address already in use": "Another Docker is running here.",
         "Devices cgroup isn't mounted": "The machine's cgroups are not as Docker needs them.",
         "iptables": "Docker could not set up its iptables chains; see the lines above.",
     },

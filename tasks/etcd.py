@@ -42,10 +42,6 @@ ETCD = Daemon(
     ready=Http("http://127.0.0.1:2379/health", expect='"health":"true"'),
     prepare=_identify,
     keeps=lambda context: [_data(context)],
-    causes={
-        "address already in use": "Another etcd has port 2379 or 2380.",
-        "no space left on device": "The disk is full.",
-    },
 )
 
 PARTS = [ETCD]

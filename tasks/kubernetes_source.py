@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -145,38 +146,38 @@ def _run(
     from plumbum import local
 
     clean = local["env"]["-i", *(f"{name}={value}" for name, value in environment.items()), *command]
-    with log.open("a+") as output:
+    with log.open("a") as output, log.open(errors="replace") as lines:
         output.write(f"+ {clean}\n")
         output.flush()
-        with log.open(errors="replace") as lines:
-            lines.seek(0, os.SEEK_END)
-            process = clean.popen(
-                cwd=str(directory),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                new_session=True,  # so that all of it can be ended
-            )
-            assert process.pid is not None  # for mypy: it is started
-            try:
-                ended = False
-                while not ended:
-                    ended = process.poll() is not None  # asked first, so that no line is missed
-                    for line in lines:
-                        seen(line)
-                    if not ended and STOP.wait(0.2):
-                        raise Interrupted("building Kubernetes", "the run was ended")
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-    if process.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise DmucError(
-            f"building Kubernetes {VERSION}: {' '.join(command)}",
-            f"exit code {process.returncode}; the end of its output:\n{tail}",
-            f"The whole log is in {log}",
+        begin = lines.seek(0, os.SEEK_END)
+        process = clean.popen(
+            cwd=str(directory),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            new_session=True,  # so that all of it can be ended
         )
+        assert process.pid is not None  # for mypy: it is started
+        try:
+            ended = False
+            while not ended:
+                ended = process.poll() is not None  # asked first, so that no line is missed
+                for line in lines:
+                    seen(line)
+                if not ended and STOP.wait(0.2):
+                    raise Interrupted(f"building Kubernetes {VERSION}", "the run was ended")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.returncode:
+            lines.seek(begin)
+            tail = "\n".join(lines.read().splitlines()[-15:])
+            raise DmucError(
+                f"building Kubernetes {VERSION}: {shlex.join(command)}",
+                f"exit code {process.returncode}; the end of its output:\n{tail}",
+                f"The whole log is in {log}",
+            )
 
 
 def _check_tools() -> None:
@@ -200,14 +201,15 @@ def _check_disk(directory: Path) -> None:
 
 
 def _check_version(program: Path) -> None:
-    from plumbum import CommandNotFound, ProcessExecutionError, local
+    from plumbum import ProcessExecutionError, local
 
     arguments = ["version", "--client"] if program.name == "kubectl" else ["--version"]
     try:
         said = local[str(program)](*arguments)
-    except (CommandNotFound, ProcessExecutionError, OSError) as error:
-        said = str(error)
-    if VERSION not in said:
+        right = VERSION in said
+    except (ProcessExecutionError, OSError) as error:
+        said, right = str(error), False
+    if not right:
         raise DmucError(
             f"asking the {program.name} that was built for its version", said.strip(), f"It should say {VERSION}."
         )

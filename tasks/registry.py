@@ -99,7 +99,6 @@ REGISTRY = Daemon(
     needs=("machine", "binaries", "_image_content"),
     ready=Http(f"http://{LOCAL}/v2/"),
     writes=_local_files,
-    causes={"address already in use": "Something else has port 5000."},
 )
 
 
@@ -128,7 +127,7 @@ PULL_THROUGH = Daemon(
     unwanted=lambda context: "" if upstream(context) else "no registry outside can be reached",
     ready=_answers_on_host,
     writes=_cache_files,
-    causes={"address already in use": "Something else has port 5001."},
+    causes={"panic: ": "It ends at once when the registry that it is to fetch from does not answer: see registry=."},
 )
 
 PARTS: list[Part] = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]

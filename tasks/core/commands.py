@@ -21,7 +21,6 @@ from doit.cmd_clean import opt_clean_dryrun
 from doit.cmd_info import Info as DoitInfo
 from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
-from doit.control import TaskControl
 from doit.exceptions import InvalidCommand
 
 from .cluster import Cluster
@@ -101,9 +100,7 @@ class Run(DoitRun):  # type: ignore[misc]
     @functools.wraps(DoitRun._execute)
     def _execute(self, *args: Any, **kwargs: Any) -> int:
         cluster: Cluster = self.loader.namespace["DMUC"]
-        control = TaskControl(self.task_list)
-        control.process(self.sel_tasks)
-        BOARD.expected = add_order(control.tasks, control.selected_tasks)
+        BOARD.expected = add_order({task.name: task for task in self.task_list}, self.sel_tasks)
 
         def run() -> int:
             with only_one(cluster.context.machine.name):

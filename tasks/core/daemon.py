@@ -31,6 +31,10 @@ from .process import Record, find_by_environment
 from .progress import Progress
 
 _SPAWNED: dict[int, Spawned] = {}  # what this very run started, by pid: it alone can know their exit codes
+_CAUSES = {
+    "address already in use": "Another process has its port: `ss -ltnp` in the machine shows which.",
+    "no space left on device": "The disk is full.",
+}
 _PATIENCE = 5.0  # seconds that a running daemon which does not answer is given before it is started anew
 
 
@@ -247,7 +251,7 @@ class Daemon:
             seen = f"It ended {'by itself' if code is None else f'with exit code {code}'} after {elapsed:.1f} s."
         else:
             seen = f"Not ready after {elapsed:.0f} s; it was stopped. Last answer: {answer.why}"
-        causes = [meaning for pattern, meaning in self.causes.items() if re.search(pattern, text)]
+        causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
         shell = "" if context.settings.on_host else "scripts/doit shell -- "
         return DmucError(
             f"{self.name} did not start" if ended else f"{self.name} did not become ready",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -37,10 +38,10 @@ def tasks(parts: Sequence[Part], context: Context) -> Iterator[dict[str, Any]]:
 def add_order(tasks: dict[str, Any], selected: Sequence[str]) -> set[str]:
     """Among the doit tasks that a run of `selected` takes in, turn each `after` into a dependency of this run.
 
-    Gives the names of those tasks.
+    `selected` are names or patterns. Gives the names of all tasks that are taken in.
     """
     taken: set[str] = set()
-    left = list(selected)
+    left = [name for pattern in selected for name in fnmatch.filter(tasks, pattern)]
     while left:
         name = left.pop()
         if name not in taken:

@@ -7,9 +7,11 @@
 A picture is a plain dict: drop a section that does not matter to a test, or store it as JSON.
 """
 
+import contextlib
 import json
 import os
 import re
+import select
 import socket
 import stat
 from collections import Counter
@@ -352,3 +354,15 @@ def _files(ignore: Sequence[Path], roots: Sequence[Path]) -> list[str]:
         except OSError as error:
             lines.append(f"{folder} {error.strerror}")
     return lines
+
+
+def wait_gone(pid: int, deadline: float = 10.0) -> None:
+    """Wait until the process `pid` is gone, at most `deadline` seconds; then fail."""
+    handle = None
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+    if handle is not None:
+        try:
+            assert select.select([handle], [], [], deadline)[0], f"process {pid} is still there after {deadline} s"
+        finally:
+            os.close(handle)

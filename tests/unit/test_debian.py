@@ -191,7 +191,7 @@ def test_install_gives_dpkg_the_stand_ins_first(apt_get: AptGet, tmp_path: Path)
 
 def test_old_lists_are_updated_once(apt_get: AptGet, tmp_path: Path) -> None:
     called = apt_get(
-        f'case "$*" in *update*) touch {tmp_path}/lists ;; esac\n'
+        f'case "$*" in *" update") touch {tmp_path}/lists ;; esac\n'
         f'[ -e {tmp_path}/lists ] || {{ echo "E: Unable to locate package etcd-server"; exit 100; }}'
     )
     debian.install(["etcd-server"], Silent())
@@ -242,7 +242,7 @@ def test_fetch_debs_gives_the_files_of_the_candidates(apt_get: AptGet, tmp_path:
 @pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb")
 def test_a_broken_deb_is_said(tmp_path: Path) -> None:
     deb = tmp_path / "broken.deb"
-    deb.write_text("not a package")
+    deb.write_text("This is not a package.\n")
     with pytest.raises(DmucError, match="not a Debian format archive"):
         debian.extract(deb, tmp_path / "out")
 
@@ -286,7 +286,7 @@ def test_fetch_source_leaves_the_hosts_configuration_alone(
     monkeypatch.setattr(debian, "_SOURCES", host)
     apt_get(
         "for word; do case $word in Dir::Etc::sourceparts=*) parts=${word#*=} ;; esac; done\n"
-        f'case "$*" in *update*) grep -r . $parts > {tmp_path}/asked ;;\n'
+        f'case "$*" in *" update") grep -r . $parts > {tmp_path}/asked ;;\n'
         '*) mkdir hello-2.10; echo "dpkg-source: info: extracting hello in hello-2.10" ;; esac'
     )
     into = tmp_path / "src"

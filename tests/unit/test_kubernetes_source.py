@@ -29,6 +29,7 @@ build)
     [ -e vendor/github.com/modern-go/reflect2/new.go ] || exit 3
     printf '%s\\n' net k8s.io/a k8s.io/b k8s.io/c
     while [ "$1" != -o ]; do shift; done
+    mkdir -p $2
     for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do
         printf '#!/bin/sh\\n[ "$*" = "%s" ] && echo Kubernetes v1.20.2\\n' \\
             "$([ $program = kubectl ] && echo version --client || echo --version)" > $2/$program
@@ -150,7 +151,7 @@ def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) 
 
 
 def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -> None:
-    replace_tool(tmp_path, "go", TOOLS["go"] + '\n[ -z "$2" ] || echo nonsense > $2/kubectl')
+    replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubectl")
     with pytest.raises(DmucError, match="asking the kubectl that was built"):
         kubernetes_source.build(cache, Silent())
     assert left(cache) == []
@@ -172,6 +173,7 @@ def test_a_disk_without_room_is_said_before(cache: Path, monkeypatch: pytest.Mon
     assert left(cache) == []
 
 
+@pytest.mark.timeout(60)
 def test_an_ended_run_leaves_no_files_and_no_processes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,11 +182,13 @@ def test_an_ended_run_leaves_no_files_and_no_processes(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    replace_tool(tmp_path, "make", f"sleep 20 > {pipe} &\necho begun > {pipe}\nwait")
+    # Its child holds the pipe open for writing until it is ended as well.
+    replace_tool(tmp_path, "make", f"sleep 20 > {pipe} &\necho begun\nwait")
     with pytest.raises(Interrupted):
         kubernetes_source.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
     assert left(cache) == []
     assert select.select([reader], [], [], 10)[0]
+    assert os.read(reader, 1) == b""
     os.close(reader)
 
 

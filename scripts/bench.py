@@ -1,0 +1,270 @@
+"""Measure, side by side: dmuc from nothing to the Service answering, the same by hand, and a run with nothing to do.
+
+All three use the same programs with the same flags. By hand means: in the order of the walk-through, each step waited
+for before the next, on a machine as it is. That is a machine of its own like dmuc's, but for what dmuc does to make it
+answer at once: here the default route leads to a bridge without ports, so that packets for the name server or for
+169.254.169.254 vanish, as they do behind many a firewall, and /etc/hosts does not have the machine's own name. The Node
+is not made beforehand, and nginx is pulled (from the same registry) when the kubelet asks for it.
+
+What favours the by-hand time: the machine is on, the registry answers and the programs are known before its clock
+starts; and readiness is asked for ten times a second, which no person does.
+
+Two machines are used, `bench` and `bench-by-hand`, with ranges of their own, and nothing is left of them. No packet
+leaves them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tasks import (
+    apiserver,
+    binaries,
+    container_engine,
+    controller_manager,
+    etcd,
+    kube_proxy,
+    kubeconfig,
+    kubelet,
+    pki,
+    registry,
+    scheduler,
+    service,
+    service_account,
+)
+from tasks.core.cluster import Cluster
+from tasks.core.context import Context
+from tasks.core.daemon import Daemon
+from tasks.core.errors import DmucError
+from tasks.core.lock import only_one
+from tasks.core.machine import run
+from tasks.core.probe import Answer, ask_api, wait_or_fail
+from tasks.core.progress import Silent
+
+DMUC, BY_HAND = "bench", "bench-by-hand"  # the machines
+SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=10.93.0.0/24", "registry=local")
+AIM = 0.2  # of the by-hand time, from nothing
+NOOP_AIM = 0.5  # seconds
+
+# Takes back what makes dmuc's machine answer at once; see namespaces.py for what that is.
+_AS_IT_IS = """
+ip link delete eth0
+ip link add eth0 type bridge
+ip address add {address}/{bits} dev eth0
+ip link set eth0 up
+ip neighbour add {gateway} lladdr 02:00:00:00:00:01 dev eth0
+ip rule delete pref 100
+ip rule delete pref 200
+ip route add default via {gateway}
+echo nameserver {gateway} > /etc/resolv.conf
+echo 127.0.0.1 localhost > /etc/hosts
+"""
+
+
+# dmuc
+
+
+def doit(settings: Sequence[str], *words: str) -> tuple[float, str]:
+    """Run scripts/doit; give its seconds and its output. Raises DmucError when it fails."""
+    command = ["scripts/doit", *settings, f"machine={DMUC}", *words]
+    begin = time.monotonic()
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - begin
+    if done.returncode:
+        raise DmucError(" ".join(command), f"exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return seconds, done.stdout
+
+
+def noop(settings: Sequence[str]) -> float:
+    """Run with nothing to do. Raises DmucError when there was something."""
+    seconds, output = doit(settings)
+    busy = [line for line in output.splitlines() if not line.startswith("·")]
+    if busy:
+        raise DmucError("running with nothing to do", "There was something:\n" + "\n".join(busy))
+    return seconds
+
+
+# By hand
+
+
+def by_hand(cluster: Cluster) -> tuple[float, dict[str, float]]:
+    """Do the walk-through; give the seconds that it took, and those of each step."""
+    # The kubelet makes its Node itself.
+    context = replace(cluster.context, release=replace(cluster.context.release, node_first=False))
+    context.state.mkdir(mode=0o700, parents=True)
+    for goal in (binaries.BINARIES, registry.UPSTREAM, registry.CONTENT):
+        goal.make(context, Silent())
+    power_on(context)
+    start(registry.REGISTRY)(context)
+    steps: dict[str, float] = {}
+    begin = time.monotonic()
+    for name, step in STEPS.items():
+        before = time.monotonic()
+        step(context)
+        steps[name] = time.monotonic() - before
+    return time.monotonic() - begin, steps
+
+
+def power_on(context: Context) -> None:
+    """Power on a machine as it is."""
+    context.machine.power_on(Silent())
+    settings = context.settings
+    bits = ipaddress.ip_network(settings.link_range).prefixlen
+    script = _AS_IT_IS.format(address=settings.address, gateway=settings.host_address, bits=bits)
+    run(context.machine, "sh", "-euc", script)
+
+
+def start(daemon: Daemon) -> Callable[[Context], None]:
+    """A step: start it and wait until it is ready, not only until it answers."""
+    return lambda context: replace(daemon, answers=None).start(context, Silent())
+
+
+def kubectl(context: Context, *words: str) -> None:
+    """Run kubectl in the machine."""
+    variables = (f"{name}={value}" for name, value in context.environment().items())
+    run(context.machine, "env", "-i", *variables, "kubectl", *words)
+
+
+def keys(context: Context) -> None:
+    """Kubernetes 1.20 does not start without."""
+    pki.PKI.make(context, Silent())
+    kubeconfig.KUBECONFIG.make(context, Silent())
+
+
+def pause_image(context: Context) -> None:
+    """The kubelet asks for it under the name of a registry that is out of reach."""
+    docker, image = str(context.bin / "docker"), context.release.pause_image
+    here = f"{registry.LOCAL}/library/{image.rpartition('/')[2]}"
+    run(context.machine, docker, "pull", here)
+    run(context.machine, docker, "tag", here, image)
+
+
+def await_pod(phase: str) -> Callable[[Context], None]:
+    """A step: wait until there is a Pod, in this phase."""
+
+    def judge(pods: Any) -> Answer:
+        phases = [pod["status"]["phase"] for pod in pods["items"]]
+        return Answer(phase in phases, f"Pods: {phases}")
+
+    def step(context: Context) -> None:
+        wait_or_fail(
+            context,
+            lambda context: ask_api(context, "/api/v1/namespaces/default/pods", judge),
+            deadline=context.settings.deadline,
+            progress=Silent(),
+            tried=f"waiting for a Pod that is {phase}",
+        )
+
+    return step
+
+
+# The walk-through, step by step.
+STEPS: dict[str, Callable[[Context], None]] = {
+    "keys": keys,
+    "etcd": start(etcd.ETCD),
+    "apiserver": start(apiserver.APISERVER),
+    "kubectl create": lambda context: kubectl(context, "create", "deployment", "web", "--image=nginx"),
+    "controller manager": start(controller_manager.CONTROLLER_MANAGER),
+    "token": lambda context: service_account.SERVICE_ACCOUNT.make(context, Silent()),
+    "Pod is there": await_pod("Pending"),
+    "container engine": start(container_engine.CONTAINER_ENGINE),
+    "pause image": pause_image,
+    "kubelet": start(kubelet.KUBELET),
+    "scheduler": start(scheduler.SCHEDULER),
+    "Pod runs": await_pod("Running"),
+    "kubectl expose": lambda context: kubectl(context, "expose", "deployment", "web", "--port=80"),
+    "kube-proxy": start(kube_proxy.KUBE_PROXY),
+    "answer": lambda context: service.SERVICE_REACHABLE.make(context, Silent()),
+}
+
+
+# Both
+
+
+@contextmanager
+def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
+    """Begin with nothing and leave nothing, whatever happens."""
+    clean()
+    try:
+        yield
+    finally:
+        ignored = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+        clean()
+        for number, handler in ignored:
+            signal.signal(number, handler)
+
+
+def measure(settings: Sequence[str], cluster: Cluster) -> tuple[float, float, float]:
+    """Give the seconds of one run of each: dmuc from nothing, by hand, and with nothing to do."""
+    with nothing_left(lambda: void(doit(settings, "clean"))):
+        from_nothing, _ = doit(settings, "service_reachable")
+        idle = noop(settings)
+    print(f"dmuc {from_nothing:.1f} s, nothing to do {idle:.2f} s", flush=True)
+    with nothing_left(cluster.remove):
+        hand, steps = by_hand(cluster)
+    print(f"by hand {hand:.1f} s: {', '.join(f'{name} {s:.1f}' for name, s in steps.items())}", flush=True)
+    return from_nothing, hand, idle
+
+
+def void(_: object) -> None:
+    """Forget a value."""
+
+
+def table(runs: Sequence[tuple[float, float, float]]) -> str:
+    """Give the figures of all runs, their medians and the ratios as text."""
+    medians = [statistics.median(column) for column in zip(*runs, strict=True)]
+    lines = [f"{'':8}{'dmuc':>9}{'by hand':>9}{'ratio':>8}{'no-op':>9}"]
+    rows = [(f"run {i + 1}", *figures) for i, figures in enumerate(runs)] + [("median", *medians)]
+    for name, dmuc, hand, idle in rows:
+        lines.append(f"{name:8}{dmuc:7.1f} s{hand:7.1f} s{dmuc / hand:8.3f}{idle:7.2f} s")
+    worst = max(dmuc / hand for dmuc, hand, _ in runs)
+    lines.append(f"no-op / by hand: {medians[2] / medians[1]:.4f}")
+    lines.append(f"worst ratio {worst:.3f} (aim: at most {AIM}), no-op {medians[2]:.2f} s (aim: at most {NOOP_AIM} s)")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure and print; gives 0 when all runs went through."""
+    description, _, more = (__doc__ or "").partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("scripts/bench", description=description, epilog=more, formatter_class=form)
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="how often each is measured (3)")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
+    arguments = parser.parse_args()
+    settings = [*SETTINGS, *arguments.settings]
+    if arguments.runs < 1 or not all("=" in word for word in settings):
+        parser.error("at least one run, and settings are NAME=VALUE")
+    sys.argv[1:] = [*settings, f"machine={BY_HAND}"]  # where dodo.py takes them from
+    from dodo import DMUC as cluster
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.chdir(Path(__file__).parents[1])
+    try:
+        with only_one(BY_HAND):
+            print("obtaining what is obtained once", flush=True)
+            with nothing_left(lambda: void(doit(settings, "clean"))):
+                doit(settings, "binaries", "_image_content")
+            print(table([measure(settings, cluster) for _ in range(arguments.runs)]))
+    except DmucError as error:
+        print(f"✗ {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

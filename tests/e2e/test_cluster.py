@@ -1,0 +1,365 @@
+"""The main job, and what keeps it true: from nothing to a page, and back to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tasks.core.process import find_by_environment
+from tests.e2e import host_picture
+from tests.e2e.conftest import ENVIRONMENT, KUBECONFIG, ROOT, STATE, doit, executed, kubectl, pid_of, take
+
+DAEMONS = ["etcd", "apiserver", "controller_manager", "container_engine", "kubelet", "scheduler", "kube_proxy"]
+PUBLIC = [
+    *("machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "controller_manager", "service_account"),
+    *("deployment", "container_engine", "images", "kubelet", "scheduler", "service", "kube_proxy"),
+    "service_reachable",
+]
+
+
+def status() -> dict[str, str]:
+    """What `doit list -s` says of each task: U or R."""
+    lines = [line.split() for line in doit("list", "-s").stdout.splitlines()]
+    return {words[1]: words[0] for words in lines}
+
+
+def get(url: str) -> str:
+    """What the host is answered, asked through the link alone."""
+    host = url.split("/")[2]
+    route = subprocess.run(["ip", "route", "get", host], capture_output=True, text=True, check=True).stdout
+    assert "dev e2e" in route, f"a packet for {host} would leave by another way: {route}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def web_uid() -> str:
+    return kubectl("get", "deployment", "web", "-o", "jsonpath={.metadata.uid}")
+
+
+# From nothing
+
+
+def test_each_name_starts_what_it_needs_and_nothing_else(before: host_picture.Picture) -> None:
+    assert set(status().values()) == {"R"}
+    doit("etcd")
+    assert [name for name, state in status().items() if state == "U"] == ["machine", "binaries", "etcd"]
+    doit("kubelet")
+    up = {name for name, state in status().items() if state == "U"}
+    assert up == {"machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "container_engine", "kubelet"}
+    assert kubectl("get", "nodes", "--no-headers").split()[:2] == ["e2e", "Ready"]
+    assert kubectl("get", "deployments").strip() == ""
+    doit("clean")
+
+
+def test_from_nothing_to_the_page(before: host_picture.Picture) -> None:
+    done = doit("service_reachable")
+    answers = re.search(r"service_reachable .*(http://10\.99\.\d+\.\d+) answers: Welcome to nginx!", done.stdout)
+    assert answers, done.stdout
+    assert list(status()) == PUBLIC
+    assert set(status().values()) == {"U"}
+    assert "<h1>Welcome to nginx!</h1>" in get(answers[1])
+    pod = json.loads(kubectl("get", "pods", "-o", "json"))["items"][0]["status"]["podIP"]
+    assert pod.startswith("10.245.0.")
+    assert "<h1>Welcome to nginx!</h1>" in get(f"http://{pod}/")
+
+
+def test_a_second_run_executes_nothing(cluster: None) -> None:
+    pids = {name: pid_of(name) for name in DAEMONS}
+    done = doit("service_reachable")
+    assert executed(done) == set()
+    assert all(line.startswith("·") for line in done.stdout.splitlines()), done.stdout
+    assert pids == {name: pid_of(name) for name in DAEMONS}
+
+
+def test_only_the_link_and_its_routes_are_new_on_the_host(cluster: None, before: host_picture.Picture) -> None:
+    now = take()
+    changed = {section: set(now[section]) ^ set(before[section]) for section in before}
+    # The kernel has entries for every link, and makes others when a part of it is first used: not ours to undo.
+    changed["sysctls"] = {line for line in changed["sysctls"] if "/e2e/" not in line}
+    for section in ("processes", "namespaces", "cgroups", "sysctl keys", "modules"):
+        changed.pop(section)
+    assert {line.split()[0] for line in changed.pop("links")} == {"e2e"}
+    assert all("e2e" in line for line in changed.pop("addresses") | changed.pop("routes"))
+    assert [line for line in changed.pop("files") if f"{STATE.parent}" not in line] == []
+    assert {section: lines for section, lines in changed.items() if lines} == {}
+
+
+# In it
+
+
+def test_kubectl_from_the_host_and_inside(cluster: None) -> None:
+    assert kubectl("get", "nodes", "--no-headers").split()[:2] == ["e2e", "Ready"]
+    inside = doit("shell", "--", "sh", "-c", "hostname; kubectl get nodes --no-headers; kubectl version --short")
+    lines = inside.stdout.splitlines()
+    assert lines[0] == "e2e"
+    assert lines[1].split()[:2] == ["e2e", "Ready"]
+    assert lines[2:4] == ["Client Version: v1.20.2", "Server Version: v1.20.2"]
+
+
+def test_what_the_slides_type_can_be_typed(cluster: None) -> None:
+    for command, seen in {
+        "etcd -version": "etcd Version: 3.4",
+        "kube-apiserver --version": "Kubernetes v1.20.2",
+        "dockerd --version": "Docker version 20.10",
+        "kubectl get all": "deployment.apps/web   1/1",
+        "kubectl get pods -o wide": "10.245.0.",
+        "docker run --rm nginx echo hello world": "hello world",
+        "iptables -t nat -L OUTPUT": "KUBE-SERVICES",
+        "iptables -t nat -L KUBE-SERVICES": "default/web",
+        "cat ~/.kube/config": "server: https://10.98.0.2:6443",
+        "kubectl exec deploy/web -- wget -q -O - localhost": "Welcome to nginx!",
+        "kubectl logs deploy/web": "GET /",
+    }.items():
+        done = doit("shell", "--", "sh", "-c", command)
+        assert seen in done.stdout + done.stderr, (command, done)
+    assert doit("shell", "--", "false", status=1).stderr == ""
+
+
+def test_nothing_gets_out_of_the_machine(cluster: None) -> None:
+    # Names and foreign addresses fail at once; nothing is sent anywhere.
+    done = doit("shell", "--", "ip", "route", "get", "192.0.2.99", status=2)
+    assert "unreachable" in done.stderr
+    began = time.monotonic()
+    doit("shell", "--", "getent", "hosts", "registry.example", status=2)
+    assert time.monotonic() - began < 3
+
+
+def test_keys_are_private(cluster: None) -> None:
+    assert STATE.stat().st_mode & 0o777 == 0o700
+    private = [*(STATE / "pki").glob("*.key"), KUBECONFIG]
+    assert len(private) == 5
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+    assert "insecure-skip-tls-verify" not in KUBECONFIG.read_text()
+
+
+def test_status_and_logs(cluster: None) -> None:
+    text = doit("status").stdout
+    for name in DAEMONS:
+        assert re.search(rf"^{name} +{pid_of(name)} .* ready ", text, re.MULTILINE), text
+    assert re.search(r"^pod +default/web-\S+ +Running e2e 10\.245\.0\.", text, re.MULTILINE), text
+    assert "kubelet --kubeconfig=" in doit("logs", "kubelet").stdout
+    assert "There are: apiserver" in doit("logs", "nobody", status=3).stderr
+
+
+# Healing
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_a_killed_daemon_is_healed_and_the_deployment_is_intact(cluster: None, name: str) -> None:
+    uid, others = web_uid(), {other: pid_of(other) for other in DAEMONS if other != name}
+    os.kill(pid_of(name), signal.SIGKILL)
+    host_picture.wait_gone(pid_of(name))
+    assert status()[name] == "R"
+    info = doit("info", name, status=1).stdout
+    assert "is gone" in info
+    done = doit("service_reachable")
+    assert name in executed(done)
+    # Only what must follow has run: the workload, when its engine was gone.
+    assert executed(done) <= {name, "service_reachable"}, done.stdout
+    assert web_uid() == uid
+    assert others == {other: pid_of(other) for other in others}
+
+
+def test_a_killed_machine_comes_back_with_its_objects(cluster: None) -> None:
+    uid = web_uid()
+    os.kill(pid_of("machine"), signal.SIGKILL)
+    host_picture.wait_gone(pid_of("machine"))
+    assert set(status().values()) == {"R", "U"}
+    done = doit("service_reachable")
+    assert set(DAEMONS) <= executed(done)
+    assert web_uid() == uid
+
+
+def test_down_and_back(cluster: None) -> None:
+    uid = web_uid()
+    doit("down")
+    assert status()["machine"] == "R"
+    assert not Path("/sys/class/net/e2e").exists()
+    assert (STATE / "etcd").is_dir()
+    doit("down")  # nothing to do is no error
+    doit("service_reachable")
+    assert web_uid() == uid
+
+
+def test_a_hanging_daemon_is_started_anew(cluster: None) -> None:
+    pid = pid_of("scheduler")
+    os.kill(pid, signal.SIGSTOP)
+    assert "timed out" in doit("info", "scheduler", status=1).stdout
+    doit("service_reachable")
+    assert pid_of("scheduler") != pid
+    host_picture.wait_gone(pid)
+
+
+def test_a_forged_pidfile_is_neither_trusted_nor_obeyed(cluster: None) -> None:
+    other = subprocess.Popen(["sleep", "600"])
+    try:
+        path = STATE / "run" / "scheduler.pid"
+        first, rest = path.read_text().split("\n", 1)
+        path.write_text(f"{other.pid}\n{rest.replace(first, str(other.pid), 1)}")
+        doit("service_reachable")
+        assert other.poll() is None, "a process that is not ours was ended"
+        assert pid_of("scheduler") not in {other.pid, int(first)}
+        host_picture.wait_gone(int(first))  # the one that no file named any more
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_another_program_or_setting_restarts_just_that_component(cluster: None, tmp_path: Path) -> None:
+    pids = {name: pid_of(name) for name in DAEMONS}
+    own = shutil.copy2((STATE / "bin" / "kube-scheduler").resolve(), tmp_path / "my-scheduler")
+    setting = f"kube_scheduler_bin={own}"
+    assert doit("info", setting, "binaries", status=1)
+    done = doit(setting, "service_reachable")
+    assert executed(done) == {"binaries", "packages", "scheduler"}, done.stdout
+    assert f"its program is another: {own}" not in done.stdout
+    assert f"{own} is wanted" in done.stdout
+    assert {n for n in DAEMONS if pid_of(n) != pids[n]} == {"scheduler"}
+    doit("service_reachable")  # and back
+
+
+def test_clean_takes_back_just_that_one(cluster: None) -> None:
+    doit("clean", "kubelet")
+    assert [name for name, state in status().items() if state == "R"] == ["kubelet"]
+    assert not any((STATE / "kubelet").iterdir())
+    assert kubectl("get", "nodes", "--no-headers").strip() == ""
+    assert "kubelet" in executed(doit("service_reachable"))
+    doit("clean", "service", "kube_proxy")
+    assert doit("shell", "--", "iptables-save").stdout.count("KUBE-SVC") == 0
+    assert executed(doit("service_reachable")) >= {"service", "kube_proxy"}
+
+
+# Two at once, and what is in the way
+
+
+def test_another_doit_at_work_is_said(cluster: None) -> None:
+    doit("clean", "scheduler")
+    first = subprocess.Popen(
+        [ROOT / "scripts" / "doit", "scheduler"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline()  # it has begun
+    done = doit("service_reachable", status=3)
+    assert f"Another doit is at work on it (pid {first.pid})" in done.stderr
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+
+
+def test_ranges_that_the_host_routes_are_refused(cluster: None) -> None:
+    # The cluster that is up has taken some: another machine is told so, and nothing of it is left.
+    ranges = ("link_range=10.97.0.0/30", "pod_range=10.246.0.0/24")
+    done = doit("machine=e2e-two", *ranges, "service_range=10.99.128.0/17", "machine", status=1)
+    assert "service_range=10.99.128.0/17 overlaps 10.99.0.0/16, which is taken already" in done.stderr
+    assert not Path("/sys/class/net/e2e-two").exists()
+    doit("machine=e2e-two", "clean")
+    assert not (ROOT / "var" / "e2e-two").exists()
+
+
+def test_two_clusters_side_by_side(cluster: None) -> None:
+    two = ("machine=e2e-two", "link_range=10.97.0.0/30", "service_range=10.100.0.0/16", "pod_range=10.246.0.0/24")
+    try:
+        assert "http://10.100." in doit(*two, "service_reachable").stdout
+        assert executed(doit("service_reachable")) == set()
+    finally:
+        doit(*two, "clean")
+    assert executed(doit("service_reachable")) == set()
+
+
+def test_a_port_that_is_taken_is_named(cluster: None) -> None:
+    doit("clean", "scheduler")
+    listen = "import socket, time; s = socket.create_server(('', 10259)); print('up', flush=True); time.sleep(600)"
+    taker = subprocess.Popen(
+        [ROOT / "scripts" / "doit", "shell", "--", "python3", "-c", listen],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert taker.stdout is not None
+        assert taker.stdout.readline() == "up\n"
+        done = doit("scheduler", status=1)
+        assert "scheduler did not start" in done.stderr
+        assert "exit code" in done.stderr
+        assert "command: scripts/doit shell -- " in done.stderr
+        assert "address already in use" in done.stderr
+        assert "Known cause: " in done.stderr
+    finally:
+        doit("shell", "--", "pkill", "-f", "create_server")
+        taker.wait(30)
+    doit("service_reachable")
+
+
+# Back to nothing
+
+
+def interrupt(number: signal.Signals, at: str) -> None:
+    """Start a run from nothing and end it with this signal as soon as its output has a line with `at`."""
+    run = subprocess.Popen(
+        [ROOT / "scripts" / "doit", "service_reachable"],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if at in line:
+            break
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == (130 if number == signal.SIGINT else -number), (out, err)
+    assert "Traceback" not in err
+
+
+def clean_and_compare(before: host_picture.Picture) -> None:
+    began = time.monotonic()
+    doit("clean")
+    seconds = time.monotonic() - began
+    left = host_picture.difference_settled(before, take, deadline=30)
+    assert left == "", f"left on the host:\n{left}"
+    assert seconds < 3, f"clean took {seconds:.1f} s"
+
+
+def test_clean_leaves_no_trace(cluster: None, before: host_picture.Picture) -> None:
+    clean_and_compare(before)
+    doit("clean")  # nothing to do is no error
+
+
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [
+        (signal.SIGINT, "etcd "),
+        (signal.SIGKILL, "machine "),
+        (signal.SIGKILL, "apiserver "),
+        (signal.SIGINT, "kubelet "),
+        (signal.SIGKILL, "deployment "),
+    ],
+)
+def test_an_interrupted_start_can_be_cleaned_and_continued(
+    before: host_picture.Picture, number: signal.Signals, at: str
+) -> None:
+    interrupt(number, at)
+    clean_and_compare(before)
+    interrupt(number, at)
+    assert "Welcome to nginx!" in doit("service_reachable").stdout
+    for name in DAEMONS:
+        assert find_by_environment(f"DMUC_DAEMON={STATE}/run/{name}.pid") == [pid_of(name)]
+    clean_and_compare(before)
+
+
+def test_clean_can_be_interrupted_and_repeated(cluster: None, before: host_picture.Picture) -> None:
+    clean = subprocess.Popen([ROOT / "scripts" / "doit", "clean"], env=ENVIRONMENT)
+    while clean.poll() is None and Path("/sys/class/net/e2e").exists():
+        pass  # as soon as it has begun
+    clean.kill()
+    clean.wait()
+    clean_and_compare(before)
