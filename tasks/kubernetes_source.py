@@ -36,7 +36,8 @@ PACKAGES = tuple(_TOOLS.values())
 
 _PATH = "/usr/bin:/bin"  # Debian's tools, whatever else the user's PATH has first
 _DISK = 3_300_000_000  # bytes; 3.04 GB were measured: source 0.4, Go's cache and temporary files 2.3, programs 0.3
-_VERSION_PACKAGE = "k8s.io/kubernetes/vendor/k8s.io/component-base/version"
+# Where a version is set (hack/lib/version.sh); `--version` says the first, the API server's /version the second.
+_VERSION_PACKAGES = ("component-base/version", "client-go/pkg/version")
 _REFLECT2 = "golang-github-modern-go-reflect2-dev"
 
 
@@ -135,7 +136,8 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
     # In GOPATH mode a vendored package's name begins with that of the tree: without it, -X is silently ignored.
     major, minor, _ = VERSION.lstrip("v").split(".")
     version = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
-    ldflags = ["-s", "-w", *(f"-X {_VERSION_PACKAGE}.{name}={value}" for name, value in version.items())]
+    packages = [f"k8s.io/kubernetes/vendor/k8s.io/{package}" for package in _VERSION_PACKAGES]
+    ldflags = ["-s", "-w", *(f"-X {p}.{name}={value}" for p in packages for name, value in version.items())]
     run("go", "build", "-v", "-o", f"{scratch}/bin/", "-ldflags", " ".join(ldflags), *what, seen=count)
 
 
