@@ -136,8 +136,8 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
     # In GOPATH mode a vendored package's name begins with that of the tree: without it, -X is silently ignored.
     major, minor, _ = VERSION.lstrip("v").split(".")
     version = {"gitVersion": VERSION, "gitMajor": major, "gitMinor": minor}
-    packages = [f"k8s.io/kubernetes/vendor/k8s.io/{package}" for package in _VERSION_PACKAGES]
-    ldflags = ["-s", "-w", *(f"-X {p}.{name}={value}" for p in packages for name, value in version.items())]
+    places = [f"k8s.io/kubernetes/vendor/k8s.io/{package}" for package in _VERSION_PACKAGES]
+    ldflags = ["-s", "-w", *(f"-X {p}.{name}={value}" for p in places for name, value in version.items())]
     run("go", "build", "-v", "-o", f"{scratch}/bin/", "-ldflags", " ".join(ldflags), *what, seen=count)
 
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,9 +25,9 @@ from doit.exceptions import InvalidCommand
 from .cluster import Cluster
 from .context import Context
 from .errors import DmucError
+from .goal import end_all
 from .graph import add_order, join
 from .lock import only_one
-from .probe import STOP
 from .report import BOARD
 
 
@@ -89,10 +88,7 @@ class Run(DoitRun):  # type: ignore[misc]
         try:
             return int(super().execute(params, args))
         except KeyboardInterrupt:
-            STOP.set()
-            for thread in threading.enumerate():
-                if thread.daemon:
-                    thread.join(10)  # each takes down what it has just started
+            end_all(deadline=30)  # whoever has just started something still takes it down
             BOARD.end()
             print("\ninterrupted: what runs goes on running; doit again goes on from here", file=sys.stderr)
             return 130

@@ -64,6 +64,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
     def run() -> Any:
         from doit.exceptions import TaskFailed
 
+        _working.add(goal.name)
         try:
             goal.make(context, BOARD.progress(goal.name))
         except Interrupted:
@@ -73,6 +74,8 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
             if not isinstance(error, DmucError):
                 _keep_traceback(context)
             return TaskFailed(_summary(error))
+        finally:
+            _working.discard(goal.name)
         return None
 
     return {
@@ -84,6 +87,22 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
         "meta": {"after": list(goal.after), "log": goal.log},
     }
+
+
+_working: set[str] = set()
+
+
+def end_all(deadline: float) -> None:
+    """End the run: whoever waits stops waiting. Returns when no goal is being made any more, or after `deadline` s."""
+    import tenacity
+
+    STOP.set()
+    tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool),
+        wait=tenacity.wait_fixed(0.02),
+        stop=tenacity.stop_after_delay(deadline),
+        retry_error_callback=lambda _: None,
+    )(_working.copy)
 
 
 def _summary(error: Exception) -> str:
