@@ -27,7 +27,7 @@ from .errors import DmucError
 from .goal import Goal
 from .machine import Machine, Spawned, run
 from .probe import Answer, Probe, wait
-from .process import Record, find_by_environment
+from .process import Record, find, marks
 from .progress import Progress
 
 _SPAWNED: dict[int, Spawned] = {}  # what this very run started, by pid: it alone can know their exit codes
@@ -184,13 +184,9 @@ class Daemon:
         if record is not None:
             record.stop(self.grace)
         # A run that was killed between starting it and taking it down left one that no record names.
-        for pid in find_by_environment(self._mark(context)):
+        for pid in find(path):
             Record.of(pid, (), {}).stop(self.grace)
         path.unlink(missing_ok=True)
-
-    def _mark(self, context: Context) -> str:
-        """What is in the environment of its processes, and of no others."""
-        return f"DMUC_DAEMON={self.record(context)}"
 
     def undo(self, context: Context) -> None:
         """Stop it, and remove what it stored and the files that were written for it."""
@@ -218,10 +214,8 @@ class Daemon:
             begin = out.tell()
         log.chmod(0o600)
         inputs = self._inputs(context)
-        name, _, value = self._mark(context).partition("=")
-        spawned = self.place(context).spawn(
-            command, log=log, cwd=self.directory(context), environment={**context.environment(), name: value}
-        )
+        environment = {**context.environment(), **marks(self.record(context), command[0])}
+        spawned = self.place(context).spawn(command, log=log, cwd=self.directory(context), environment=environment)
         Record.of(spawned.pid, command, inputs, begin).save(self.record(context))
         _SPAWNED[spawned.pid] = spawned
         self._wait(context, probe, progress)

@@ -166,11 +166,13 @@ class Namespaces:
 
     def power_off(self) -> None:
         """Kill the anchor and whatever sits in the machine's cgroups; remove those and the link."""
+        # All at once, not the anchor first: it ends only when each process in the machine has been waited for, and a
+        # parent outside (nsenter stops with its child) may not do that before it is killed itself.
+        groups = [h.group(self.name) for h in cgroups.mounted() if h.group(self.name).is_dir()]
+        cgroups.kill_all_in(groups)
         record = Record.load(self._record)
         if record is not None:
             record.stop(0)
-        groups = [h.group(self.name) for h in cgroups.mounted() if h.group(self.name).is_dir()]
-        cgroups.kill_all_in(groups)
         if is_root() and Path("/sys/class/net", self.name).exists():
             subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
         for group in groups:

@@ -30,13 +30,23 @@ def start_time(pid: int) -> int | None:
     return None if rest[0] in "ZX" else int(rest[19])
 
 
-def find_by_environment(variable: str) -> list[int]:
-    """Give the pids of all processes that were started with `variable` ("NAME=value") in their environment."""
+def marks(record: Path, program: str) -> dict[str, str]:
+    """Give the environment variables by which a process is found even when its file was never written."""
+    return {"DMUC_DAEMON": str(record), "DMUC_PROGRAM": program}
+
+
+def find(record: Path) -> list[int]:
+    """Give the pids of the processes that were started with `marks` of this file. Their children inherit the marks, but
+    are other programs, and are not meant.
+    """
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if variable.encode() in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
+            variables = entry.read_bytes().split(b"\0")
+            if f"DMUC_DAEMON={record}".encode() in variables:
+                program = (entry.parent / "cmdline").read_bytes().split(b"\0")[0]
+                if b"DMUC_PROGRAM=" + program in variables:
+                    found.append(int(entry.parent.name))
     return found
 
 

@@ -56,10 +56,10 @@ def executed(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 def kubectl(*arguments: str) -> str:
     """Run the kubectl that was chosen, on the host."""
-    command = [STATE / "bin" / "kubectl", "--kubeconfig", KUBECONFIG, *arguments]
+    command: list[str | Path] = [STATE / "bin" / "kubectl", "--kubeconfig", KUBECONFIG, *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def pid_of(component: str) -> int:
