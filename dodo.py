@@ -69,7 +69,7 @@ except DmucError as error:
 
 DOIT_CONFIG = {
     "default_tasks": ["service_reachable"],
-    "backend": "json",
+    "backend": "robust",  # see tasks/core/database.py
     "dep_file": str(DMUC.context.state / "doit.json"),
     "reporter": Reporter,
     # A thread for every task: they mostly wait.

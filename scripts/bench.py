@@ -55,6 +55,7 @@ from tasks.core.progress import Silent
 
 DMUC, BY_HAND = "bench", "bench-by-hand"  # the machines
 SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=10.93.0.0/24", "registry=local")
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends us, once we have cleaned up
 AIM = 0.2  # of the by-hand time, from nothing
 NOOP_AIM = 0.5  # seconds
 
@@ -200,7 +201,7 @@ def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        ignored = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+        ignored = [(number, signal.signal(number, signal.SIG_IGN)) for number in ENDS]
         clean()
         for number, handler in ignored:
             signal.signal(number, handler)
@@ -249,10 +250,11 @@ def main() -> int:
     sys.argv[1:] = [*settings, f"machine={BY_HAND}"]  # where dodo.py takes them from
     from dodo import DMUC as cluster
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in ENDS:
+        signal.signal(number, signal.default_int_handler)
     os.chdir(Path(__file__).parents[1])
     try:
-        with only_one(BY_HAND):
+        with only_one(BY_HAND), nothing_left(cluster.remove):
             print("obtaining what is obtained once", flush=True)
             with nothing_left(lambda: void(doit(settings, "clean"))):
                 doit(settings, "binaries", "_image_content")

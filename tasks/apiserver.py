@@ -31,6 +31,11 @@ def flags(context: Context) -> Sequence[Flag]:
         Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
         Flag("--service-account-issuer=https://kubernetes.default.svc", "Stands in these tokens; required since 1.20."),
     ]
+    who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
+    flags += [
+        Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who),
+        Flag(f"--kubelet-client-key={pki / 'admin.key'}", who),
+    ]
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
     return flags
@@ -46,7 +51,8 @@ APISERVER = Daemon(
     ready=Http("https://{address}:6443/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
     reads=lambda context: [
-        *(context.pki / name for name in ("ca.crt", "apiserver.crt", "apiserver.key", "sa.pub", "sa.key")),
+        *(context.pki / name for name in ("ca.crt", "apiserver.crt", "apiserver.key", "admin.crt", "admin.key")),
+        *(context.pki / name for name in ("sa.pub", "sa.key")),
         etcd.identity(context),
     ],
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever

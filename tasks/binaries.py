@@ -11,6 +11,7 @@ packages can be had, taken from those; Kubernetes is then built from Debian's so
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -107,6 +108,11 @@ def _cached(context: Context, program: Program) -> list[Path]:
     return sorted(directory.glob(f"v*/{program.name}"), reverse=True)
 
 
+def _how_cached(path: Path) -> str:
+    built = path.parent.name == kubernetes_source.DIRECTORY
+    return "built from Debian's source package" if built else "downloaded"
+
+
 def _fits(context: Context, program: Program, version: str) -> bool:
     return not program.of_kubernetes or release.fits(context.settings.kubernetes, version)
 
@@ -121,7 +127,7 @@ def find(context: Context, program: Program) -> Found | None:
         return _look_at(context, program, named, "as you said")
     on_path = _on_path(program.name)
     candidates = [(on_path, "on PATH")] if on_path else []
-    candidates += [(path, "from the cache") for path in _cached(context, program)]
+    candidates += [(path, _how_cached(path)) for path in _cached(context, program)]
     for path, how in candidates:
         found = _look_at(context, program, path, how)
         if _fits(context, program, found.version):
@@ -138,7 +144,7 @@ def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     """Ask the program for its version: what it is called proves nothing. Asked once for each file (see the cache)."""
     tried = f"asking {path} for its version"
     do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
-    if not path.is_file() or not os.access(path, os.X_OK):
+    if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
         seen = "It is not executable." if path.is_file() else "There is no such file."
         raise DmucError(tried, seen, do)
     known = context.settings.cache / "versions" / (str(path).strip("/").replace("/", "-") + ".json")
@@ -158,10 +164,11 @@ def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     if done.returncode or not version:
         raise DmucError(tried, f"exit code {done.returncode}: {(done.stdout + done.stderr).strip()[:400]}", do)
     found = Found(str(path), version[0], how, _print(path))
-    known.parent.mkdir(parents=True, exist_ok=True)
-    part = known.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(found)))
-    part.rename(known)
+    with contextlib.suppress(OSError):  # a cache that others own serves us all the same
+        known.parent.mkdir(parents=True, exist_ok=True)
+        part = known.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(asdict(found)))
+        part.rename(known)
     return found
 
 
@@ -191,7 +198,8 @@ def _are_known(context: Context) -> Answer:
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
     server = programs["kube-apiserver"]
-    return Answer(True, f"Kubernetes {server.version} {server.how}, etcd {programs['etcd'].version}")
+    others = ", ".join(f"{name} {programs[name].version}" for name in ("etcd", "dockerd"))
+    return Answer(True, f"Kubernetes {server.version} ({server.how}), {others}")
 
 
 def versions(context: Context) -> dict[str, str]:

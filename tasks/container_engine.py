@@ -9,8 +9,10 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .core import iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag
+from .core.machine import run
 from .core.probe import Http
 from .registry import LOCAL, pull_through_address
 
@@ -66,6 +68,15 @@ def _files(context: Context) -> Mapping[Path, str]:
     return {_adapter(context): _RUNC_ADAPTER.format(runc=context.bin / "runc")}
 
 
+def _keeps(context: Context) -> Sequence[Path]:
+    return [Path("/var/lib/docker") if context.settings.on_host else context.state / "container_engine"]
+
+
+def _remove_network(context: Context) -> None:
+    run(context.machine, "sh", "-c", "ip link delete docker0 || true")
+    iptables.remove(context.machine, "DOCKER|docker0")
+
+
 CONTAINER_ENGINE = Daemon(
     name="container_engine",
     doc="start the container engine, which runs containers: Docker",
@@ -75,7 +86,9 @@ CONTAINER_ENGINE = Daemon(
     needs=("machine", "binaries", "_upstream"),
     ready=Http("unix:///run/docker.sock:/_ping", expect="OK"),
     writes=_files,
-    keeps=lambda context: [context.state / "container_engine"],
+    keeps=_keeps,
+    take_back=_remove_network,
+    needs_root=True,
     causes={
         "Devices cgroup isn't mounted": "The machine's cgroups are not as Docker needs them.",
         "iptables": "Docker could not set up its iptables chains; see the lines above.",

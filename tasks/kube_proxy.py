@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import etcd
+from .core import iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag
-from .core.machine import run
 from .core.probe import Http
 
 
@@ -23,16 +23,7 @@ def flags(context: Context) -> Sequence[Flag]:
 
 
 # Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
-_REMOVE = """
-own='KUBE-(SERVICES|SVC|SEP|XLB|FW|FORWARD|EXTERNAL-SERVICES|NODEPORTS|PROXY-CANARY)'
-for tables in iptables ip6tables; do
-  $tables-save | grep -Ev -e "$own" | $tables-restore
-done
-"""
-
-
-def _remove_rules(context: Context) -> None:
-    run(context.machine, "sh", "-c", _REMOVE)
+_CHAINS = "KUBE-(SERVICES|SVC|SEP|XLB|FW|FORWARD|EXTERNAL-SERVICES|NODEPORTS|PROXY-CANARY)"
 
 
 KUBE_PROXY = Daemon(
@@ -44,7 +35,8 @@ KUBE_PROXY = Daemon(
     after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
     ready=Http("http://127.0.0.1:10256/healthz"),
     reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
-    take_back=_remove_rules,
+    take_back=lambda context: iptables.remove(context.machine, _CHAINS),
+    needs_root=True,
     causes={
         "nf_conntrack_max: permission denied": "It may not write nf_conntrack_max here: --conntrack-max-per-core=0."
     },

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import etcd
-from .core import api
+from .core import api, iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.goal import Goal
@@ -34,6 +34,11 @@ def flags(context: Context) -> Sequence[Flag]:
             f"--kubeconfig={context.state / 'kubeconfig'}",
             "Where the API server is; without it the kubelet stands alone.",
         ),
+        Flag(
+            f"--client-ca-file={context.pki / 'ca.crt'}", "Who may ask it to run a command in a Pod: our CA's clients."
+        ),
+        Flag("--anonymous-auth=false", "And nobody else: by default every user of the host may."),
+        Flag("--read-only-port=0", "Its second port tells everybody about every Pod."),
         Flag(
             "--eviction-hard=memory.available<100Mi",
             "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
@@ -94,6 +99,17 @@ def _node_is_ready(context: Context) -> Answer:
     return ask_api(context, _path(context), judge)
 
 
+def _keeps(context: Context) -> Sequence[Path]:
+    places = [Path("/var/lib/kubelet"), Path("/var/lib/dockershim"), Path("/var/log/pods"), Path("/var/log/containers")]
+    return places if context.settings.on_host else [context.state / "kubelet"]
+
+
+def _take_back(context: Context) -> None:
+    api.delete(context, _manifest(context))
+    if not context.machine.whole:  # kube-proxy's rules refer to some of them, but it is taken back before
+        iptables.remove(context.machine, "KUBE-")
+
+
 KUBELET = Daemon(
     name="kubelet",
     doc="start the kubelet, which makes a node of the machine",
@@ -104,9 +120,10 @@ KUBELET = Daemon(
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,
-    reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
-    take_back=lambda context: api.delete(context, _manifest(context)),
-    keeps=lambda context: [context.state / "kubelet"],
+    reads=lambda context: [context.state / "kubeconfig", context.pki / "ca.crt", etcd.identity(context)],
+    take_back=_take_back,
+    keeps=_keeps,
+    needs_root=True,
     causes={
         "running with swap on is not supported": "The kubelet refuses to run with swap: --fail-swap-on=false.",
         "misconfiguration: kubelet cgroup driver": "Kubelet and engine must use the same cgroup driver.",

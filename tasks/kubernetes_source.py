@@ -22,6 +22,7 @@ from tasks.core.probe import STOP
 from tasks.core.progress import Progress
 
 VERSION = "v1.20.2"
+DIRECTORY = f"{VERSION}-debian"  # in the cache
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl")
 
 # The build's tools, and the Debian packages they are in.
@@ -48,7 +49,7 @@ def build(cache: Path, progress: Progress) -> Path:
     it lasts. Needs PACKAGES installed, and apt-get able to fetch. The build's output is in `logs/kubernetes-build.log`.
     Raises DmucError when a tool or room on the disk is missing or a step fails; Interrupted when the run is ended.
     """
-    result = cache / "kubernetes" / f"{VERSION}-debian"
+    result = cache / "kubernetes" / DIRECTORY
     if result.exists():
         return result
     _check_tools()

@@ -54,8 +54,12 @@ def _is_decided(context: Context) -> Answer:
 
 
 def _decide(context: Context, progress: Progress) -> None:
-    progress.note(f"is {DOCKER_HUB} there?")
-    context.decide("registry", _wanted(context) or (DOCKER_HUB if reachable(DOCKER_HUB) else _NONE))
+    wanted = _wanted(context)
+    if wanted is None:
+        progress.note(f"is {DOCKER_HUB} there?")
+        wanted = DOCKER_HUB if reachable(DOCKER_HUB) else _NONE
+    context.decide("registry", wanted)
+    progress.note(_is_decided(context).why)
 
 
 UPSTREAM = Goal(

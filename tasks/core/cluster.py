@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .context import Context
 from .daemon import Daemon
-from .graph import Part
+from .graph import Part, join
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class Cluster:
 
     def remove(self) -> None:
         """Power off and remove all state. Can be interrupted anywhere and repeated."""
+        if not self.context.machine.whole:
+            for goal in reversed(join(self.parts)):
+                if goal.undo is not None:
+                    goal.undo(self.context)
         self.power_off()
         state = self.context.state
         if state.exists():
             shutil.rmtree(state)
-        if state.parent.is_dir() and not any(state.parent.iterdir()):
+        with contextlib.suppress(OSError):  # another machine's is there, too
             state.parent.rmdir()

@@ -107,8 +107,7 @@ class Run(DoitRun):  # type: ignore[misc]
 
 
 def _make_state(context: Context) -> None:
-    context.state.parent.mkdir(exist_ok=True)
-    context.state.mkdir(mode=0o700, exist_ok=True)
+    context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 class Clean(DoitClean):  # type: ignore[misc]

@@ -25,7 +25,7 @@ from pathlib import Path
 from .context import Context
 from .errors import DmucError
 from .goal import Goal
-from .machine import Machine, Spawned, run
+from .machine import Machine, Spawned, is_root, run
 from .probe import Answer, Probe, wait
 from .process import Record, find, marks
 from .progress import Progress
@@ -65,6 +65,7 @@ class Daemon:
     unwanted: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
     prepare: Callable[[Context], None] | None = None  # what must be done first, every time that it is started
     take_back: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
+    needs_root: bool = False
     tools: Sequence[str] = ()  # other programs that it runs itself: another one of them means a new start, too
     causes: Mapping[str, str] = field(default_factory=dict)  # a regular expression found in its log -> what it means
     grace: float = 10.0  # seconds between SIGTERM and SIGKILL
@@ -189,19 +190,26 @@ class Daemon:
         path.unlink(missing_ok=True)
 
     def undo(self, context: Context) -> None:
-        """Stop it, and remove what it stored and the files that were written for it."""
+        """Stop it, and remove what it stored and the files that were written for it, if it was ever started here."""
         self.stop(context)
-        if self.take_back is not None and context.machine.down() is None:
+        if not self.log(context).exists():
+            return
+        on = context.machine.down() is None
+        if on and self.take_back is not None:
             self.take_back(context)
         for path in self.keeps(context):
-            if context.machine.down() is None:
+            if on and is_root():
                 _unmount_below(context, path)
             _empty(path)
-        for path in (*self.writes(context), self.log(context)):
+        for path in (*self.writes(context), self.log(context)):  # the log last: an undo that breaks off is done again
             path.unlink(missing_ok=True)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         command, log = self.command(context), self.log(context)
+        if self.needs_root and not is_root():
+            raise DmucError(f"starting {self.label}", f"{self.program} takes root.", "Run it as root.")
+        if not log.exists():
+            self._refuse_what_is_there(context)
         for directory in (context.logs, context.run, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.prepare is not None:
@@ -219,6 +227,16 @@ class Daemon:
         Record.of(spawned.pid, command, inputs, begin).save(self.record(context))
         _SPAWNED[spawned.pid] = spawned
         self._wait(context, probe, progress)
+
+    def _refuse_what_is_there(self, context: Context) -> None:
+        """What it is to keep outside of our own state must not be there already: it is somebody else's."""
+        for path in self.keeps(context):
+            if context.state not in path.parents and path.is_dir() and any(path.iterdir()):
+                raise DmucError(
+                    f"starting {self.label} on {context.machine.name}",
+                    f"{path} is there already, and not from here.",
+                    f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away.",
+                )
 
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))

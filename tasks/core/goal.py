@@ -7,6 +7,8 @@ only when they are part of the same run (like systemd's After=): an order that s
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +75,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
             STOP.set()  # whoever else waits has nothing to wait for any more
             if not isinstance(error, DmucError):
                 _keep_traceback(context)
-            return TaskFailed(_summary(error))
+            return TaskFailed(_told(goal, context, error))
         finally:
             _working.discard(goal.name)
         return None
@@ -105,8 +107,20 @@ def end_all(deadline: float) -> None:
     )(_working.copy)
 
 
+def _told(goal: Goal, context: Context, error: Exception) -> str:
+    if isinstance(error, DmucError):
+        return str(error)
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    do = f"Make room on the disk that {context.state} is on." if full else "Look with: scripts/doit logs dmuc"
+    return str(DmucError(f"trying to {goal.doc}", _summary(error), do))
+
+
 def _summary(error: Exception) -> str:
-    return str(error) if isinstance(error, DmucError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, DmucError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # the world's fault, and said in words
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 _traceback_lock = threading.Lock()
@@ -114,7 +128,7 @@ _traceback_lock = threading.Lock()
 
 def _keep_traceback(context: Context) -> None:
     """An error nobody foresaw: people see one line, the rest is kept for whoever mends it."""
-    with _traceback_lock:
+    with _traceback_lock, contextlib.suppress(OSError):
         context.logs.mkdir(parents=True, exist_ok=True)
         with (context.logs / "dmuc.log").open("a") as log:
             log.write(traceback.format_exc())

@@ -38,6 +38,10 @@ class Machine(Protocol):
     def name(self) -> str:
         """Its name: also its host name, and the link's."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether powering it off ends, and removes, all that was done on it."""
+
     def down(self) -> str | None:
         """Say in milliseconds why the machine is not up as wanted; None when it is."""
 
@@ -99,6 +103,7 @@ class Host:
     """The machine that you are on. It is always up, and powering it off is not ours to do."""
 
     name: str = "host"
+    whole: bool = False
 
     def down(self) -> str | None:
         """Nothing: it is up."""

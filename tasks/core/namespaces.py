@@ -52,6 +52,7 @@ class Namespaces:
     pods: str
     disk: Mapping[str, str]
     sysctls: Sequence[str] = ()
+    whole: bool = True
 
     # What is where
 
@@ -146,7 +147,13 @@ class Namespaces:
                 "A machine of its own takes namespaces, links and mounts, and these take root.",
                 "Run it as root, or with machine=host, where everything up to the scheduler works without.",
             )
-        self._refuse_foreign_machine()
+        foreign = self._foreign()
+        if foreign:
+            raise DmucError(
+                f"powering on {self.name}",
+                f"A machine of this name is on already (pid {foreign[0]}), with its state in {foreign[1]}.",
+                "Power that one off, or give this one another name: machine=NAME, with ranges of its own.",
+            )
         self.power_off()
         self._refuse_overlaps()
         for directory in ("run", "logs", "home", *self.disk.values()):
@@ -165,7 +172,13 @@ class Namespaces:
             raise DmucError(f"powering on {self.name}", str(error)) from error
 
     def power_off(self) -> None:
-        """Kill the anchor and whatever sits in the machine's cgroups; remove those and the link."""
+        """Kill the anchor and whatever sits in the machine's cgroups; remove those and the link.
+
+        Does nothing to a machine of the same name that another checkout has powered on.
+        """
+        if self._foreign():
+            self._record.unlink(missing_ok=True)
+            return
         # All at once, not the anchor first: it ends only when each process in the machine has been waited for, and a
         # parent outside (nsenter stops with its child) may not do that before it is killed itself.
         groups = [h.group(self.name) for h in cgroups.mounted() if h.group(self.name).is_dir()]
@@ -179,19 +192,14 @@ class Namespaces:
             cgroups.remove(group)
         self._record.unlink(missing_ok=True)
 
-    def _refuse_foreign_machine(self) -> None:
-        """Raise DmucError if a machine of this name runs that another checkout has powered on."""
+    def _foreign(self) -> tuple[int, str] | None:
+        """Whose machine of this name runs, if it is not ours: a pid in it, and the state directory of its owner."""
         for pid in sorted({p for h in cgroups.mounted() for p in cgroups.pids_in(h.group(self.name))}):
             with contextlib.suppress(OSError):
-                argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                mark = _MARK.encode()
-                state = argv[argv.index(mark) + 1].decode() if mark in argv else str(self.state)
-                if state != str(self.state):
-                    raise DmucError(
-                        f"powering on {self.name}",
-                        f"A machine of this name is on already (pid {pid}), with its state in {state}.",
-                        "Power that one off, or give this one another name: machine=NAME, with ranges of its own.",
-                    )
+                argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                if _MARK in argv and (state := argv[argv.index(_MARK) + 1]) != str(self.state):
+                    return pid, state
+        return None
 
     def _refuse_overlaps(self) -> None:
         ours = [("link_range", self.link), ("service_range", self.services), ("pod_range", self.pods)]

@@ -155,6 +155,9 @@ class Board:
         from rich.table import Table
 
         table = Table.grid(padding=(0, 1))
+        for _ in range(5):
+            table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
         with self._lock:
             for row in self._rows.values():
                 style = _STYLES.get(row.state, "yellow")
@@ -165,7 +168,7 @@ class Board:
                     f"[{style}]{row.state}[/]",
                     "" if row.state == "up to date" else f"{row.seconds:.1f} s",
                     bar,
-                    f"[dim]{escape(' '.join(filter(None, (row.amount, row.note))))[:160]}[/]",
+                    f"[dim]{escape(' '.join(filter(None, (row.amount, row.note))))}[/]",
                 )
         return table
 

@@ -39,7 +39,9 @@ class Settings:
     deadline: float = 120.0  # seconds that any one task may wait for its conditions
     cache: Path = field(default_factory=_default_cache)  # downloads and builds, shared by all machines
     programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: one program's own path
-    deadlines: Mapping[str, float] = field(default_factory=dict)  # `deadline_kubelet=SECONDS` and so on
+    deadlines: Mapping[str, float] = field(
+        default_factory=dict
+    )  # `deadline_kubelet=SECONDS` and so on: one task's own deadline
 
     @property
     def on_host(self) -> bool:
@@ -130,7 +132,11 @@ def load(
         for name, value in layer.items():
             if name not in known:
                 near = difflib.get_close_matches(name, sorted(known), 1)
-                hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(_PLAIN))}."
+                hint = (
+                    f"Did you mean {near[0]}?"
+                    if near
+                    else f"There are: {', '.join(sorted(_PLAIN))}, PROGRAM_bin and deadline_TASK."
+                )
                 raise _bad(source, f"there is no setting called {name!r}", hint)
             if isinstance(value, dict | list | bool) or not str(value).strip():
                 raise _bad(source, f"{name}={value!r}: a plain value is needed")

@@ -38,7 +38,7 @@ def show(cluster: Cluster) -> int:
             str(record.pid) if record and alive else "-",
             _ago(time.time() - record.since) if record and alive else "-",
             versions.get(daemon.program, "-"),
-            f"[green]ready[/] {escape(answer.why)}" if answer else f"[red]not ready[/]: {escape(answer.why)}",
+            "[green]ready[/]" if answer else f"[red]not ready[/]: {escape(answer.why)}",
         )
     console.print(table)
     objects = cluster.objects(context) if down is None else []
