@@ -55,7 +55,7 @@ PARTS: list[Part] = [
 
 
 def _cluster() -> Cluster:
-    names = {goal.name for part in PARTS for goal in part.goals() if not goal.name.startswith("_")}
+    names = {goal.name.lstrip("_") for part in PARTS for goal in part.goals()}
     context = machine.context(
         Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=binaries.PROGRAMS, tasks=names
     )

@@ -93,8 +93,12 @@ def _named_by_user(context: Context, name: str) -> Path | None:
     settings = context.settings
     if name in settings.programs:
         return Path(settings.programs[name]).expanduser().absolute()
-    inside = Path(settings.bin_dir).expanduser().absolute() / name if settings.bin_dir else None
-    return inside if inside and inside.exists() else None
+    if not settings.bin_dir:
+        return None
+    directory = Path(settings.bin_dir).expanduser().absolute()
+    if not directory.is_dir():
+        raise DmucError(f"looking for {name}", f"bin_dir={directory}: there is no such directory.")
+    return directory / name if (directory / name).exists() else None
 
 
 def _on_path(name: str) -> Path | None:
@@ -129,9 +133,10 @@ def find(context: Context, program: Program) -> Found | None:
     candidates = [(on_path, "on PATH")] if on_path else []
     candidates += [(path, _how_cached(path)) for path in _cached(context, program)]
     for path, how in candidates:
-        found = _look_at(context, program, path, how)
-        if _fits(context, program, found.version):
-            return found
+        with contextlib.suppress(DmucError):  # nobody named it: it may be anything
+            found = _look_at(context, program, path, how)
+            if _fits(context, program, found.version):
+                return found
     return None
 
 
@@ -283,7 +288,10 @@ def _download(context: Context, missing: Sequence[Program], progress: Progress) 
 
 def _unpack(archive: Path, member: str, to: Path) -> None:
     with tarfile.open(archive) as opened:
-        content = opened.extractfile(member)
+        try:
+            content = opened.extractfile(member)
+        except KeyError:
+            content = None
         if content is None:
             raise DmucError(f"unpacking {archive}", f"There is no {member} in it.", "Remove it and run again.")
         part = to.with_suffix(".part")

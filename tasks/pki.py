@@ -73,17 +73,24 @@ def _make(context: Context, progress: Progress) -> None:
     subjects: dict[str, tuple[list[x509.NameAttribute[str]], list[x509.ExtensionType]]] = {
         "apiserver": (
             [x509.NameAttribute(x509.NameOID.COMMON_NAME, "kube-apiserver")],
-            [alternatives, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])],
+            [alternatives, _usage(), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])],
         ),
         "admin": (
             [
                 x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "system:masters"),
                 x509.NameAttribute(x509.NameOID.COMMON_NAME, "admin"),
             ],
-            [x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])],
+            [_usage(), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])],
         ),
     }
-    ca = _sign(ca_name, ca_name, keys["ca"], keys["ca"], begin, [x509.BasicConstraints(ca=True, path_length=0)])
+    ca = _sign(
+        ca_name,
+        ca_name,
+        keys["ca"],
+        keys["ca"],
+        begin,
+        [x509.BasicConstraints(ca=True, path_length=0), _usage(signs=True)],
+    )
     certificates = {"ca": ca} | {
         name: _sign(x509.Name(subject), ca_name, keys[name], keys["ca"], begin, extensions)
         for name, (subject, extensions) in subjects.items()
@@ -133,6 +140,23 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+def _usage(signs: bool = False) -> x509.KeyUsage:
+    """What a key is for; verifiers that go by RFC 5280 to the letter, as Python 3.13 does, ask for it."""
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def _sign(
     subject: x509.Name,
     issuer: x509.Name,
@@ -156,7 +180,8 @@ def _sign(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
     for extension in extensions:
-        builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+        builder = builder.add_extension(extension, critical)
     return builder.sign(ca_key, hashes.SHA256())
 
 

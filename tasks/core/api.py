@@ -77,4 +77,4 @@ def _saying(context: Context, tried: str) -> Iterator[Any]:
     except ApiException as error:
         raise DmucError(tried, f"The API server said: {error.status} {error.reason} {error.body}") from None
     except HTTPError as error:
-        raise DmucError(tried, f"The API server did not answer: {error}", "Run: scripts/doit apiserver") from None
+        raise DmucError(tried, f"The API server did not answer: {error}", "See: scripts/doit status") from None

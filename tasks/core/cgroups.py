@@ -28,7 +28,7 @@ class Hierarchy:
 
     def group(self, name: str) -> Path:
         """The directory of the machine's own group."""
-        return self.mount_point / name
+        return self.mount_point / f"dmuc-{name}"  # a machine may be called docker, and so may somebody's group
 
     def procs(self, name: str) -> Path:
         """The file that a process is put into the machine's group with."""
@@ -46,9 +46,10 @@ def hierarchies(mountinfo: str) -> list[Hierarchy]:
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, super_options = after.split(" ", 2)
-        if kind in {"cgroup", "cgroup2"}:
+        mount_point = Path(before.split()[4])
+        # Network plugins and containers mount some of them again elsewhere.
+        if kind in {"cgroup", "cgroup2"} and mount_point.is_relative_to("/sys/fs/cgroup"):
             options = [o for o in super_options.split(",") if o not in {"rw", "ro", "xattr", "clone_children"}]
-            mount_point = Path(before.split()[4])
             found.append(Hierarchy(mount_point, "" if kind == "cgroup2" else ",".join(options)))
     return found
 

@@ -96,7 +96,9 @@ class Run(DoitRun):  # type: ignore[misc]
     @functools.wraps(DoitRun._execute)
     def _execute(self, *args: Any, **kwargs: Any) -> int:
         cluster: Cluster = self.loader.namespace["DMUC"]
-        BOARD.expected = add_order({task.name: task for task in self.task_list}, self.sel_tasks)
+        tasks = {task.name: task for task in self.task_list}
+        check_tasks_exist(tasks, self.sel_tasks, skip_wildcard=True)
+        BOARD.expected = add_order(tasks, self.sel_tasks)
 
         def run() -> int:
             with only_one(cluster.context.machine.name):
@@ -142,6 +144,10 @@ class List(_Piped, DoitList):  # type: ignore[misc]
 
 class Info(_Piped, DoitInfo):  # type: ignore[misc]
     """doit's `info`, which says in words why something is not up to date."""
+
+    def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
+        check_tasks_exist({task.name for task in self.task_list}, pos_args)
+        return int(DoitInfo._execute(self, pos_args, hide_status))
 
     @staticmethod
     def get_reasons(reasons: Any) -> str:
@@ -197,8 +203,17 @@ class Logs(_Command):
         {"name": "follow", "short": "f", "long": "follow", "type": bool, "default": False, "help": "go on as it grows"},
     )
 
+    def get_options(self) -> Any:
+        """Give the options, -f for `--follow` among them: doit's own -f names another dodo file."""
+        options = super().get_options()
+        for option in options:
+            if option.name == "dodoFile":
+                option.short = ""
+        return options
+
     def _execute(self, pos_args: list[str], follow: bool = False) -> int:
-        return _told(self.show)(self.cluster.context, follow, pos_args)
+        names = [word for word in pos_args if word not in {"-f", "--follow"}]  # also behind the name
+        return _told(self.show)(self.cluster.context, follow or names != pos_args, names)
 
     def show(self, context: Context, follow: bool, names: list[str]) -> int:
         """Print the log; with `follow` until interrupted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from .errors import DmucError
 from .machine import Machine
 from .release import Release
 from .settings import Settings
+
+_deciding = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ class Context:
     def decide(self, question: str, answer: str) -> None:
         """Remember, until clean, what was found out once and must not change under a running cluster."""
         path = self.state / "decisions.json"
-        decisions = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(decisions | {question: answer}, indent=1))
+        with _deciding:
+            decisions = json.loads(path.read_text()) if path.exists() else {}
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(decisions | {question: answer}, indent=1))
+            part.rename(path)
 
     def program(self, name: str) -> Path:
         """Give the path of the program `name`. Raises DmucError when it has not been found yet."""

@@ -26,7 +26,7 @@ from .context import Context
 from .errors import DmucError
 from .goal import Goal
 from .machine import Machine, Spawned, is_root, run
-from .probe import Answer, Probe, wait
+from .probe import Answer, Http, Probe, Tcp, wait
 from .process import Record, find, marks
 from .progress import Progress
 
@@ -115,6 +115,10 @@ class Daemon:
         """The file that remembers its process."""
         return context.run / f"{self.label}.pid"
 
+    def _ran(self, context: Context) -> Path:
+        """The file that says that it has answered once: what one that never did may have met is somebody else's."""
+        return context.run / f"{self.label}.ran"
+
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
         return context.state / self.label
@@ -168,6 +172,7 @@ class Daemon:
             assert record is not None
             # Left by a run that was ended, perhaps, and still on its way; or it hangs.
             if wait(context, probe, deadline=_PATIENCE, progress=progress, alive=record.alive):
+                self._ran(context).touch()
                 return
         progress.note(f"starting ({running.why})")
         self.stop(context)
@@ -195,13 +200,17 @@ class Daemon:
         if not self.log(context).exists():
             return
         on = context.machine.down() is None
-        if on and self.take_back is not None:
+        if on and self.take_back is not None and self._ran(context).exists():
             self.take_back(context)
         for path in self.keeps(context):
             if on and is_root():
                 _unmount_below(context, path)
             _empty(path)
-        for path in (*self.writes(context), self.log(context)):  # the log last: an undo that breaks off is done again
+        for path in (
+            *self.writes(context),
+            self._ran(context),
+            self.log(context),
+        ):  # the log last: an undo that breaks off is done again
             path.unlink(missing_ok=True)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
@@ -210,6 +219,12 @@ class Daemon:
             raise DmucError(f"starting {self.label}", f"{self.program} takes root.", "Run it as root.")
         if not log.exists():
             self._refuse_what_is_there(context)
+        if isinstance(probe, Tcp | Http) and (answer := probe(context)):
+            raise DmucError(
+                f"starting {self.label} on {context.machine.name}",
+                f"Something else is there already: {answer.why}, and {self.label} does not run.",
+                "See what it is with `ss -ltnp` in the machine, and end it.",
+            )
         for directory in (context.logs, context.run, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.prepare is not None:
@@ -227,6 +242,7 @@ class Daemon:
         Record.of(spawned.pid, command, inputs, begin).save(self.record(context))
         _SPAWNED[spawned.pid] = spawned
         self._wait(context, probe, progress)
+        self._ran(context).touch()
 
     def _refuse_what_is_there(self, context: Context) -> None:
         """What it is to keep outside of our own state must not be there already: it is somebody else's."""
@@ -242,7 +258,7 @@ class Daemon:
         record = Record.load(self.record(context))
         if record is None:
             raise DmucError(f"waiting for {self.name}", "It was stopped meanwhile.", f"Run again: {self.name}")
-        deadline = context.settings.deadline_of(self.name)
+        deadline = context.settings.deadline_of(self.label)
         answer = wait(context, probe, deadline=deadline, progress=progress, alive=record.alive)
         if answer and record.alive():
             return
@@ -276,7 +292,7 @@ class Daemon:
                 ]
             ),
             "\n".join([*(f"Known cause: {cause}" for cause in causes)])
-            or ("" if ended else f"More time: deadline_{self.name}=SECONDS."),
+            or ("" if ended else f"More time: deadline_{self.label}=SECONDS."),
         )
 
 
@@ -302,6 +318,8 @@ def _changes(record: Record, command: Sequence[str], inputs: Mapping[str, str]) 
     gone, new = (
         " ".join(x for x in a if x not in b) for a, b in ((record.command, command), (command, record.command))
     )
+    if list(record.command) != list(command) and not gone and not new:
+        return "its flags are in another order"
     if list(record.command) != list(command):
         return f"its command line changed: {gone or 'nothing'} became {new or 'nothing'}"
     changed = [name for name in {**record.inputs, **inputs} if record.inputs.get(name) != inputs.get(name)]

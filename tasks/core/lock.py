@@ -33,6 +33,7 @@ def only_one(name: str) -> Iterator[None]:
 
 def _holder(address: str) -> str:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as peer:
+        peer.setblocking(False)  # nobody takes our connection in: when very many have asked, there is no room for it
         peer.connect(address)
         pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return f" (pid {pid})"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import ipaddress
 import json
 import os
@@ -145,7 +146,7 @@ class Namespaces:
             raise DmucError(
                 f"powering on {self.name}",
                 "A machine of its own takes namespaces, links and mounts, and these take root.",
-                "Run it as root, or with machine=host, where everything up to the scheduler works without.",
+                "Run it as root; or with machine=host, where what needs no root works without.",
             )
         foreign = self._foreign()
         if foreign:
@@ -155,6 +156,12 @@ class Namespaces:
                 "Power that one off, or give this one another name: machine=NAME, with ranges of its own.",
             )
         self.power_off()
+        if self._link_alias() is not None:
+            raise DmucError(
+                f"powering on {self.name}",
+                f"The host has a network link called {self.name}, and it is not from here.",
+                "Give the machine another name: machine=NAME.",
+            )
         self._refuse_overlaps()
         for directory in ("run", "logs", "home", *self.disk.values()):
             (self.state / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -186,11 +193,22 @@ class Namespaces:
         record = Record.load(self._record)
         if record is not None:
             record.stop(0)
-        if is_root() and Path("/sys/class/net", self.name).exists():
+        if is_root() and self._link_alias() == self._alias:
             subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
         for group in groups:
             cgroups.remove(group)
         self._record.unlink(missing_ok=True)
+
+    @property
+    def _alias(self) -> str:
+        """What the link carries to say that it is ours: other links have names, too."""
+        return f"dmuc-{hashlib.sha256(str(self.state).encode()).hexdigest()[:16]}"
+
+    def _link_alias(self) -> str | None:
+        try:
+            return Path("/sys/class/net", self.name, "ifalias").read_text().strip()
+        except FileNotFoundError:
+            return None
 
     def _foreign(self) -> tuple[int, str] | None:
         """Whose machine of this name runs, if it is not ours: a pid in it, and the state directory of its owner."""
@@ -257,6 +275,7 @@ class Namespaces:
         _ip(
             (),
             f"link add {self.name} type veth peer name eth0 netns {self._anchor()}",
+            f"link set {self.name} alias {self._alias}",
             f"address add {host}/{bits} dev {self.name}",
             f"link set {self.name} up",
         )

@@ -72,9 +72,10 @@ class Record:
     def load(cls, path: Path) -> Record | None:
         """Read a record; None when there is none, or the file is not one of ours."""
         try:
-            return cls(**json.loads(path.read_text().split("\n", 1)[1]))
+            record = cls(**json.loads(path.read_text().split("\n", 1)[1]))
         except (OSError, ValueError, TypeError, IndexError):
             return None
+        return record if isinstance(record.pid, int) and isinstance(record.started, int) else None
 
     def save(self, path: Path) -> None:
         """Write the record whole or not at all."""

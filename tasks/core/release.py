@@ -31,7 +31,7 @@ RELEASES = {
     )
 }
 
-_VERSION = re.compile(r"v?(?P<minor>\d+\.\d+)(?P<patch>\.\d+)?$")
+_VERSION = re.compile(r"v?(?P<minor>\d+\.\d+)(?P<patch>\.\d+)?\Z")
 
 
 def find(kubernetes: str) -> Release:

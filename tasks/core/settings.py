@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import DmucError
 
 HOST = "host"  # the machine name that means: no machine of its own, the one you are on
-_NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?$")  # a host name, and short enough to name a network link
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
 
 
 def _default_cache() -> Path:
@@ -51,7 +51,7 @@ class Settings:
     @property
     def host_address(self) -> str:
         """The host's end of the link."""
-        return str(ipaddress.ip_network(self.link_range)[1])
+        return "127.0.0.1" if self.on_host else str(ipaddress.ip_network(self.link_range)[1])
 
     @property
     def address(self) -> str:
@@ -96,10 +96,12 @@ def _range(source: str, name: str, value: str, shortest: int) -> str:
 
 
 def _from_file(path: Path) -> dict[str, object]:
-    if not path.exists():
-        return {}
     try:
         return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _bad(str(path), f"it cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _bad(str(path), f"not valid TOML: {error}", "Mend or remove the file.") from None
 
@@ -140,6 +142,10 @@ def load(
                 raise _bad(source, f"there is no setting called {name!r}", hint)
             if isinstance(value, dict | list | bool) or not str(value).strip():
                 raise _bad(source, f"{name}={value!r}: a plain value is needed")
+            if name == "kubernetes" and not isinstance(value, str):
+                raise _bad(
+                    source, f"{name}={value}: not a release but a number", 'Put it in quotes: kubernetes = "1.20".'
+                )
             if name in by_setting:
                 own_programs[by_setting[name]] = str(value)
             elif name in by_deadline:
@@ -163,7 +169,7 @@ def _checked(source: str, name: str, value: object) -> object:
         return _range(source, name, text, 24)
     if name in _CHOICES and text not in _CHOICES[name]:
         raise _bad(source, f"{name}={text}: must be one of {', '.join(_CHOICES[name])}")
-    if name == "registry" and text not in {"auto", "local"} and not re.match(r"https?://[^/\s]+/?$", text):
+    if name == "registry" and text not in {"auto", "local"} and not re.match(r"https?://[^/\s]+/?\Z", text):
         raise _bad(
             source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example"
         )

@@ -57,7 +57,15 @@ def executed(done: subprocess.CompletedProcess[str]) -> set[str]:
 def kubectl(*arguments: str) -> str:
     """Run the kubectl that was chosen, on the host."""
     command: list[str | Path] = [STATE / "bin" / "kubectl", "--kubeconfig", KUBECONFIG, *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "HOME": str(STATE / "home")},  # it keeps a cache there
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
 
@@ -65,6 +73,14 @@ def kubectl(*arguments: str) -> str:
 def pid_of(component: str) -> int:
     """The pid in the component's file."""
     return int((STATE / "run" / f"{component}.pid").read_text().splitlines()[0])
+
+
+def take_beside(before: host_picture.Picture) -> host_picture.Picture:
+    """The picture, in which the processes of others that have ended since `before` are still there: that is theirs."""
+    now = take()
+    for section in ("processes", "namespaces", "listening sockets"):
+        now[section] = sorted({*now[section], *before[section]})
+    return now
 
 
 def take() -> host_picture.Picture:
