@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,14 @@ def request(context: Context, url: str, *, own_ca: bool = True) -> tuple[int, st
         connection.sock = stream
         connection.request("GET", "/" + path.lstrip("/"), headers={"Connection": "close"})
         response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
+        body, deadline = b"", time.monotonic() + _LIMIT
+        while piece := response.read1():
+            body += piece
+            if time.monotonic() > deadline:
+                raise TimeoutError("its answer does not end")
+        if response.length:  # read1 does not complain about what is missing
+            raise http.client.IncompleteRead(body, response.length)
+        return response.status, body.decode(errors="replace")
 
 
 def _tls(pki: Path, own_ca: bool) -> ssl.SSLContext:

@@ -1,0 +1,567 @@
+"""The programs: looked for in the order that is promised, asked for their version, downloaded with the right sum."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import binaries
+from tasks.binaries import BINARIES, PROGRAMS, find, known, versions
+from tasks.core import debian, download
+from tasks.core.context import Context
+from tasks.core.errors import DmucError
+from tasks.core.goal import UpToDate
+from tasks.core.progress import Silent
+from tests.unit.support import Site, a_context, a_program, serving
+
+OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
+OTHERS = [name for name, program in PROGRAMS.items() if not program.of_kubernetes]
+
+
+class Shelf:
+    """Directories of programs that say what version they are."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = root / "path"
+        self.path.mkdir()
+
+    def put(self, directory: str, name: str, version: str) -> Path:
+        """Put a program there that writes down each time it is asked."""
+        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{name} {version}"')
+
+    def put_all(self, directory: str, version: str = "v1.20.2", names: list[str] | None = None) -> Path:
+        for name in names or PROGRAMS:
+            self.put(directory, name, version)
+        return self.root / directory
+
+    @property
+    def asked(self) -> list[str]:
+        file = self.root / "asked"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Programs of the test alone: nothing of this host is on PATH."""
+    shelf, which = Shelf(tmp_path), shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: which(name, path=str(shelf.path)))
+    return shelf
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return a_context(tmp_path, obtain="debian")
+
+
+def having(context: Context, **settings: Any) -> Context:
+    return replace(context, settings=replace(context.settings, **settings))
+
+
+def cached(context: Context, shelf: Shelf, name: str, version: str) -> Path:
+    kind = "kubernetes" if PROGRAMS[name].of_kubernetes else name
+    return shelf.put(f"cache/{kind}/{version}", name, version)
+
+
+def where(context: Context, name: str) -> Path | None:
+    found = find(context, PROGRAMS[name])
+    return Path(found.path) if found else None
+
+
+# Where
+
+
+def test_the_one_that_is_named_comes_before_all(context: Context, shelf: Shelf) -> None:
+    named = shelf.put("mine", "kubelet", "v1.20.2")
+    shelf.put("built", "kubelet", "v1.20.2")
+    shelf.put("path", "kubelet", "v1.20.2")
+    context = having(context, programs={"kubelet": str(named)}, bin_dir=str(shelf.root / "built"))
+    assert where(context, "kubelet") == named
+
+
+def test_then_the_directory_that_is_named(context: Context, shelf: Shelf) -> None:
+    built = shelf.put("built", "kubelet", "v1.20.2")
+    shelf.put("path", "kubelet", "v1.20.2")
+    assert where(having(context, bin_dir=str(built.parent)), "kubelet") == built
+
+
+def test_what_the_directory_does_not_have_is_looked_for_elsewhere(context: Context, shelf: Shelf) -> None:
+    built = shelf.put("built", "kubelet", "v1.20.2")
+    etcd = shelf.put("path", "etcd", "3.4.23")
+    assert where(having(context, bin_dir=str(built.parent)), "etcd") == etcd
+
+
+def test_then_path_and_then_the_cache(context: Context, shelf: Shelf) -> None:
+    in_cache = cached(context, shelf, "kubelet", "v1.20.15")
+    assert where(context, "kubelet") == in_cache
+    on_path = shelf.put("path", "kubelet", "v1.20.2")
+    assert where(context, "kubelet") == on_path
+
+
+def test_on_path_only_those_of_the_wanted_release_count(context: Context, shelf: Shelf) -> None:
+    shelf.put("path", "kubectl", "v1.33.1")
+    assert where(context, "kubectl") is None
+    in_cache = cached(context, shelf, "kubectl", "v1.20.15")
+    assert where(context, "kubectl") == in_cache
+
+
+def test_a_full_version_must_be_had_exactly(context: Context, shelf: Shelf) -> None:
+    shelf.put("path", "kubectl", "v1.20.15")
+    wanted = cached(context, shelf, "kubectl", "v1.20.2")
+    cached(context, shelf, "kubectl", "v1.20.9")
+    assert where(having(context, kubernetes="1.20.2"), "kubectl") == wanted
+
+
+def test_of_what_is_not_kubernetes_any_version_on_path_counts(context: Context, shelf: Shelf) -> None:
+    assert where(context, "runc") is None
+    assert where(having(context), "runc") is None
+    on_path = shelf.put("path", "runc", "1.1.5+ds1")
+    assert where(context, "runc") == on_path
+
+
+def test_one_that_is_named_may_be_of_any_release(context: Context, shelf: Shelf) -> None:
+    built = shelf.put("built", "kubelet", "v1.99.0-alpha.1.23+0123456789abcd-dirty")
+    found = find(having(context, bin_dir=str(built.parent)), PROGRAMS["kubelet"])
+    assert found is not None
+    assert (found.version, found.how) == ("v1.99.0-alpha.1.23+0123456789abcd-dirty", "as you said")
+
+
+def test_a_tilde_and_a_path_from_here_are_understood(
+    context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = shelf.put("home/bin", "etcd", "3.4.23")
+    monkeypatch.setenv("HOME", str(shelf.root / "home"))
+    monkeypatch.chdir(shelf.root / "home")
+    for text in ("~/bin/etcd", "bin/etcd"):
+        assert where(having(context, programs={"etcd": text}), "etcd") == named
+    assert where(having(context, bin_dir="bin"), "etcd") == named
+
+
+# What is named and cannot be
+
+
+def refused(context: Context, name: str) -> DmucError:
+    with pytest.raises(DmucError) as error:
+        find(context, PROGRAMS[name])
+    return error.value
+
+
+def test_a_named_program_that_is_not_there_is_said(context: Context, shelf: Shelf) -> None:
+    shelf.put("path", "kube-apiserver", "v1.20.2")  # not taken instead
+    error = refused(having(context, programs={"kube-apiserver": "/no/where"}), "kube-apiserver")
+    assert error.tried == "asking /no/where for its version"
+    assert error.seen == "There is no such file."
+    assert "kube_apiserver_bin=PATH" in error.do
+
+
+def test_a_named_directory_is_no_program(context: Context, shelf: Shelf) -> None:
+    assert refused(having(context, programs={"etcd": str(shelf.root)}), "etcd").seen
+
+
+def test_a_named_program_that_is_not_executable_is_said(context: Context, shelf: Shelf) -> None:
+    named = shelf.put("mine", "etcd", "3.4.23")
+    named.chmod(0o644)
+    assert refused(having(context, programs={"etcd": str(named)}), "etcd").seen == "It is not executable."
+
+
+@pytest.mark.parametrize(
+    ("script", "seen"),
+    [
+        ("#!/bin/sh\necho oh dear >&2; exit 4\n", "exit code 4: oh dear"),
+        ("#!/bin/sh\necho who knows\n", "exit code 0: who knows"),
+        ("#!/no/such/interpreter\n", "It cannot be run: "),
+        ("\x7fELF rubbish", "It cannot be run: "),
+    ],
+)
+def test_a_named_program_that_does_not_say_its_version_is_said(
+    context: Context, shelf: Shelf, script: str, seen: str
+) -> None:
+    named = shelf.put("mine", "etcd", "3.4.23")
+    named.write_text(script)
+    assert refused(having(context, programs={"etcd": str(named)}), "etcd").seen.startswith(seen)
+
+
+def test_a_named_directory_that_is_not_there_is_said(context: Context, shelf: Shelf) -> None:
+    shelf.put_all("path")  # not taken instead: it is not what the user said
+    with pytest.raises(DmucError, match="/no/where"):
+        BINARIES.make(having(context, bin_dir="/no/where"), Silent())
+
+
+def test_one_that_nobody_named_and_that_does_not_work_is_passed_over(context: Context, shelf: Shelf) -> None:
+    # A kubectl on PATH may be anything: a wrapper, a version manager's stand-in, one for another processor.
+    shelf.put("path", "kubectl", "v1.20.2").write_text(
+        "#!/bin/sh\necho 'no version is set for kubectl' >&2; exit 126\n"
+    )
+    in_cache = cached(context, shelf, "kubectl", "v1.20.15")
+    assert where(context, "kubectl") == in_cache
+
+
+# Asking
+
+
+def test_each_file_is_asked_once_for_its_version(context: Context, shelf: Shelf) -> None:
+    named = shelf.put("mine", "etcd", "3.4.23")
+    context = having(context, programs={"etcd": str(named)})
+    for _ in range(3):
+        found = find(context, PROGRAMS["etcd"])
+        assert found is not None and found.version == "3.4.23"
+    assert shelf.asked == [f"{named} --version"]
+
+
+def test_a_file_that_has_changed_is_asked_again(context: Context, shelf: Shelf) -> None:
+    shelf.put("path", "etcd", "3.4.23")
+    find(context, PROGRAMS["etcd"])
+    shelf.put("path", "etcd", "3.5.0-newer")
+    found = find(context, PROGRAMS["etcd"])
+    assert found is not None and found.version == "3.5.0-newer"
+
+
+def test_what_was_remembered_wrongly_is_asked_again(context: Context, shelf: Shelf) -> None:
+    shelf.put("path", "etcd", "3.4.23")
+    find(context, PROGRAMS["etcd"])
+    for text in ("", "[]", "{}", '{"path": 1}'):
+        for file in (context.settings.cache / "versions").iterdir():
+            file.write_text(text)
+        found = find(context, PROGRAMS["etcd"])
+        assert found is not None and found.version == "3.4.23"
+
+
+def test_kubectl_is_asked_without_a_server(context: Context, shelf: Shelf) -> None:
+    named = shelf.put("path", "kubectl", "v1.20.2")
+    find(context, PROGRAMS["kubectl"])
+    assert shelf.asked == [f"{named} version --client"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "version"),
+    [
+        ("etcd", "etcd Version: 3.4.23\nGit SHA: Not provided\nGo Version: go1.19.8", "3.4.23"),
+        (
+            "kubectl",
+            'Client Version: version.Info{Major:"1", Minor:"20", GitVersion:"v1.20.2", GitCommit:"faecb19"}',
+            "v1.20.2",
+        ),
+        ("kubelet", "Kubernetes v1.20.15", "v1.20.15"),
+        ("dockerd", "Docker version 20.10.24+dfsg1, build 5d6db84", "20.10.24+dfsg1"),
+        ("containerd", "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+b1", "1.6.20~ds1"),
+        ("runc", "runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+deb12u1\ngo: go1.19.8", "1.1.5+ds1"),
+        ("docker-registry", "docker-registry github.com/docker/distribution 2.8.2+ds1", "2.8.2+ds1"),
+    ],
+)
+def test_versions_are_found_in_what_the_programs_say(
+    context: Context, shelf: Shelf, name: str, says: str, version: str
+) -> None:
+    a_program(shelf.path / name, f"cat << 'EOF'\n{says}\nEOF")
+    found = find(context, PROGRAMS[name])
+    assert found is not None and found.version == version
+
+
+# What is known
+
+
+def test_nothing_is_known_at_first(context: Context) -> None:
+    assert known(context) == {}
+    assert versions(context) == {}
+    assert not BINARIES.holds(context)
+
+
+def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf) -> None:
+    shelf.put_all("built", "v1.20.2")
+    context = having(context, bin_dir=str(shelf.root / "built"))
+    BINARIES.make(context, Silent())
+    answer = BINARIES.holds(context)
+    assert answer
+    assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
+    assert versions(context) == dict.fromkeys(PROGRAMS, "v1.20.2")
+    assert {path.name: path.resolve() for path in context.bin.iterdir()} == {
+        name: shelf.root / "built" / name for name in PROGRAMS
+    }
+    assert context.program("kubelet") == shelf.root / "built/kubelet"
+
+
+def make_known(context: Context, shelf: Shelf) -> Context:
+    shelf.put_all("built")
+    context = having(context, bin_dir=str(shelf.root / "built"))
+    BINARIES.make(context, Silent())
+    assert BINARIES.holds(context)
+    return context
+
+
+def test_a_program_that_has_changed_is_looked_at_again(context: Context, shelf: Shelf) -> None:
+    context = make_known(context, shelf)
+    shelf.put("built", "kubelet", "v1.20.2-dirty")
+    assert not BINARIES.holds(context)
+    BINARIES.make(context, Silent())
+    assert BINARIES.holds(context)
+    assert versions(context)["kubelet"] == "v1.20.2-dirty"
+
+
+@pytest.mark.parametrize("gone", ["program", "link"])
+def test_what_is_gone_is_looked_for_again(context: Context, shelf: Shelf, gone: str) -> None:
+    context = make_known(context, shelf)
+    shelf.put_all("path")
+    (shelf.root / "built/runc" if gone == "program" else context.bin / "runc").unlink()
+    assert not BINARIES.holds(context)
+    BINARIES.make(context, Silent())
+    assert BINARIES.holds(context)
+
+
+def test_other_settings_are_another_question(context: Context, shelf: Shelf) -> None:
+    context = make_known(context, shelf)
+    assert not BINARIES.holds(having(context, kubernetes="1.20.2"))
+    assert not BINARIES.holds(having(context, bin_dir=""))
+    assert not BINARIES.holds(having(context, programs={"etcd": "/mine"}))
+    assert BINARIES.holds(having(context, deadline=7.0))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"_asked_for": ""}'])
+def test_rubbish_is_not_known(context: Context, shelf: Shelf, text: str) -> None:
+    context = make_known(context, shelf)
+    context.programs_file.write_text(text)
+    assert UpToDate(BINARIES, context)() is False
+    BINARIES.make(context, Silent())
+    assert BINARIES.holds(context)
+
+
+def test_taking_it_back_forgets_and_keeps_the_programs(context: Context, shelf: Shelf) -> None:
+    context = make_known(context, shelf)
+    assert BINARIES.undo is not None
+    BINARIES.undo(context)
+    assert not context.bin.exists() and not context.programs_file.exists()
+    assert (shelf.root / "built/runc").exists()
+    BINARIES.undo(context)
+
+
+def test_what_is_nowhere_and_cannot_be_had_is_named(
+    context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put_all("path", names=[name for name in PROGRAMS if name not in ("runc", "etcd")])
+    with pytest.raises(DmucError) as error:
+        BINARIES.make(context, Silent())
+    assert "no etcd, runc" in error.value.seen
+    assert "bin_dir=DIRECTORY" in error.value.do
+
+
+def test_another_release_than_debians_cannot_be_built(context: Context, shelf: Shelf) -> None:
+    shelf.put_all("path", names=OTHERS)
+    with pytest.raises(DmucError) as error:
+        BINARIES.make(having(context, kubernetes="1.20.15"), Silent())
+    assert "1.20.15" in error.value.tried
+    assert "nothing can be downloaded" in error.value.seen
+
+
+# Downloading
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """One that is laid out as dl.k8s.io and as etcd's releases on GitHub are."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "x86_64")))
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    with serving(Site()) as site:
+        monkeypatch.setattr(binaries, "KUBERNETES_SITE", site.url)
+        monkeypatch.setattr(binaries, "ETCD_SITE", f"{site.url}/etcd")
+        yield site
+
+
+def publish(site: Site, path: str, content: bytes, *, sums: str = "") -> None:
+    """Put a file there, with its sum in a file of its own or in a list."""
+    site.pages[path] = (200, content)
+    digest = hashlib.sha256(content).hexdigest()
+    if sums:
+        site.pages[sums] = (200, f"{'0' * 64}  another-file.tar.gz\n{digest}  {Path(path).name}\n".encode())
+    else:
+        site.pages[f"{path}.sha256"] = (200, digest.encode())
+
+
+def publish_kubernetes(site: Site, version: str) -> None:
+    for name in OF_KUBERNETES:
+        program = f"#!/bin/sh\necho {name} {version}\n".encode()
+        publish(site, f"/release/{version}/bin/linux/amd64/{name}", program)
+
+
+def publish_etcd(site: Site, version: str, member: str = "etcd") -> str:
+    name = f"etcd-v{version}-linux-amd64"
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        content = f"#!/bin/sh\necho etcd Version: {version}\n".encode()
+        for file in (f"{name}/README.md", f"{name}/{member}"):
+            entry = tarfile.TarInfo(file)
+            entry.size, entry.mode = len(content), 0o755
+            archive.addfile(entry, io.BytesIO(content))
+    path = f"/etcd/v{version}/{name}.tar.gz"
+    publish(site, path, buffer.getvalue(), sums=f"/etcd/v{version}/SHA256SUMS")
+    return path
+
+
+def executables(context: Context) -> list[str]:
+    cache = context.settings.cache
+    return sorted(
+        str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file() and os.access(path, os.X_OK)
+    )
+
+
+@pytest.fixture
+def online(context: Context, shelf: Shelf) -> Context:
+    """What cannot be downloaded is on PATH; Kubernetes and etcd are not."""
+    shelf.put_all("path", names=[name for name in OTHERS if name != "etcd"])
+    return having(context, obtain="download")
+
+
+def test_kubernetes_and_etcd_are_downloaded(online: Context, site: Site) -> None:
+    publish_kubernetes(site, f"v{online.release.default}")
+    publish_etcd(site, online.release.etcd)
+    BINARIES.make(online, Silent())
+    answer = BINARIES.holds(online)
+    assert f"Kubernetes v{online.release.default}" in answer.why and f"etcd {online.release.etcd}" in answer.why
+    assert executables(online) == sorted(
+        [
+            f"etcd/v{online.release.etcd}/etcd",
+            *(f"kubernetes/v{online.release.default}/{name}" for name in OF_KUBERNETES),
+        ]
+    )
+    assert {path.stat().st_mode & 0o777 for path in online.settings.cache.glob("*/v*/*")} == {0o755}
+
+
+def test_a_full_version_is_downloaded_as_it_is(online: Context, site: Site) -> None:
+    publish_kubernetes(site, "v1.20.7")
+    publish_etcd(site, online.release.etcd)
+    for wanted in ("1.20.7", "v1.20.7"):
+        BINARIES.make(having(online, kubernetes=wanted), Silent())
+    assert {path.name for path in (online.settings.cache / "kubernetes").iterdir()} == {"v1.20.7"}
+
+
+def test_what_is_there_is_not_downloaded_again(online: Context, site: Site, tmp_path: Path) -> None:
+    publish_kubernetes(site, f"v{online.release.default}")
+    publish_etcd(site, online.release.etcd)
+    BINARIES.make(online, Silent())
+    site.asked.clear()
+    other = a_context(tmp_path / "another cluster", cache=online.settings.cache, obtain="download")
+    BINARIES.make(other, Silent())
+    assert site.asked == []
+
+
+def test_only_what_is_missing_is_downloaded(online: Context, site: Site, shelf: Shelf) -> None:
+    for name in (*OF_KUBERNETES, "etcd"):
+        if name != "kubelet":
+            shelf.put("path", name, "v1.20.2")
+    publish_kubernetes(site, f"v{online.release.default}")
+    BINARIES.make(online, Silent())
+    path = f"/release/v{online.release.default}/bin/linux/amd64/kubelet"
+    assert sorted(site.asked) == [path, f"{path}.sha256"]
+
+
+def test_a_wrong_sum_never_gives_a_program(online: Context, site: Site) -> None:
+    version = f"v{online.release.default}"
+    publish_kubernetes(site, version)
+    publish_etcd(site, online.release.etcd)
+    path = f"/release/{version}/bin/linux/amd64/kube-scheduler"
+    site.pages[path] = (200, b"#!/bin/sh\necho kube-scheduler v1.20.15; touch /tmp/owned\n")
+    with pytest.raises(DmucError) as error:
+        BINARIES.make(online, Silent())
+    assert f"{site.url}{path}" in error.value.tried
+    assert "SHA-256" in error.value.seen
+    assert not [name for name in executables(online) if "kube-scheduler" in name]
+    assert not list(online.settings.cache.glob("**/kube-scheduler"))
+    assert not BINARIES.holds(online)
+    publish_kubernetes(site, version)  # mended
+    BINARIES.make(online, Silent())
+    assert BINARIES.holds(online)
+
+
+def test_an_archive_with_a_wrong_sum_is_not_unpacked(online: Context, site: Site) -> None:
+    publish_kubernetes(site, f"v{online.release.default}")
+    path = publish_etcd(site, online.release.etcd)
+    site.pages[path] = (200, site.pages[path][1] + b"x")
+    with pytest.raises(DmucError, match="SHA-256"):
+        BINARIES.make(online, Silent())
+    assert not [name for name in executables(online) if name.startswith("etcd/")]
+
+
+def test_an_archive_without_the_program_is_said(online: Context, site: Site) -> None:
+    publish_kubernetes(site, f"v{online.release.default}")
+    publish_etcd(site, online.release.etcd, member="etcdctl")
+    with pytest.raises(DmucError, match=r"etcd-v.*/etcd"):
+        BINARIES.make(online, Silent())
+
+
+def test_a_release_that_is_not_published_is_said(online: Context, site: Site) -> None:
+    publish_etcd(site, online.release.etcd)
+    with pytest.raises(DmucError, match="404"):
+        BINARIES.make(having(online, kubernetes="1.20.99"), Silent())
+    assert executables(online) in ([], [f"etcd/v{online.release.etcd}/etcd"])
+
+
+def test_a_run_that_was_killed_right_after_a_download_does_no_harm(online: Context, site: Site) -> None:
+    version = f"v{online.release.default}"
+    publish_kubernetes(site, version)
+    publish_etcd(site, online.release.etcd)
+    half = online.settings.cache / "kubernetes" / version / "kubelet"  # complete, but not executable yet
+    half.parent.mkdir(parents=True)
+    half.write_bytes(site.pages[f"/release/{version}/bin/linux/amd64/kubelet"][1])
+    BINARIES.make(online, Silent())
+    assert BINARIES.holds(online)
+    assert os.access(half, os.X_OK)
+
+
+def test_how_they_are_obtained_is_found_out_once(
+    context: Context, shelf: Shelf, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = having(context, obtain="auto")
+    shelf.put_all("path", names=[name for name in OTHERS if name != "etcd"])
+    publish_kubernetes(site, f"v{auto.release.default}")
+    publish_etcd(site, auto.release.etcd)
+    BINARIES.make(auto, Silent())
+    assert auto.decided("obtain") == "download"
+
+
+# The packages
+
+
+def test_without_a_look_the_packages_are_not_known_to_be_there(context: Context) -> None:
+    assert not binaries.PACKAGES.holds(context)
+
+
+def test_the_tools_that_are_missing_are_named(context: Context, shelf: Shelf) -> None:
+    shelf.put_all("path")
+    BINARIES.make(context, Silent())
+    for tool in binaries.TOOLS:
+        if tool not in ("ip", "socat"):
+            shelf.put("path", tool, "1.0.0")
+    assert binaries.PACKAGES.holds(context).why == "missing: iproute2, socat"
+    for tool in ("ip", "socat"):
+        shelf.put("path", tool, "1.0.0")
+    assert binaries.PACKAGES.holds(context)
+
+
+def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
+    for tool in (*binaries.TOOLS, *PROGRAMS):
+        if tool not in ("socat", "etcd", "runc"):
+            shelf.put("path", tool, "v1.20.2")
+    binaries.PACKAGES.make(context, Silent())
+    assert installed == [["etcd-server", "runc", "socat"]]
+    for tool in ("socat", "etcd", "runc"):
+        shelf.put("path", tool, "v1.20.2")
+    binaries.PACKAGES.make(context, Silent())
+    assert len(installed) == 1
+
+
+def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
+    for tool in binaries.TOOLS:
+        shelf.put("path", tool, "1.0.0")
+    binaries.PACKAGES.make(having(context, obtain="download"), Silent())
+    assert installed == [["containerd", "docker-registry", "docker.io", "runc"]]

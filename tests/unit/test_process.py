@@ -1,0 +1,237 @@
+"""A process that is taken down is told from every other, and only it is ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from tasks.core.process import Record, find, marks, start_time
+from tests.unit.support import eventually
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+GRACEFUL = "print(flush=True); input()"  # ends by SIGTERM, as by default
+LINGERING = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); input()"
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python script, and give it when it has said that it is ready. All are ended with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(script: str = GRACEFUL, **environment: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-IS", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        started.append(process)
+        assert process.stdout is not None and process.stdout.readline() == b"\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def taken_down(process: subprocess.Popen[bytes]) -> Record:
+    return Record.of(process.pid, ["program"], {})
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+# Ending it
+
+
+def test_a_graceful_process_ends_by_sigterm_and_at_once(start: Start) -> None:
+    process = start()
+    record = taken_down(process)
+    assert record.alive()
+    begun = time.monotonic()
+    record.stop(60)
+    assert not record.alive()
+    assert process.wait(0.1) == -signal.SIGTERM
+    assert time.monotonic() - begun < 20
+
+
+def test_a_lingering_process_is_killed_after_its_grace(start: Start) -> None:
+    process = start(LINGERING)
+    record = taken_down(process)
+    begun = time.monotonic()
+    record.stop(0.3)
+    assert time.monotonic() - begun >= 0.3
+    assert not record.alive()
+    assert process.wait(0.1) == -signal.SIGKILL
+
+
+def test_a_process_without_grace_is_killed_at_once(start: Start) -> None:
+    process = start()
+    taken_down(process).stop(0)
+    assert process.wait(0.1) == -signal.SIGKILL
+
+
+def test_ending_it_while_it_goes_down_by_itself_waits_for_its_end(start: Start) -> None:
+    process = start()
+    record = taken_down(process)
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    record.stop(60)
+    assert not record.alive()
+
+
+def test_ending_it_again_is_nothing(start: Start) -> None:
+    record = taken_down(start())
+    record.stop(60)
+    record.stop(60)
+    assert not record.alive()
+
+
+# Telling it from others
+
+
+def not_ours(process: subprocess.Popen[bytes]) -> list[Record]:
+    ours = taken_down(process)
+    return [
+        replace(ours, started=ours.started - 1),
+        replace(ours, started=ours.started + 1),
+        replace(ours, started=-1),
+        replace(ours, boot="00000000-0000-0000-0000-000000000000"),
+    ]
+
+
+@pytest.mark.parametrize("case", range(4), ids=["started before", "started after", "never seen alive", "another boot"])
+def test_a_foreign_process_with_the_same_pid_is_neither_alive_nor_signalled(start: Start, case: int) -> None:
+    process = start()
+    record = not_ours(process)[case]
+    assert not record.alive()
+    begun = time.monotonic()
+    record.stop(60)
+    assert time.monotonic() - begun < 10
+    process.communicate(b"\n")  # only this makes it end well: any signal would show
+    assert process.returncode == 0
+
+
+def test_a_process_that_is_gone_is_not_alive_and_its_end_is_nothing(start: Start) -> None:
+    process = start()
+    record = taken_down(process)
+    process.kill()
+    process.wait()
+    assert not record.alive()
+    record.stop(60)
+
+
+def test_a_zombie_is_dead(start: Start) -> None:
+    process = start()
+    record = taken_down(process)
+    process.kill()
+    eventually(lambda: is_zombie(process.pid), "the killed process is a zombie")
+    assert start_time(process.pid) is None
+    assert not record.alive()
+    record.stop(60)
+    assert not taken_down(process).alive()  # taken down too late: never alive
+
+
+def test_a_process_with_a_name_that_looks_like_its_state_is_read_right(start: Start) -> None:
+    name = ") Z 1 (x"
+    process = start(f"open('/proc/self/comm', 'w').write({name!r}); {GRACEFUL}")
+    assert Path(f"/proc/{process.pid}/comm").read_text() == f"{name}\n"
+    record = taken_down(process)
+    assert record.alive()
+    record.stop(60)
+    assert process.wait(0.1) == -signal.SIGTERM
+
+
+def test_a_pid_that_cannot_be_is_not_alive() -> None:
+    for pid in (0, -1, 2**31 - 1):
+        record = Record.of(pid, [], {})
+        assert not record.alive()
+        record.stop(1)
+
+
+# The file
+
+
+def test_a_record_is_read_as_it_was_written(start: Start, tmp_path: Path) -> None:
+    process = start()
+    record = Record.of(process.pid, ["a", "b c"], {"file": "print"}, 7)
+    record.save(tmp_path / "x.pid")
+    assert Record.load(tmp_path / "x.pid") == record
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pid"]
+
+
+def test_the_first_line_is_the_pid_for_a_shell(start: Start, tmp_path: Path) -> None:
+    process = start()
+    taken_down(process).save(tmp_path / "x.pid")
+    subprocess.run(["sh", "-c", f"kill $(head -1 {tmp_path}/x.pid)"], check=True)
+    assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(start: Start, tmp_path: Path) -> None:
+    record = taken_down(start())
+    record.save(tmp_path / "x.pid")
+    with pytest.raises(TypeError):
+        replace(record, inputs={"a": object()}).save(tmp_path / "x.pid")  # type: ignore[dict-item]
+    assert Record.load(tmp_path / "x.pid") == record
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"1",
+        b"1\n",
+        b"1\n\n",
+        b"1\n{}",
+        b"1\n[]",
+        b"1\nnull",
+        b'1\n{"pid": 1}',
+        b'1\n{"pid": 1, "started": 2, "boot"',
+        b'1\n{"unknown": 1}',
+        b"\xff\xfe\n{}",
+        b"\0" * 100,
+    ],
+)
+def test_rubbish_in_the_file_is_no_record(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pid").write_bytes(content)
+    assert Record.load(tmp_path / "x.pid") is None
+
+
+def test_no_file_and_no_directory_are_no_record(tmp_path: Path) -> None:
+    assert Record.load(tmp_path / "x.pid") is None
+    assert Record.load(tmp_path / "nowhere" / "x.pid") is None
+    assert Record.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("started", [None, "1", [], 1.5])
+def test_a_forged_record_is_not_alive(start: Start, tmp_path: Path, started: object) -> None:
+    process = start()
+    process.kill()
+    process.wait()
+    forged = asdict(taken_down(process)) | {"started": started}
+    (tmp_path / "x.pid").write_text(f"{process.pid}\n{json.dumps(forged)}\n")
+    record = Record.load(tmp_path / "x.pid")
+    assert record is None or not record.alive()
+
+
+# Those that no file names
+
+
+def test_a_process_is_found_by_its_marks_and_its_children_are_not_meant(start: Start, tmp_path: Path) -> None:
+    record = tmp_path / "x.pid"
+    ours = [start(**marks(record, sys.executable)) for _ in range(2)]
+    start(**marks(record, "/usr/bin/another-program"))  # as one has that ours has started
+    start(**marks(tmp_path / "x.pid2", sys.executable))
+    start(OTHER=f"DMUC_DAEMON={record}")
+    start()
+    assert sorted(find(record)) == sorted(process.pid for process in ours)

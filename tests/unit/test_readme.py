@@ -1,0 +1,145 @@
+"""README's tables are the code's own words. `UPDATE_README=1 scripts/test unit` writes them anew."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import re
+import tokenize
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from tasks import registry
+from tasks.core import machine, release
+from tasks.core import settings as settings_module
+from tasks.core.context import Context
+from tasks.core.daemon import Daemon
+from tasks.core.settings import HOST, Settings
+from tests.unit.support import CHECKOUT, load_dodo
+
+README = CHECKOUT / "README.md"
+STATE = Path("$PWD/var/dmuc1")
+# What the command lines depend on, beside the settings: the host's files, and what was decided at the first start.
+PLAIN = {
+    Path("/proc/self/status"): f"CapEff:\t{2**41 - 1:016x}\n",
+    Path("/proc/swaps"): "Filename\tType\tSize\tUsed\tPriority\n",
+    STATE / "decisions.json": json.dumps({"registry": "none"}),
+}
+OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
+    "without CAP_SYS_RESOURCE": ({Path("/proc/self/status"): f"CapEff:\t{0:016x}\n"}, Settings()),
+    "where the host has swap": ({Path("/proc/swaps"): "Filename\n/dev/vda2 partition\n"}, Settings()),
+    "where a registry can be reached": (
+        {STATE / "decisions.json": json.dumps({"registry": registry.DOCKER_HUB})},
+        Settings(),
+    ),
+    "with `machine=host`": ({}, Settings(machine=HOST)),
+}
+
+
+def tasks(parts: list[object]) -> Iterator[str]:
+    yield from ("| Task | What it does |", "|---|---|")
+    for part in parts:
+        for goal in part.goals():  # type: ignore[attr-defined]
+            if not goal.name.startswith("_"):
+                yield f"| `{goal.name}` | {goal.doc} |"
+
+
+def command_lines(parts: list[object]) -> Iterator[str]:
+    yield from ("| Command line | Why |", "|---|---|")
+    for daemon in (part for part in parts if isinstance(part, Daemon)):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            plain = flags(daemon, PLAIN, Settings(), monkeypatch)
+            unwanted = daemon.unwanted(a_context(Settings()))
+        seldom = f" Not started when {unwanted}." if unwanted else ""
+        yield f"| **`{daemon.program}`** | **{daemon.label}**: {daemon.doc}.{seldom} |"
+        yield from (f"| `{text}` | {why} |" for text, why in plain.items())
+        for condition, (files, settings) in OTHERWISE.items():
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                other = flags(daemon, {**PLAIN, **files}, settings, monkeypatch)
+            yield from (f"| `{text}` ({condition}) | {why} |" for text, why in other.items() if text not in plain)
+
+
+def a_context(settings: Settings) -> Context:
+    return Context(settings, release.find(settings.kubernetes), machine.Host(), STATE)
+
+
+def flags(
+    daemon: Daemon, files: Mapping[Path, str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """The daemon's flags and their reasons on a host with these files."""
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: files.get(self) or read_text(self, *a, **k))
+    return {flag.text: flag.why for flag in daemon.flags(a_context(settings))}
+
+
+def settings() -> Iterator[str]:
+    """The fields of Settings, each with the comment behind it."""
+    yield from ("| Setting | Default | What it is |", "|---|---|---|")
+    source = inspect.getsource(settings_module)
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    (definition,) = (n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "Settings")
+    lines = {
+        node.target.id: range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in definition.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    for field in dataclasses.fields(Settings):
+        comment = " ".join(comments[line] for line in lines[field.name] if line in comments)
+        assert comment, f"Settings.{field.name} has no comment"
+        # A field that stands for several settings names them first.
+        several = re.match(r"(`.*?)(: |$)", comment)
+        name = several[1] if several else f"`{field.name}`"
+        yield f"| {name} | {default(field)} | {comment[several.end() if several else 0 :]} |"
+
+
+def default(field: dataclasses.Field[object]) -> str:
+    if field.name == "cache":
+        return "`~/.cache/dmuc`"
+    value = field.default
+    if value is dataclasses.MISSING or value == "":
+        return ""
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def test_the_tables_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = load_dodo(tmp_path).PARTS
+    text = README.read_text()
+    wanted = text
+    for name, rows in (("tasks", tasks(parts)), ("command lines", command_lines(parts)), ("settings", settings())):
+        begin, end = f"<!-- {name}: written by tests/unit/test_readme.py -->\n", f"<!-- end of {name} -->\n"
+        assert wanted.count(begin) == wanted.count(end) == 1, f"README must have one place for the {name}"
+        before, _, rest = wanted.partition(begin)
+        wanted = before + begin + "\n".join(rows) + "\n" + end + rest.partition(end)[2]
+    if os.environ.get("UPDATE_README"):
+        README.write_text(wanted)
+    else:
+        assert text == wanted, "run: UPDATE_README=1 scripts/test unit"
+
+
+def test_what_readme_points_to_is_there() -> None:
+    text = README.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    scripts = re.findall(r"scripts/\w+", text)
+    assert scripts
+    for path in {*links, *scripts}:
+        assert (CHECKOUT / path).exists(), f"README names {path}, which is not there"
+
+
+def test_the_commands_in_readme_exist(tmp_path: Path) -> None:
+    """Each `scripts/doit WORD` is a command of ours or a task, be it README's own example."""
+    names = {goal.name for part in load_dodo(tmp_path).PARTS for goal in part.goals()}
+    plugins = re.findall(r'^(\w+) = "tasks\.core', (CHECKOUT / "pyproject.toml").read_text(), re.MULTILINE)
+    text = README.read_text()
+    words = re.findall(r"scripts/doit ([a-z_]+)(?![\w=])", text)
+    examples = re.findall(r'^    name="(\w+)"', text, re.MULTILINE)
+    assert set(words) <= names | {*plugins, *examples}

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import DmucError
+from tasks.core.settings import Settings, arguments, load
+
+
+def read(
+    tmp_path: Path,
+    text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> Settings:
+    file = tmp_path / "cluster.toml"
+    if text is not None:
+        file.write_text(text)
+    programs, tasks = ("etcd", "kube-apiserver"), ("etcd", "kubelet")
+    return load(file, environment or {}, words or {}, programs=programs, tasks=tasks)
+
+
+def refused(
+    tmp_path: Path,
+    text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> DmucError:
+    with pytest.raises(DmucError) as error:
+        read(tmp_path, text, environment, words)
+    return error.value
+
+
+# Where they come from
+
+
+def test_without_anything_said_they_are_the_walk_throughs(tmp_path: Path) -> None:
+    settings = read(tmp_path)
+    assert (settings.machine, settings.kubernetes, settings.on_host) == ("dmuc1", "1.20", False)
+    assert settings == Settings()
+
+
+def test_each_layer_overrides_the_one_below_it(tmp_path: Path) -> None:
+    text = 'machine = "file"\npod_range = "10.1.0.0/24"\nregistry = "local"\n'
+    environment = {"DMUC_MACHINE": "environment", "DMUC_POD_RANGE": "10.2.0.0/24", "PATH": "/bin", "DMUCX": "not ours"}
+    settings = read(tmp_path, text, environment, {"machine": "command-line"})
+    assert (settings.machine, settings.pod_range, settings.registry) == ("command-line", "10.2.0.0/24", "local")
+
+
+def test_programs_and_deadlines_are_layered_one_by_one(tmp_path: Path) -> None:
+    text = 'etcd_bin = "/file/etcd"\nkube_apiserver_bin = "/file/api"\ndeadline = 5\ndeadline_etcd = 1.5\n'
+    settings = read(tmp_path, text, {"DMUC_DEADLINE_KUBELET": "60"}, {"etcd_bin": "/mine/etcd"})
+    assert settings.programs == {"etcd": "/mine/etcd", "kube-apiserver": "/file/api"}
+    assert {task: settings.deadline_of(task) for task in ("etcd", "kubelet", "images")} == {
+        "etcd": 1.5,
+        "kubelet": 60.0,
+        "images": 5.0,
+    }
+
+
+def test_paths_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read(tmp_path, words={"cache": "~/c"}).cache == tmp_path / "c"
+
+
+def test_the_default_cache_is_where_caches_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert read(tmp_path).cache == tmp_path / "dmuc"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert read(tmp_path).cache == Path("/home/somebody/.cache/dmuc")
+
+
+def test_the_addresses_follow_from_the_ranges(tmp_path: Path) -> None:
+    settings = read(tmp_path, words={"link_range": "192.168.5.8/30", "service_range": "172.20.0.0/20"})
+    assert (settings.host_address, settings.address) == ("192.168.5.9", "192.168.5.10")
+    assert settings.service_address(1) == "172.20.0.1"
+    assert read(tmp_path, words={"machine": "host"}).address == "127.0.0.1"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("kubernets", "kubernetes"),
+        ("machin", "machine"),
+        ("etcd-bin", "etcd_bin"),
+        ("apiserver_bin", "kube_apiserver_bin"),
+        ("deadline_kublet", "deadline_kubelet"),
+    ],
+)
+def test_a_near_miss_is_answered_with_what_was_meant(tmp_path: Path, word: str, meant: str) -> None:
+    error = refused(tmp_path, words={word: "1"})
+    assert error.tried == "reading the settings (command line)"
+    assert error.seen == f"there is no setting called {word!r}"
+    assert error.do == f"Did you mean {meant}?"
+
+
+def test_something_else_entirely_is_answered_with_what_there_is(tmp_path: Path) -> None:
+    error = refused(tmp_path, environment={"DMUC_XYZZY": "1"})
+    assert error.tried == "reading the settings (environment)"
+    assert "'xyzzy'" in error.seen
+    assert error.do.startswith("There are: bin_dir, cache, deadline, ")
+    assert "programs" not in error.do  # what the dataclass holds, but nobody can set by that name
+
+
+def test_an_unknown_setting_in_the_file_names_the_file(tmp_path: Path) -> None:
+    assert str(tmp_path / "cluster.toml") in refused(tmp_path, 'kubernetess = "1.20"').tried
+
+
+@pytest.mark.parametrize("text", ["machine = \n", "machine dmuc2", 'machine = "a"\nmachine = "b"', "\xe9 = 1"])
+def test_a_malformed_file_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cluster.toml").write_bytes(text.encode("latin-1"))
+    error = refused(tmp_path)
+    assert str(tmp_path / "cluster.toml") in error.tried
+    assert error.seen.startswith("not valid TOML: ")
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").mkdir()
+    assert "cluster.toml" in refused(tmp_path).tried
+
+
+@pytest.mark.parametrize(
+    "text", ["machine = true", "[machine]\nname = 1", "machine = []", 'machine = ""', "deadline = []"]
+)
+def test_what_is_no_plain_value_is_refused(tmp_path: Path, text: str) -> None:
+    assert "a plain value is needed" in refused(tmp_path, text).seen
+
+
+def test_a_release_without_quotes_in_the_file_is_not_taken_for_another(tmp_path: Path) -> None:
+    # For TOML 1.20 is the number 1.2.
+    assert "quote" in str(refused(tmp_path, "kubernetes = 1.20"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("link_range", "10.95.0.0/31", "a /30 or larger is needed"),
+        ("link_range", "10.95.0.0", "a /30 or larger is needed"),
+        ("service_range", "10.96.0.0/25", "a /24 or larger is needed"),
+        ("pod_range", "10.244.0.0/30", "a /24 or larger is needed"),
+        ("pod_range", "10.244.0.1/24", "host bits set"),
+        ("service_range", "10.96.0.0/33", "10.96.0.0/33"),
+        ("service_range", "nonsense", "nonsense"),
+        ("service_range", "fd00::/108", "fd00::/108"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused(tmp_path: Path, name: str, value: str, says: str) -> None:
+    error = refused(tmp_path, words={name: value})
+    assert error.seen.startswith(f"{name}={value}: ")
+    assert says in error.seen
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Dmuc",
+        "1st",
+        "-a",
+        "a-",
+        "a.b",
+        "a/b",
+        "../up",
+        "a b",
+        "fourteen-chars",
+        "é",
+        "a\n",
+    ],
+)
+def test_a_machine_name_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    error = refused(tmp_path, words={"machine": name})
+    assert "plain value" in error.seen if not name.strip() else "not a name" in error.seen
+
+
+@pytest.mark.parametrize("name", ["a", "dmuc2", "thirteen-char", "host"])
+def test_a_machine_name_that_can_be_is_taken(tmp_path: Path, name: str) -> None:
+    assert read(tmp_path, words={"machine": name}).machine == name
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", "1e7"])
+@pytest.mark.parametrize("name", ["deadline", "deadline_kubelet"])
+def test_a_deadline_is_a_number_of_seconds(tmp_path: Path, name: str, value: str) -> None:
+    assert refused(tmp_path, words={name: value}).seen == f"{name}={value}: this must be a number of seconds above 0"
+
+
+def test_there_is_no_deadline_for_what_is_no_task(tmp_path: Path) -> None:
+    assert "'deadline_coffee'" in refused(tmp_path, words={"deadline_coffee": "5"}).seen
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("obtain", "beg"), ("registry", "docker.io"), ("registry", "https://registry.example/path")]
+)
+def test_a_choice_that_is_none_is_answered_with_the_choices(tmp_path: Path, name: str, value: str) -> None:
+    assert f"{name}={value}: must be" in refused(tmp_path, words={name: value}).seen
+
+
+# The command line
+
+
+def test_the_words_with_an_equals_sign_are_settings() -> None:
+    argv = ["list", "kubernetes=1.20", "--sort=name", "-x=1", "etcd", "bin_dir=/a=b"]
+    assert arguments(argv) == {"kubernetes": "1.20", "bin_dir": "/a=b"}
+
+
+def test_what_comes_after_two_dashes_belongs_to_another_program() -> None:
+    assert arguments(["machine=a", "shell", "--", "machine=b", "dd", "if=/dev/zero"]) == {"machine": "a"}
+
+
+def test_the_last_of_two_words_counts() -> None:
+    assert arguments(["machine=a", "machine=b"]) == {"machine": "b"}
