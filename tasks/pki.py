@@ -188,7 +188,8 @@ def _sign(
 def _write(path: Path, content: bytes) -> None:
     path.touch(mode=0o600)
     path.chmod(0o600)
-    path.write_bytes(content)
+    if path.read_bytes() != content:  # the time of a key is when it was made: see service_account.py
+        path.write_bytes(content)
 
 
 def _remove(context: Context) -> None:

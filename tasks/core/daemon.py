@@ -26,7 +26,7 @@ from .context import Context
 from .errors import DmucError
 from .goal import Goal
 from .machine import Machine, Spawned, is_root, run
-from .probe import Answer, Http, Probe, Tcp, wait
+from .probe import All, Answer, Http, Probe, Tcp, wait
 from .process import Record, find, marks
 from .progress import Progress
 
@@ -35,6 +35,7 @@ _CAUSES = {
     "address already in use": "Another process has its port: `ss -ltnp` in the machine shows which.",
     "no space left on device": "The disk is full.",
 }
+_OWNER = ".dmuc"  # the file, in a directory that is not under our state, that says whose it is
 _PATIENCE = 5.0  # seconds that a running daemon which does not answer is given before it is started anew
 
 
@@ -116,7 +117,7 @@ class Daemon:
         return context.run / f"{self.label}.pid"
 
     def _ran(self, context: Context) -> Path:
-        """The file that says that it has answered once: what one that never did may have met is somebody else's."""
+        """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
         return context.run / f"{self.label}.ran"
 
     def directory(self, context: Context) -> Path:
@@ -205,7 +206,8 @@ class Daemon:
         for path in self.keeps(context):
             if on and is_root():
                 _unmount_below(context, path)
-            _empty(path)
+            if path not in self._elsewhere(context) or _owner(path) == str(context.state):
+                _empty(path)
         for path in (
             *self.writes(context),
             self._ran(context),
@@ -217,16 +219,11 @@ class Daemon:
         command, log = self.command(context), self.log(context)
         if self.needs_root and not is_root():
             raise DmucError(f"starting {self.label}", f"{self.program} takes root.", "Run it as root.")
-        if not log.exists():
-            self._refuse_what_is_there(context)
-        if isinstance(probe, Tcp | Http) and (answer := probe(context)):
-            raise DmucError(
-                f"starting {self.label} on {context.machine.name}",
-                f"Something else is there already: {answer.why}, and {self.label} does not run.",
-                "See what it is with `ss -ltnp` in the machine, and end it.",
-            )
+        self._refuse_what_is_there(context, probe)
         for directory in (context.logs, context.run, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in self._elsewhere(context):
+            (path / _OWNER).write_text(str(context.state))
         if self.prepare is not None:
             self.prepare(context)
         for path, text in self.writes(context).items():
@@ -244,12 +241,25 @@ class Daemon:
         self._wait(context, probe, progress)
         self._ran(context).touch()
 
-    def _refuse_what_is_there(self, context: Context) -> None:
-        """What it is to keep outside of our own state must not be there already: it is somebody else's."""
-        for path in self.keeps(context):
-            if context.state not in path.parents and path.is_dir() and any(path.iterdir()):
+    def _elsewhere(self, context: Context) -> list[Path]:
+        """What it keeps outside of our own state, where it could be somebody else's."""
+        return [path for path in self.keeps(context) if context.state not in path.parents]
+
+    def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
+        """Raise DmucError when somebody else answers in its place, or keeps something where it would."""
+        tried = f"starting {self.label} on {context.machine.name}"
+        probes = [probe, *(self.ready.probes if isinstance(self.ready, All) else ())]
+        for answer in (p(context) for p in probes if isinstance(p, Tcp | Http)):
+            if answer:
                 raise DmucError(
-                    f"starting {self.label} on {context.machine.name}",
+                    tried,
+                    f"Something else is there already: {answer.why}, and {self.label} does not run.",
+                    "See what it is with `ss -ltnp` in the machine, and end it.",
+                )
+        for path in self._elsewhere(context):
+            if path.is_dir() and any(path.iterdir()) and _owner(path) != str(context.state):
+                raise DmucError(
+                    tried,
                     f"{path} is there already, and not from here.",
                     f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away.",
                 )
@@ -264,6 +274,8 @@ class Daemon:
             return
         elapsed = time.time() - record.since
         ended = not record.alive()
+        if not ended:
+            self._ran(context).touch()
         code = _SPAWNED[record.pid].exit_code() if ended and record.pid in _SPAWNED else None
         self.stop(context)
         raise self._failure(context, record, answer, elapsed, ended, code)
@@ -294,6 +306,13 @@ class Daemon:
             "\n".join([*(f"Known cause: {cause}" for cause in causes)])
             or ("" if ended else f"More time: deadline_{self.label}=SECONDS."),
         )
+
+
+def _owner(directory: Path) -> str | None:
+    try:
+        return (directory / _OWNER).read_text()
+    except OSError:
+        return None
 
 
 def _empty(directory: Path) -> None:

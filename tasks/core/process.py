@@ -99,6 +99,7 @@ class Record:
             try:
                 if self.alive():
                     signal.pidfd_send_signal(handle, number)
+                    signal.pidfd_send_signal(handle, signal.SIGCONT)  # a stopped process ends only when it goes on
                     select.select([handle], [], [], patience)  # readable when it has ended
             finally:
                 os.close(handle)

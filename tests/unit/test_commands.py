@@ -304,7 +304,8 @@ def test_a_followed_log_goes_on_as_it_grows(checkout: Checkout, words: Sequence[
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {n}\n" for n in range(100)))
     with subprocess.Popen(
-        [*DOIT, "logs", *words],
+        # Whoever runs the tests in the background of a shell has SIGINT ignored, and so would doit.
+        ["env", "--default-signal=INT", *DOIT, "logs", *words],
         cwd=checkout.root,
         env=checkout.environment,
         stdout=subprocess.PIPE,
