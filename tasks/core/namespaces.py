@@ -186,12 +186,13 @@ class Namespaces:
         if self._foreign():
             self._record.unlink(missing_ok=True)
             return
-        # All at once, not the anchor first: it ends only when each process in the machine has been waited for, and a
-        # parent outside (nsenter stops with its child) may not do that before it is killed itself.
+        # All at once, not the anchor first: it is gone only when each process in the machine has been waited for, which
+        # a parent outside may not do before it is killed itself (nsenter stops with its child), and then somebody
+        # else's init does in its own time. Nothing runs any more by then, so that is not waited for.
         groups = [h.group(self.name) for h in cgroups.mounted() if h.group(self.name).is_dir()]
         cgroups.kill_all_in(groups)
         record = Record.load(self._record)
-        if record is not None:
+        if record is not None and not groups:
             record.stop(0)
         if is_root() and self._link_alias() == self._alias:
             subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
