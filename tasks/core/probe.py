@@ -100,18 +100,6 @@ class All:
         return answer
 
 
-@dataclass(frozen=True)
-class ApiObject:
-    """Is the object at this path of the API as wanted? `judge` is given the object and answers."""
-
-    path: str
-    judge: Callable[[Any], Answer]
-
-    def __call__(self, context: Context) -> Answer:
-        """Ask."""
-        return ask_api(context, self.path, self.judge)
-
-
 def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
     """GET `path` from the API server; `judge` answers about the object when there is one."""
     try:

@@ -17,7 +17,7 @@ from tasks import pki
 from tasks.core import probe
 from tasks.core.context import Context
 from tasks.core.errors import DmucError, Interrupted
-from tasks.core.probe import STOP, All, Answer, ApiObject, Http, Tcp, request, wait, wait_or_fail
+from tasks.core.probe import STOP, All, Answer, Http, Tcp, ask_api, request, wait, wait_or_fail
 from tasks.core.progress import Silent
 from tests.unit.support import Site, Told, a_context, free_port, serving
 
@@ -275,7 +275,10 @@ def test_the_first_no_of_all_is_the_answer(context: Context) -> None:
 def test_an_object_is_judged_only_when_it_is_there(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [(200, '{"kind": "Pod"}'), (404, "not found"), (403, "forbidden"), (200, "<html>")]
     monkeypatch.setattr(probe, "request", lambda context, url: given.pop(0))
-    pod = ApiObject("/api/v1/pods/web", lambda seen: Answer(seen["kind"] == "Pod", "a Pod"))
+
+    def pod(asked: Context) -> Answer:
+        return ask_api(asked, "/api/v1/pods/web", lambda seen: Answer(seen["kind"] == "Pod", "a Pod"))
+
     assert pod(context) == Answer(True, "a Pod")
     assert pod(context) == Answer(False, "/api/v1/pods/web: there is no such object")
     assert pod(context) == Answer(False, "/api/v1/pods/web: 403 forbidden")
@@ -283,7 +286,7 @@ def test_an_object_is_judged_only_when_it_is_there(context: Context, monkeypatch
 
 
 def test_without_an_api_server_an_object_is_a_no(context: Context) -> None:
-    answer = ApiObject("/api/v1/pods/web", lambda seen: Answer(True, ""))(context)
+    answer = ask_api(context, "/api/v1/pods/web", lambda seen: Answer(True, ""))
     assert answer.why.startswith("the API server does not answer: ")
 
 
