@@ -112,6 +112,11 @@ def _cached(context: Context, program: Program) -> list[Path]:
     return sorted(directory.glob(f"v*/{program.name}"), reverse=True)
 
 
+def _fits_debian(context: Context) -> bool:
+    """Whether what Debian has the source of is of the wanted release."""
+    return release.fits(context.settings.kubernetes, kubernetes_source.VERSION)
+
+
 def _how_cached(path: Path) -> str:
     built = path.parent.name == kubernetes_source.DIRECTORY
     return "built from Debian's source package" if built else "downloaded"
@@ -236,7 +241,7 @@ def _missing_packages(context: Context) -> list[str]:
     packages = {*_missing_tools(), *(p.package for p in missing if p.package)}
     if missing and _way(context) == "download":
         packages -= {"etcd-server"}
-    elif any(p.of_kubernetes for p in missing):
+    elif any(p.of_kubernetes for p in missing) and _fits_debian(context):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
 
@@ -334,7 +339,7 @@ def _obtain(context: Context, progress: Progress) -> None:
 
 
 def _build(context: Context, progress: Progress) -> None:
-    if not release.fits(context.settings.kubernetes, kubernetes_source.VERSION):
+    if not _fits_debian(context):
         raise DmucError(
             f"obtaining Kubernetes {context.settings.kubernetes}",
             f"Debian's source package is {kubernetes_source.VERSION}, and nothing can be downloaded.",
