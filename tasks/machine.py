@@ -67,7 +67,6 @@ MACHINE = Goal(
     make=_power_on,
     undo=lambda context: context.machine.power_off(),
     needs=("_packages",),
-    log="machine",
 )
 
 PARTS = [MACHINE]

@@ -81,8 +81,6 @@ class Daemon:
             make=self.start,
             needs=self.needs,
             after=self.after,
-            log=self.label,
-            files=self.writes,
         )
         ready = replace(
             started,
@@ -208,11 +206,8 @@ class Daemon:
                 _unmount_below(context, path)
             if path not in self._elsewhere(context) or _owner(path) == str(context.state):
                 _empty(path)
-        for path in (
-            *self.writes(context),
-            self._ran(context),
-            self.log(context),
-        ):  # the log last: an undo that breaks off is done again
+        # The log last: an undo that breaks off is done again.
+        for path in (*self.writes(context), self._ran(context), self.log(context)):
             path.unlink(missing_ok=True)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
@@ -267,7 +262,7 @@ class Daemon:
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))
         if record is None:
-            raise DmucError(f"waiting for {self.name}", "It was stopped meanwhile.", f"Run again: {self.name}")
+            raise DmucError(f"waiting for {self.label}", "It was stopped meanwhile.", f"Run again: {self.name}")
         deadline = context.settings.deadline_of(self.label)
         answer = wait(context, probe, deadline=deadline, progress=progress, alive=record.alive)
         if answer and record.alive():
@@ -294,7 +289,7 @@ class Daemon:
         causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
         shell = "" if context.settings.on_host else "scripts/doit shell -- "
         return DmucError(
-            f"{self.name} did not start" if ended else f"{self.name} did not become ready",
+            f"{self.label} did not start" if ended else f"{self.label} did not become ready",
             "\n".join(
                 [
                     seen,

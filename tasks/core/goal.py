@@ -11,9 +11,8 @@ import contextlib
 import errno
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .context import Context
@@ -35,8 +34,6 @@ class Goal:
     needs: Sequence[str] = ()
     after: Sequence[str] = ()
     early: bool = False  # it is enough for it that the daemons among these answer; they need not be ready
-    log: str = ""  # the name of the log file under `logs`, if it has one
-    files: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # written text: path -> content
 
     def goals(self) -> Sequence[Goal]:
         """Itself: what has steps of its own gives several (see daemon.py)."""
@@ -87,7 +84,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         "uptodate": [UpToDate(goal, context)],
         "task_dep": list(goal.needs),
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
-        "meta": {"after": list(goal.after), "log": goal.log},
+        "meta": {"after": list(goal.after)},
     }
 
 

@@ -246,36 +246,35 @@ def in_group(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str, pid: i
     return procs
 
 
-@pytest.mark.usefixtures("as_root")
-def test_a_machine_of_another_checkout_is_left_alone(
-    machine: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """The first process of a machine of the same name that another checkout has powered on."""
     argv = [sys.executable, "-IS", "-c", "print(flush=True); input()", "dmuc-machine", "/other/checkout/var/dmuc1"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as anchor:
         assert anchor.stdout is not None and anchor.stdout.readline() == b"\n"
         in_group(monkeypatch, tmp_path / "cgroup", Hierarchy(tmp_path, "memory").group(NAME).name, anchor.pid)
-        with pytest.raises(DmucError) as error:
-            machine.power_on(Silent())
-        assert f"pid {anchor.pid}" in error.value.seen
-        assert "/other/checkout/var/dmuc1" in error.value.seen
-        assert "machine=NAME" in error.value.do
-        assert anchor.poll() is None
+        yield anchor
         anchor.kill()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_machine_of_another_checkout_is_left_alone(machine: Namespaces, foreign: subprocess.Popen[bytes]) -> None:
+    with pytest.raises(DmucError) as error:
+        machine.power_on(Silent())
+    assert f"pid {foreign.pid}" in error.value.seen
+    assert "/other/checkout/var/dmuc1" in error.value.seen
+    assert "machine=NAME" in error.value.do
+    assert foreign.poll() is None
 
 
 @pytest.mark.usefixtures("as_root")
 def test_powering_off_leaves_a_machine_of_another_checkout_alone(
-    machine: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Namespaces, foreign: subprocess.Popen[bytes]
 ) -> None:
     # `doit clean` and `doit down` here must not end what is running there.
-    argv = [sys.executable, "-IS", "-c", "print(flush=True); input()", "dmuc-machine", "/other/checkout/var/dmuc1"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as anchor:
-        assert anchor.stdout is not None and anchor.stdout.readline() == b"\n"
-        in_group(monkeypatch, tmp_path / "cgroup", Hierarchy(tmp_path, "memory").group(NAME).name, anchor.pid)
-        with contextlib.suppress(DmucError, OSError):
-            machine.power_off()
-        assert anchor.poll() is None
-        anchor.kill()
+    with contextlib.suppress(DmucError, OSError):
+        machine.power_off()
+    assert foreign.poll() is None
 
 
 @pytest.mark.usefixtures("as_root")
