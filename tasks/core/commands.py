@@ -48,8 +48,8 @@ def _told(method: Callable[..., int]) -> Callable[..., int]:
     return wrapper
 
 
-class _Piped:
-    """Whoever reads what a command prints may stop reading: `doit info kubelet | head`."""
+class _Civil:
+    """Whoever reads what a command prints may stop reading (`doit info kubelet | head`), or end it with Ctrl-C."""
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the command."""
@@ -60,9 +60,12 @@ class _Piped:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            return 130
 
 
-class _Command(_Piped, DoitCmdBase):  # type: ignore[misc]
+class _Command(_Civil, DoitCmdBase):  # type: ignore[misc]
     """A command of ours: `act` is given the cluster and the arguments."""
 
     cmd_options: Sequence[dict[str, object]] = ()
@@ -112,7 +115,7 @@ def _make_state(context: Context) -> None:
     context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-class Clean(DoitClean):  # type: ignore[misc]
+class Clean(_Civil, DoitClean):  # type: ignore[misc]
     """`doit clean`: with names it takes those back, last first; without any the whole machine, in any state."""
 
     cmd_options = (opt_clean_dryrun,)
@@ -138,11 +141,11 @@ class Clean(DoitClean):  # type: ignore[misc]
         return _told(clean)()
 
 
-class List(_Piped, DoitList):  # type: ignore[misc]
+class List(_Civil, DoitList):  # type: ignore[misc]
     """doit's `list`."""
 
 
-class Info(_Piped, DoitInfo):  # type: ignore[misc]
+class Info(_Civil, DoitInfo):  # type: ignore[misc]
     """doit's `info`, which says in words why something is not up to date."""
 
     def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
@@ -181,7 +184,7 @@ class Shell(_Command):
     doc_description = "Whatever the walk-through types can be typed there."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Run it; gives its exit status."""
+        """Become it: does not come back."""
         # Taken from the real command line: doit takes every NAME=VALUE out of what it hands on.
         rest = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else arguments
         context = cluster.context
@@ -189,8 +192,7 @@ class Shell(_Command):
         context.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         prefix = [*context.machine.enter(), "env", "-i", "-C", str(context.home)]
         command = [*prefix, *(f"{k}={v}" for k, v in variables.items()), *(rest or ["bash"])]
-        status = subprocess.run(command, check=False).returncode
-        return status if status >= 0 else 128 - status
+        os.execvp(command[0], command)  # from here on the terminal, Ctrl-C and the exit status are the command's
 
 
 class Logs(_Command):

@@ -124,6 +124,23 @@ def test_what_the_slides_type_can_be_typed(cluster: None) -> None:
     assert doit("shell", "--", "false", status=1).stderr == ""
 
 
+def test_ctrl_c_ends_a_command_in_the_machine_and_nothing_else(cluster: None) -> None:
+    with subprocess.Popen(
+        [ROOT / "scripts" / "doit", "shell", "--", "kubectl", "get", "pods", "--watch"],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline().startswith("NAME")
+        os.killpg(shell.pid, signal.SIGINT)  # as a terminal does
+        assert "Traceback" not in shell.communicate(timeout=20)[1]
+        assert shell.returncode != 0
+    assert set(status().values()) == {"U"}
+
+
 def test_nothing_gets_out_of_the_machine(cluster: None) -> None:
     # Names and foreign addresses fail at once; nothing is sent anywhere.
     done = doit("shell", "--", "ip", "route", "get", "192.0.2.99", status=2)
