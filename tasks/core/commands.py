@@ -65,7 +65,7 @@ class _Civil:
             return 130
 
 
-class _Command(_Civil, DoitCmdBase):  # type: ignore[misc]
+class Command(_Civil, DoitCmdBase):  # type: ignore[misc]
     """A command of ours: `act` is given the cluster and the arguments."""
 
     cmd_options: Sequence[dict[str, object]] = ()
@@ -162,7 +162,7 @@ class Info(_Civil, DoitInfo):  # type: ignore[misc]
         return "\n".join(filter(None, [*ours, rest]))
 
 
-class Down(_Command):
+class Down(Command):
     """`doit down`."""
 
     doc_purpose = "power the machine off and keep its data"
@@ -176,7 +176,7 @@ class Down(_Command):
         return 0
 
 
-class Shell(_Command):
+class Shell(Command):
     """`doit shell [-- COMMAND]`."""
 
     doc_purpose = "open a shell in the machine, or run a command in it"
@@ -195,7 +195,7 @@ class Shell(_Command):
         os.execvp(command[0], command)  # from here on the terminal, Ctrl-C and the exit status are the command's
 
 
-class Logs(_Command):
+class Logs(Command):
     """`doit logs NAME [-f]`."""
 
     doc_purpose = "show the log of a component"
@@ -233,7 +233,7 @@ class Logs(_Command):
             return 0
 
 
-class Status(_Command):
+class Status(Command):
     """`doit status`."""
 
     doc_purpose = "show every component: pid, since when, version, ready or why not; Nodes, Pods and Services"
