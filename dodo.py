@@ -18,6 +18,7 @@ from tasks import (
     controller_manager,
     deployment,
     etcd,
+    front_door,
     images,
     kube_proxy,
     kubeconfig,
@@ -40,6 +41,7 @@ PARTS: list[Part] = [
     *pki.PARTS,  # keys and certificates
     *etcd.PARTS,  # stores everything
     *apiserver.PARTS,  # everyone talks to it
+    *front_door.PARTS,  # as on the slides: plain HTTP, if that is asked for
     *kubeconfig.PARTS,  # how they find it
     *controller_manager.PARTS,  # makes ReplicaSets of Deployments, Pods of ReplicaSets, ...
     *service_account.PARTS,  # without a token for it no Pod is made
@@ -55,7 +57,7 @@ PARTS: list[Part] = [
 
 
 def _cluster() -> Cluster:
-    names = {goal.name.lstrip("_") for part in PARTS for goal in part.goals()}
+    names = {part.name.lstrip("_") for part in PARTS}
     context = machine.context(
         Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=binaries.PROGRAMS, tasks=names
     )

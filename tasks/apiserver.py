@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from . import etcd
 from .core import api
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon, Flag, files_of
 from .core.probe import Http
 
 
@@ -36,6 +36,9 @@ def flags(context: Context) -> Sequence[Flag]:
         Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who),
         Flag(f"--kubelet-client-key={pki / 'admin.key'}", who),
     ]
+    if settings.service_account == "disabled":
+        why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."
+        flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
     return flags
@@ -50,11 +53,7 @@ APISERVER = Daemon(
     answers=Http("https://{address}:6443/version"),  # its clients can start: they try again by themselves
     ready=Http("https://{address}:6443/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
-    reads=lambda context: [
-        *(context.pki / name for name in ("ca.crt", "apiserver.crt", "apiserver.key", "admin.crt", "admin.key")),
-        *(context.pki / name for name in ("sa.pub", "sa.key")),
-        etcd.identity(context),
-    ],
+    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever
     causes={
         "etcd-servers must be specified": "It keeps everything in etcd: tell it where that is.",

@@ -1,19 +1,23 @@
 """The container engine: runs the containers that the kubelet asks for. Docker, as in the walk-through.
 
 On the slide it is `dockerd`. It keeps its images in /var/lib/docker, which in the machine is a directory of its own.
+With front_door=on it is `dockerd` here, too, and what the flags say stands in its configuration file.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .core import iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.machine import run
 from .core.probe import Http
+from .machine import DISK
 from .registry import LOCAL, pull_through_address
 
 _CAP_SYS_RESOURCE = 24  # <linux/capability.h>
@@ -45,27 +49,49 @@ def _adapter(context: Context) -> Path:
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
+    if context.settings.uses_front_door:
+        return ()
+    return [flag for flag, _ in _wishes(context)]
+
+
+def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
+    """What it is told: each as a flag, and as a part of its configuration file.
+
+    https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
+    """
     network = ipaddress.ip_network(context.settings.pod_range)
-    flags = [
-        Flag(
-            f"--bip={network[1]}/{network.prefixlen}",
-            "The Pods' addresses; Docker's default may be the host's Docker's.",
-        ),
+    bip = f"{network[1]}/{network.prefixlen}"
+    wishes: list[tuple[Flag, dict[str, Any]]] = [
+        (Flag(f"--bip={bip}", "The Pods' addresses; Docker's default may be the host's Docker's."), {"bip": bip})
     ]
-    mirrors = [m for m in (pull_through_address(context), LOCAL) if m]
-    flags += [
-        Flag(f"--registry-mirror=http://{m}", "Serves `nginx` without a way out of the machine.") for m in mirrors
+    mirrors = [f"http://{m}" for m in (pull_through_address(context), LOCAL) if m]
+    wishes += [
+        (
+            Flag(f"--registry-mirror={mirror}", "Serves `nginx` without a way out of the machine."),
+            {"registry-mirrors": mirrors},
+        )
+        for mirror in mirrors
     ]
     if not may_lower_oom_score():
         why = "We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without."
-        flags += [Flag(f"--add-runtime=adapter={_adapter(context)}", why), Flag("--default-runtime=adapter", why)]
-    return flags
+        adapter = str(_adapter(context))
+        wishes += [
+            (Flag(f"--add-runtime=adapter={adapter}", why), {"runtimes": {"adapter": {"path": adapter}}}),
+            (Flag("--default-runtime=adapter", why), {"default-runtime": "adapter"}),
+        ]
+    return wishes
 
 
 def _files(context: Context) -> Mapping[Path, str]:
-    if may_lower_oom_score():
-        return {}
-    return {_adapter(context): _RUNC_ADAPTER.format(runc=context.bin / "runc")}
+    files = {}
+    if not may_lower_oom_score():
+        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=context.bin / "runc")
+    if context.settings.uses_front_door:
+        config: dict[str, Any] = {}
+        for _, part in _wishes(context):
+            config |= part
+        files[context.state / DISK["/etc/docker"] / "daemon.json"] = json.dumps(config, indent=1) + "\n"
+    return files
 
 
 def _keeps(context: Context) -> Sequence[Path]:

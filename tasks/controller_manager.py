@@ -1,6 +1,7 @@
 """The controller manager: makes what is follow what is wanted. Of a Deployment it makes a ReplicaSet, of that Pods.
 
-The slide gives it `--master`; with TLS it needs the kubeconfig, and the key that it signs the Pods' tokens with.
+The slide gives it `--master`; with TLS it needs the kubeconfig. The key that it signs the Pods' tokens with is the
+third way out of the missing token, and goes with service_account=keys.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ from collections.abc import Sequence
 
 from . import etcd
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon, Flag, files_of
 from .core.probe import Http
+from .front_door import needs, way_in
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [
-        Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is, and who we are."),
-        Flag(
-            f"--service-account-private-key-file={context.pki / 'sa.key'}",
-            "Signs a token for each ServiceAccount; without one a Pod waits for ever.",
-        ),
-        Flag(
-            f"--root-ca-file={context.pki / 'ca.crt'}", "Goes with each token, so that Pods can trust the API server."
-        ),
-        Flag("--leader-elect=false", "There is one: a new one need not wait 15 s until the old one's lease has ended."),
-    ]
+    flags = [way_in(context)]
+    if context.settings.service_account == "keys":
+        flags += [
+            Flag(
+                f"--service-account-private-key-file={context.pki / 'sa.key'}",
+                "Signs a token for each ServiceAccount; without one a Pod waits for ever.",
+            ),
+            Flag(
+                f"--root-ca-file={context.pki / 'ca.crt'}",
+                "Goes with each token, so that Pods can trust the API server.",
+            ),
+        ]
+    if not context.settings.uses_front_door:
+        why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
+        flags.append(Flag("--leader-elect=false", why))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
         flags.append(Flag("--port=0", "No second port without TLS."))
@@ -37,12 +43,9 @@ CONTROLLER_MANAGER = Daemon(
     doc="start the controller manager, which makes Pods of Deployments",
     program="kube-controller-manager",
     flags=flags,
-    needs=("apiserver", "kubeconfig"),
+    needs=needs,
     ready=Http("https://127.0.0.1:10257/healthz", own_ca=False),
-    reads=lambda context: [
-        *(context.state / "kubeconfig", context.pki / "sa.key", context.pki / "ca.crt"),
-        etcd.identity(context),
-    ],
+    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     causes={
         "no configuration has been provided": "It needs to know where the API server is: --kubeconfig or --master."
     },

@@ -44,7 +44,7 @@ def _create(context: Context, progress: Progress) -> None:
 
 
 def _delete(context: Context) -> None:
-    api.delete(context, MANIFEST)
+    api.delete(context, PATH)
 
 
 DEPLOYMENT = Goal(

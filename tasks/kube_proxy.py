@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from . import etcd
 from .core import iptables
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon, Flag, files_of
 from .core.probe import Http
+from .front_door import needs, way_in
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    return [
-        Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is, and who we are."),
-        Flag(
-            "--conntrack-max-per-core=0",
-            "Leave nf_conntrack_max as it is: it is the host's, and writing it fails in another network namespace.",
-        ),
-    ]
+    flags = [way_in(context)]
+    if context.settings.on_host:
+        flags.append(Flag("--conntrack-max-per-core=0", "Leave nf_conntrack_max as it is: it is the host's."))
+    return flags
 
 
 # Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
@@ -31,15 +29,12 @@ KUBE_PROXY = Daemon(
     doc="start kube-proxy, which makes Services reachable",
     program="kube-proxy",
     flags=flags,
-    needs=("apiserver", "kubeconfig"),
+    needs=needs,
     after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
     ready=Http("http://127.0.0.1:10256/healthz"),
-    reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
+    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     take_back=lambda context: iptables.remove(context.machine, _CHAINS),
     needs_root=True,
-    causes={
-        "nf_conntrack_max: permission denied": "It may not write nf_conntrack_max here: --conntrack-max-per-core=0."
-    },
 )
 
 PARTS = [KUBE_PROXY]

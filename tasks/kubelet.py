@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import etcd
+from . import etcd, front_door, kubeconfig
 from .core import api, iptables
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon, Flag, files_of
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
@@ -29,21 +29,21 @@ def node_name(context: Context) -> str:
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [
-        Flag(
-            f"--kubeconfig={context.state / 'kubeconfig'}",
-            "Where the API server is; without it the kubelet stands alone.",
-        ),
-        Flag(
-            f"--client-ca-file={context.pki / 'ca.crt'}", "Who may ask it to run a command in a Pod: our CA's clients."
-        ),
-        Flag("--anonymous-auth=false", "And nobody else: by default every user of the host may."),
-        Flag("--read-only-port=0", "Its second port tells everybody about every Pod."),
-        Flag(
-            "--eviction-hard=memory.available<100Mi",
-            "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
-        ),
-    ]
+    why = "Where the API server is; without it the kubelet stands alone."
+    flags = [Flag(f"--kubeconfig={kubeconfig.for_components(context)}", why)]
+    if not context.settings.uses_front_door:
+        flags += [
+            Flag(
+                f"--client-ca-file={context.pki / 'ca.crt'}",
+                "Who may ask it to run a command in a Pod: our CA's clients.",
+            ),
+            Flag("--anonymous-auth=false", "And nobody else: by default every user of the host may."),
+            Flag("--read-only-port=0", "Its second port tells everybody about every Pod."),
+            Flag(
+                "--eviction-hard=memory.available<100Mi",
+                "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
+            ),
+        ]
     if len(Path("/proc/swaps").read_text().splitlines()) > 1:
         flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
     return flags
@@ -105,7 +105,7 @@ def _keeps(context: Context) -> Sequence[Path]:
 
 
 def _take_back(context: Context) -> None:
-    api.delete(context, _manifest(context))
+    api.delete(context, _path(context))
     if not context.machine.whole:  # kube-proxy's rules refer to some of them, but it is taken back before
         iptables.remove(context.machine, "KUBE-")
 
@@ -115,12 +115,12 @@ KUBELET = Daemon(
     doc="start the kubelet, which makes a node of the machine",
     program="kubelet",
     flags=flags,
-    needs=("apiserver", "kubeconfig", "container_engine"),
+    needs=lambda context: (*front_door.needs(context), "kubeconfig", "container_engine"),
     after=("images",),
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,
-    reads=lambda context: [context.state / "kubeconfig", context.pki / "ca.crt", etcd.identity(context)],
+    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     take_back=_take_back,
     keeps=_keeps,
     needs_root=True,

@@ -8,6 +8,7 @@ beside it the host's Docker and clusters go on undisturbed. With machine=host it
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from .core import release, settings
@@ -20,12 +21,19 @@ from .core.progress import Progress
 
 # Directories inside that outlive the machine, and where under the state directory they are: so the engine and the
 # kubelet need no flag for it, and what they keep there never meets the host's own.
-DISK = {"/var/lib/docker": "container_engine", "/var/lib/kubelet": "kubelet"}
+DISK = {
+    "/var/lib/docker": "container_engine",
+    "/var/lib/kubelet": "kubelet",
+    "/etc/docker": "docker",  # Docker's configuration file, where it has one
+}
 
 # What kubelet (setupKernelTunables in pkg/kubelet/cm/container_manager_linux.go) and dockerd write into the kernel.
-SYSCTLS = (
-    *("kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"),
-    *("vm/overcommit_memory", "vm/panic_on_oom"),
+# kube-proxy (pkg/proxy/conntrack) may not write its two outside of the host's own network, and ends without.
+KERNEL = (
+    *("/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops"),
+    *("/proc/sys/kernel/keys/root_maxkeys", "/proc/sys/kernel/keys/root_maxbytes"),
+    *("/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom"),
+    *("/proc/sys/net/netfilter/nf_conntrack_max", "/sys/module/nf_conntrack/parameters/hashsize"),
 )
 
 
@@ -41,12 +49,13 @@ def context(
 
     Raises DmucError when a setting is wrong.
     """
-    chosen = settings.load(root / "cluster.toml", environment, arguments, programs=programs, tasks=tasks)
-    state = root / "var" / chosen.machine
+    load = partial(settings.load, root / "cluster.toml", environment, arguments, programs=programs, tasks=tasks)
+    state = root / "var" / load().machine
+    chosen = load(remembered=settings.remembered(state))
     machine: Machine = (
         Host()
         if chosen.on_host
-        else Namespaces(chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, SYSCTLS)
+        else Namespaces(chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, KERNEL)
     )
     return Context(chosen, release.find(chosen.kubernetes), machine, state)
 

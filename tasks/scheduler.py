@@ -1,21 +1,31 @@
-"""The scheduler: gives each Pod a node, by creating a Binding. Even with only one node somebody must decide."""
+"""The scheduler: gives each Pod a node, by creating a Binding. Even with only one node somebody must decide.
+
+With scheduling=manual that is us: no scheduler runs, and each Pod that has no node gets a Binding to ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from . import etcd
+from .core import api
 from .core.context import Context
-from .core.daemon import Daemon, Flag
-from .core.probe import Http
+from .core.daemon import Daemon, Flag, files_of
+from .core.goal import Goal
+from .core.graph import Part
+from .core.probe import Answer, Http, ask_api, wait_or_fail
+from .core.progress import Progress
+from .front_door import needs, way_in
+from .kubelet import node_name
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [
-        Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is, and who we are."),
-        Flag("--leader-elect=false", "There is one: a new one need not wait 15 s until the old one's lease has ended."),
-    ]
+    flags = [way_in(context)]
+    if not context.settings.uses_front_door:
+        why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
+        flags.append(Flag("--leader-elect=false", why))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
         flags.append(Flag("--port=0", "No second port without TLS."))
@@ -27,9 +37,55 @@ SCHEDULER = Daemon(
     doc="start the scheduler, which gives each Pod a node",
     program="kube-scheduler",
     flags=flags,
-    needs=("apiserver", "kubeconfig"),
+    needs=needs,
     ready=Http("https://127.0.0.1:10259/healthz", own_ca=False),
-    reads=lambda context: [context.state / "kubeconfig", etcd.identity(context)],
+    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
+    unwanted=lambda context: "" if context.settings.scheduling == "scheduler" else "scheduling=manual",
 )
 
-PARTS = [SCHEDULER]
+_PODS = "/api/v1/namespaces/default/pods"
+
+
+def _homeless(context: Context) -> tuple[Answer, list[str]]:
+    """Is there a Pod, and has each a node? Also gives the names of those that have none."""
+    names: list[str] = []
+
+    def judge(pods: Any) -> Answer:
+        names.extend(pod["metadata"]["name"] for pod in pods["items"] if not pod["spec"].get("nodeName"))
+        if not pods["items"]:
+            return Answer(False, "there is no Pod yet")
+        return Answer(not names, f"no node has been chosen for {', '.join(names)}" if names else "every Pod has a node")
+
+    return ask_api(context, _PODS, judge), names
+
+
+def _all_are_bound(context: Context) -> Answer:
+    if context.settings.scheduling == "scheduler":
+        return Answer(True, "the scheduler does it")
+    return _homeless(context)[0]
+
+
+def _bind(context: Context, progress: Progress) -> None:
+    def some(context: Context) -> Answer:
+        answer, names = _homeless(context)
+        return Answer(bool(answer or names), answer.why)
+
+    deadline = context.settings.deadline_of("scheduler")
+    wait_or_fail(context, some, deadline=deadline, progress=progress, tried="waiting for a Pod that has no node")
+    node = node_name(context)
+    for pod in _homeless(context)[1]:
+        progress.note(f"binding {pod} to {node}")
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+        api.send(context, "POST", f"{_PODS}/{pod}/binding", binding)
+
+
+BINDING = Goal(
+    name="_binding",
+    doc="give every Pod a node by hand, with a Binding, where no scheduler is to do it",
+    holds=_all_are_bound,
+    make=_bind,
+    needs=("deployment", "service_account", "_schedulable"),
+)
+
+PARTS: list[Part] = [SCHEDULER, BINDING]

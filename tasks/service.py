@@ -38,7 +38,7 @@ SERVICE = Goal(
     doc="create the Service web: kubectl expose deployment web --port=80",
     holds=_exists,
     make=_create,
-    undo=lambda context: api.delete(context, MANIFEST),
+    undo=lambda context: api.delete(context, PATH),
     needs=("deployment",),
 )
 
@@ -79,7 +79,7 @@ SERVICE_REACHABLE = Goal(
     make=_await_answer,
     needs=(
         *("service", "service_account", "controller_manager", "images"),
-        *("kubelet", "_schedulable", "scheduler", "kube_proxy"),
+        *("kubelet", "_schedulable", "scheduler", "_binding", "kube_proxy"),
     ),
 )
 

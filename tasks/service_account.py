@@ -1,7 +1,11 @@
 """The token of the ServiceAccount `default`: every Pod gets it, and without it none is made.
 
-The walk-through lists three ways out of the missing token; this is its third, done properly: a key pair, of which the
-controller manager has the private key, to sign tokens with, and the API server the public one, to check them.
+The walk-through lists three ways out of the missing token, and service_account= chooses one:
+
+- `disabled`: the API server gives Pods no ServiceAccount (its admission plugin is disabled), so none needs a token;
+- `no-mount`: the ServiceAccount is told not to mount its token, so its Pods do not wait for it;
+- `keys`: done properly, with a key pair: the controller manager has the private key, to sign tokens with, and the API
+  server the public one, to check them.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ from .core.goal import Goal
 from .core.probe import Answer, ask_api, wait_or_fail
 from .core.progress import Progress
 
+_REPLICA_SETS = "/apis/apps/v1/namespaces/default/replicasets"
+ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
+
 
 def _ask(context: Context) -> tuple[Answer, str]:
     """Is there a token, signed with the key that there is? Also gives the name of its Secret, if there is one."""
@@ -22,6 +29,8 @@ def _ask(context: Context) -> tuple[Answer, str]:
 
     def has_one(account: Any) -> Answer:
         names.extend(secret["name"] for secret in account.get("secrets", []))
+        if account.get("automountServiceAccountToken") is False:
+            return Answer(False, "it has automountServiceAccountToken: false")
         return Answer(bool(names), "it has no token yet")
 
     def is_of_our_key(secret: Any) -> Answer:
@@ -30,30 +39,72 @@ def _ask(context: Context) -> tuple[Answer, str]:
             return Answer(False, f"the token in {names[0]} was signed with a key that is no more")
         return Answer(True, f"its token is in the Secret {names[0]}")
 
-    answer = ask_api(context, "/api/v1/namespaces/default/serviceaccounts/default", has_one)
+    answer = ask_api(context, ACCOUNT, has_one)
     if answer:
         answer = ask_api(context, f"/api/v1/namespaces/default/secrets/{names[0]}", is_of_our_key)
     return answer, names[0] if names else ""
 
 
-def _has_token(context: Context) -> Answer:
-    return _ask(context)[0]
+def _needs_no_token(context: Context) -> Answer:
+    def judge(account: Any) -> Answer:
+        if account.get("automountServiceAccountToken") is False:
+            return Answer(True, "it does not mount its token (automountServiceAccountToken: false)")
+        return Answer(False, "it mounts its token into Pods, and there is none")
+
+    return ask_api(context, ACCOUNT, judge)
 
 
-def _await_token(context: Context, progress: Progress) -> None:
-    answer, secret = _ask(context)
-    if secret and not answer:  # the controller manager makes another
-        api.delete(context, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}})
-    deadline = context.settings.deadline_of("service_account")
-    tried = "waiting for the controller manager to make a token for the ServiceAccount default"
-    wait_or_fail(context, _has_token, deadline=deadline, progress=progress, tried=tried)
+def _is_there(context: Context) -> Answer:
+    return ask_api(context, ACCOUNT, lambda _: Answer(True, ""))
+
+
+def _holds(context: Context) -> Answer:
+    if context.settings.service_account == "disabled":
+        return ask_api(context, "/version", lambda _: Answer(True, "the API server gives Pods no ServiceAccount"))
+    return _ask(context)[0] if context.settings.service_account == "keys" else _needs_no_token(context)
+
+
+def _make(context: Context, progress: Progress) -> None:
+    way, deadline = context.settings.service_account, context.settings.deadline_of("service_account")
+    tried = "waiting for the controller manager to make the ServiceAccount default"
+    if way != "disabled":
+        wait_or_fail(context, _is_there, deadline=deadline, progress=progress, tried=tried)
+        mounts = False if way == "no-mount" else None  # null takes the field away
+        api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
+    if way == "keys":
+        answer, secret = _ask(context)
+        if secret and not answer:  # the controller manager makes another
+            api.delete(context, f"/api/v1/namespaces/default/secrets/{secret}")
+        tried = "waiting for the controller manager to make a token for the ServiceAccount default"
+        wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried)
+    _try_again(context)
+
+
+def _try_again(context: Context) -> None:
+    """Have Pods made now: a ReplicaSet that could make none tries again after a time that doubles with each failure.
+
+    Its Deployment makes it anew at once when it is gone, and a new one does not wait.
+    """
+    failed: list[str] = []
+
+    def judge(sets: Any) -> Answer:
+        for one in sets["items"]:
+            status = {c["type"]: c["status"] for c in one["status"].get("conditions", [])}
+            owners = [owner["kind"] for owner in one["metadata"].get("ownerReferences", [])]
+            if status.get("ReplicaFailure") == "True" and not one["status"]["replicas"] and "Deployment" in owners:
+                failed.append(one["metadata"]["name"])
+        return Answer(True, "")
+
+    ask_api(context, _REPLICA_SETS, judge)
+    for name in failed:
+        api.delete(context, f"{_REPLICA_SETS}/{name}")
 
 
 SERVICE_ACCOUNT = Goal(
     name="service_account",
     doc="have a token for the ServiceAccount default, without which no Pod is made",
-    holds=_has_token,
-    make=_await_token,
+    holds=_holds,
+    make=_make,
     needs=("controller_manager",),
 )
 

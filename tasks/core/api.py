@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +26,7 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
     """
     from kubernetes import utils
 
-    with _saying(context, f"creating {_title(manifest)}") as client:
+    with _saying(context, f"creating the {manifest['kind']} {manifest['metadata']['name']}") as client:
         try:
             utils.create_from_dict(client, manifest)  # type: ignore[no-untyped-call]
         except utils.FailToCreateError as error:
@@ -35,29 +35,27 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
                 raise refused[0] from None
 
 
-def delete(context: Context, manifest: dict[str, Any]) -> None:
-    """Delete the object that `manifest` names, and what it owns. Does nothing when it, or the API server, is gone."""
-    if not Http("https://{address}:6443/readyz")(context):
-        return
-    from kubernetes.dynamic.exceptions import NotFoundError
-
-    with _saying(context, f"deleting {_title(manifest)}") as client, contextlib.suppress(NotFoundError):
-        kind = _kinds(client).get(api_version=manifest["apiVersion"], kind=manifest["kind"])
-        kind.delete(
-            name=manifest["metadata"]["name"],
-            namespace="default" if kind.namespaced else None,
-            body={"propagationPolicy": "Background"},
-        )
+def delete(context: Context, path: str) -> None:
+    """Delete the object at `path`, and what it owns. Does nothing when it, or the API server, is gone."""
+    if Http("https://{address}:6443/readyz")(context):
+        send(context, "DELETE", path, {"propagationPolicy": "Background"}, accept=(HTTPStatus.NOT_FOUND,))
 
 
-def _kinds(client: Any) -> Any:
-    from kubernetes import dynamic
+def send(context: Context, method: str, path: str, body: dict[str, Any], accept: Collection[int] = ()) -> None:
+    """Send `body` to `path`, by POST, PATCH (a strategic merge patch) or DELETE.
 
-    return dynamic.DynamicClient(client).resources  # type: ignore[no-untyped-call]
+    Raises DmucError when the API says no, unless with a status that is in `accept`.
+    """
+    from kubernetes.client.exceptions import ApiException
 
-
-def _title(manifest: dict[str, Any]) -> str:
-    return f"the {manifest['kind']} {manifest['metadata']['name']}"
+    patch = "application/strategic-merge-patch+json"
+    headers = {"Content-Type": patch if method == "PATCH" else "application/json"}
+    with _saying(context, f"{method} {path}") as client:
+        # Not by the methods for each kind: some cannot read the answer that they get (for a Binding, a Status).
+        response = client.rest_client.request(method, f"{client.configuration.host}{path}", headers=headers, body=body)
+        text = response.read()
+        if response.status >= HTTPStatus.BAD_REQUEST and response.status not in accept:
+            raise ApiException(status=response.status, reason=response.reason, body=text.decode(errors="replace"))
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Cluster:
     def remove(self) -> None:
         """Power off and remove all state. Can be interrupted anywhere and repeated."""
         if not self.context.machine.whole:
-            for goal in reversed(join(self.parts)):
+            for goal in reversed(join(self.parts, self.context)):
                 if goal.undo is not None:
                     goal.undo(self.context)
         self.power_off()

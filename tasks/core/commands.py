@@ -75,10 +75,12 @@ class Command(_Civil, DoitCmdBase):  # type: ignore[misc]
 
     @property
     def cluster(self) -> Cluster:
+        """What dodo.py has put together."""
         cluster: Cluster = self.loader.namespace["DMUC"]
         return cluster
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Do it, and give the exit status. Raises DmucError."""
         raise NotImplementedError
 
 
@@ -131,7 +133,7 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
             with only_one(cluster.context.machine.name):
                 if not names and not dryrun:
                     cluster.remove()
-                for goal in reversed(join(cluster.parts)):
+                for goal in reversed(join(cluster.parts, cluster.context)):
                     if goal.name in names and goal.undo is not None:
                         print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
                         if not dryrun:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .context import Context
 from .errors import DmucError
-from .goal import Goal
+from .goal import Goal, Names, resolve
 from .machine import Machine, Spawned, is_root, run
 from .probe import All, Answer, Http, Probe, Tcp, wait
 from .process import Record, find, marks
@@ -47,6 +47,12 @@ class Flag:
     why: str
 
 
+def files_of(flags: Sequence[Flag]) -> list[Path]:
+    """Give the files that the flags name by an absolute path."""
+    values = (flag.text.partition("=")[2] for flag in flags)
+    return [Path(value) for value in values if value.startswith("/")]
+
+
 @dataclass(frozen=True)
 class Daemon:
     """What there is to know about one of the cluster's processes."""
@@ -57,7 +63,7 @@ class Daemon:
     flags: Callable[[Context], Sequence[Flag]]
     ready: Probe
     answers: Probe | None = None  # not specified: when it is ready
-    needs: Sequence[str] = ()
+    needs: Names = ()
     after: Sequence[str] = ()
     reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that others write
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
@@ -89,7 +95,7 @@ class Daemon:
             holds=self.is_ready,
             make=self.await_ready,
             undo=self.undo,
-            needs=(started.name, *self.needs),
+            needs=lambda context: (started.name, *resolve(self.needs, context)),
             after=(),
             early=False,
         )

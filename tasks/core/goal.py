@@ -21,6 +21,14 @@ from .probe import STOP, Answer
 from .progress import Progress
 from .report import BOARD
 
+# Names of other goals; a function where they depend on the settings.
+Names = Sequence[str] | Callable[[Context], Sequence[str]]
+
+
+def resolve(names: Names, context: Context) -> Sequence[str]:
+    """Give the names as they are for this cluster."""
+    return names(context) if callable(names) else names
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -31,7 +39,7 @@ class Goal:
     holds: Callable[[Context], Answer]
     make: Callable[[Context, Progress], None]
     undo: Callable[[Context], None] | None = None
-    needs: Sequence[str] = ()
+    needs: Names = ()
     after: Sequence[str] = ()
     early: bool = False  # it is enough for it that the daemons among these answer; they need not be ready
 
@@ -82,7 +90,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         "doc": goal.doc,
         "actions": [run],
         "uptodate": [UpToDate(goal, context)],
-        "task_dep": list(goal.needs),
+        "task_dep": list(resolve(goal.needs, context)),
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
         "meta": {"after": list(goal.after)},
     }

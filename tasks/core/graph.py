@@ -8,30 +8,43 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .context import Context
-from .goal import Goal, task
+from .goal import Goal, resolve, task
 
 
 class Part(Protocol):
     """Anything that gives goals: a Goal itself, or a Daemon."""
 
+    @property
+    def name(self) -> str:
+        """Its name: the public one of its goals, or the only one."""
+
     def goals(self) -> Sequence[Goal]:
         """Its goals."""
 
 
-def join(parts: Sequence[Part]) -> list[Goal]:
-    """Give all goals, with each name that an early goal needs turned into that daemon's `_NAME` where there is one."""
+def join(parts: Sequence[Part], context: Context) -> list[Goal]:
+    """Give all goals as they are for this cluster, with what they need as lists.
+
+    Each name that an early goal needs is turned into that daemon's `_NAME`, where there is one.
+    """
     goals = [goal for part in parts for goal in part.goals()]
     names = {goal.name for goal in goals}
 
     def early(name: str) -> str:
         return f"_{name}" if f"_{name}" in names else name
 
-    return [replace(g, needs=[*map(early, g.needs)], after=[*map(early, g.after)]) if g.early else g for g in goals]
+    def joined(goal: Goal) -> Goal:
+        needs = resolve(goal.needs, context)
+        if not goal.early:
+            return replace(goal, needs=[*needs])
+        return replace(goal, needs=[*map(early, needs)], after=[*map(early, goal.after)])
+
+    return [joined(goal) for goal in goals]
 
 
 def tasks(parts: Sequence[Part], context: Context) -> Iterator[dict[str, Any]]:
     """Give doit's dictionary for every goal, in the order of `parts`."""
-    for goal in join(parts):
+    for goal in join(parts, context):
         yield task(goal, context)
 
 

@@ -42,7 +42,7 @@ class Namespaces:
     """The machine `name`, with its state (process file, log) under `state`.
 
     `link` is the range of the link to the host; the host reaches `services` and `pods` through it. `disk` are the
-    directories that outlive the machine: path inside -> directory under `state`. `sysctls` are settings of the host's
+    directories that outlive the machine: path inside -> directory under `state`. `kernel` are files of the host's
     kernel that daemons write and no namespace holds: in the machine they are plain files, and the kernel's stay.
     """
 
@@ -52,7 +52,7 @@ class Namespaces:
     services: str
     pods: str
     disk: Mapping[str, str]
-    sysctls: Sequence[str] = ()
+    kernel: Sequence[str] = ()
     whole: bool = True
 
     # What is where
@@ -95,7 +95,7 @@ class Namespaces:
             self.services,
             self.pods,
             *(f"{k}={v}" for k, v in self.disk.items()),
-            *self.sysctls,
+            *self.kernel,
         ]
 
     def _host_routes(self) -> list[str]:
@@ -328,12 +328,13 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
     ]
     for inside, directory in machine.disk.items():
         lines += [f"mkdir -p {inside}", f"mount --bind {q(str(state / directory))} {inside}"]
-    if machine.sysctls:
+    if machine.kernel:
         lines += [
             "# The host's kernel is not ours to tune: who writes to these writes to a file.",
-            f"for key in {' '.join(machine.sysctls)}; do",
-            '  own="/run/dmuc/sysctl/$key"; mkdir -p "${own%/*}"; cat "/proc/sys/$key" > "$own"',
-            '  mount --bind "$own" "/proc/sys/$key"',
+            f"for file in {' '.join(machine.kernel)}; do",
+            '  [ -e "$file" ] || continue',
+            '  own="/run/dmuc/kernel$file"; mkdir -p "${own%/*}"; cat "$file" > "$own"',
+            '  mount --bind "$own" "$file"',
             "done",
         ]
     lines += [

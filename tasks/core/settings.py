@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import itertools
+import json
 import os
 import re
 import tomllib
@@ -36,6 +37,9 @@ class Settings:
     )
     service_range: str = "10.96.0.0/16"  # the ClusterIPs
     pod_range: str = "10.244.0.0/24"  # the Pods' addresses
+    service_account: str = "keys"  # how Pods get past the missing token: "keys", "no-mount" or "disabled"
+    scheduling: str = "scheduler"  # "scheduler", or "manual": no scheduler, and a Binding made by us
+    front_door: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and flags as on the slides
     deadline: float = 120.0  # seconds that any one task may wait for its conditions
     cache: Path = field(default_factory=_default_cache)  # downloads and builds, shared by all machines
     programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: one program's own path
@@ -47,6 +51,11 @@ class Settings:
     def on_host(self) -> bool:
         """Whether everything runs on the machine we are on, not on one of its own."""
         return self.machine == HOST
+
+    @property
+    def uses_front_door(self) -> bool:
+        """Whether there is plain HTTP on the machine's localhost:8080."""
+        return self.front_door == "on"
 
     @property
     def host_address(self) -> str:
@@ -67,8 +76,14 @@ class Settings:
         return self.deadlines.get(task, self.deadline)
 
 
+_REMEMBERED = "settings.json"
 _PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
-_CHOICES = {"obtain": ("auto", "download", "debian")}
+_CHOICES = {
+    "obtain": ("auto", "download", "debian"),
+    "service_account": ("keys", "no-mount", "disabled"),
+    "scheduling": ("scheduler", "manual"),
+    "front_door": ("off", "on"),
+}
 
 
 def _bad(source: str, what: str, do: str = "") -> DmucError:
@@ -113,8 +128,11 @@ def load(
     *,
     programs: Collection[str],
     tasks: Collection[str],
+    remembered: Mapping[str, str] | None = None,
 ) -> Settings:
     """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
+
+    `remembered` is what a cluster was made with, which counts when none of these says something.
 
     `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
     (with `-` written `_`). Raises DmucError for a name that is none, or a value that cannot be.
@@ -125,7 +143,8 @@ def load(
     values: dict[str, object] = {}
     own_programs: dict[str, str] = {}
     deadlines: dict[str, float] = {}
-    layers = (
+    layers: Sequence[tuple[str, Mapping[str, object]]] = (
+        ("what this cluster was made with", remembered or {}),
         (str(path), _from_file(path)),
         ("environment", {k[5:].lower(): v for k, v in environment.items() if k.startswith("DMUC_")}),
         ("command line", arguments),
@@ -152,7 +171,14 @@ def load(
                 deadlines[by_deadline[name]] = _number(source, name, value)
             else:
                 values[name] = _checked(source, name, value)
-    return Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
+    settings = Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
+    if settings.on_host and settings.uses_front_door:
+        raise _bad(
+            "front_door=on",
+            "on the host, everybody who can reach its localhost:8080 could do everything",
+            "Use a machine of its own: machine=NAME.",
+        )
+    return settings
 
 
 def _checked(source: str, name: str, value: object) -> object:
@@ -174,6 +200,22 @@ def _checked(source: str, name: str, value: object) -> object:
             source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example"
         )
     return text
+
+
+def remembered(state: Path) -> dict[str, str]:
+    """Give the settings that the cluster in the directory `state` was made with, until clean; see `remember`."""
+    try:
+        found: dict[str, str] = json.loads((state / _REMEMBERED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def remember(state: Path, values: Mapping[str, str]) -> None:
+    """Have these settings count for the cluster in `state`, until clean, where nobody says otherwise."""
+    part = state / f"{_REMEMBERED}.part"
+    part.write_text(json.dumps({**remembered(state), **values}, indent=1))
+    part.rename(state / _REMEMBERED)
 
 
 def arguments(argv: Sequence[str]) -> dict[str, str]:

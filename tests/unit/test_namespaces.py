@@ -104,7 +104,7 @@ def test_a_record_of_another_boot_is_not_believed(machine: Namespaces, monkeypat
         {"services": "10.97.0.0/16"},
         {"pods": "10.245.0.0/24"},
         {"disk": {}},
-        {"sysctls": ()},
+        {"kernel": ()},
     ],
 )
 def test_a_machine_with_other_settings_is_not_the_one_that_is_wanted(

@@ -1,0 +1,57 @@
+"""The front door: plain HTTP on localhost:8080, as the walk-through has it, where whoever knocks may do everything.
+
+Up to 1.19 it is the API server's own; since 1.20 there is none, and `kubectl proxy` stands in front of the API server
+and shows the administrator's certificate for everybody who comes. So it is only there when it is asked for
+(front_door=on), and only inside the machine. With it, every command on the slides can be typed as printed, and the
+components are started as they are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .core.context import Context
+from .core.daemon import Daemon, Flag, files_of
+from .core.probe import Http
+
+URL = "http://localhost:8080"
+
+
+def way_in(context: Context) -> Flag:
+    """The flag that tells a component where the API server is."""
+    if context.settings.uses_front_door:
+        return Flag(f"--master={URL}", "Where the API server is; it asks nobody who they are.")
+    return Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is, and who we are.")
+
+
+def needs(context: Context) -> Sequence[str]:
+    """What a component needs to get to the API server."""
+    return ("apiserver", "_front_door" if context.settings.uses_front_door else "kubeconfig")
+
+
+def flags(context: Context) -> Sequence[Flag]:
+    """The command line, and why."""
+    pki = context.pki
+    return [
+        Flag("proxy", "The command."),
+        Flag(f"--server=https://{context.settings.address}:6443", "Where the API server really is."),
+        Flag(f"--certificate-authority={pki / 'ca.crt'}", "Tells that it is ours."),
+        Flag(f"--client-certificate={pki / 'admin.crt'}", "Who everybody is who comes through this door."),
+        Flag(f"--client-key={pki / 'admin.key'}", "The key to that certificate."),
+        Flag("--port=8080", "Where the walk-through expects it, and kubectl without a kubeconfig."),
+        Flag("--reject-paths=^$", "By default it turns `kubectl exec` away."),
+    ]
+
+
+FRONT_DOOR = Daemon(
+    name="_front_door",
+    doc="open the front door: plain HTTP on localhost:8080, for everybody in the machine",
+    program="kubectl",
+    flags=flags,
+    needs=("apiserver", "pki"),
+    ready=Http("http://127.0.0.1:8080/version"),
+    unwanted=lambda context: "" if context.settings.uses_front_door else "front_door=off",
+    reads=lambda context: files_of(flags(context)),
+)
+
+PARTS = [FRONT_DOOR]
