@@ -17,10 +17,9 @@ from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.machine import run
 from .core.probe import Http
+from .facts import may_lower_oom_score
 from .machine import DISK
 from .registry import LOCAL, pull_through_address
-
-_CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 
 # Without CAP_SYS_RESOURCE nothing may lower its oom_score_adj, and runc, asked to, refuses to start the pod sandbox
 # ("can't get final child's PID from pipe"). This stands in front of runc and asks for 0 where less was asked for.
@@ -33,14 +32,6 @@ for argument in "$@"; do
 done
 exec {runc} "$@"
 """
-
-
-def may_lower_oom_score() -> bool:
-    """Whether we have CAP_SYS_RESOURCE (capabilities(7))."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) & (1 << _CAP_SYS_RESOURCE))
-    return False
 
 
 def _adapter(context: Context) -> Path:

@@ -20,6 +20,7 @@ from .core.graph import Part
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
+from .facts import has_swap
 
 
 def node_name(context: Context) -> str:
@@ -44,7 +45,7 @@ def flags(context: Context) -> Sequence[Flag]:
                 "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
             ),
         ]
-    if len(Path("/proc/swaps").read_text().splitlines()) > 1:
+    if has_swap():
         flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
     return flags
 

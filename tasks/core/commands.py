@@ -31,7 +31,7 @@ from .lock import only_one
 from .report import BOARD
 
 
-def _told(method: Callable[..., int]) -> Callable[..., int]:
+def told(method: Callable[..., int]) -> Callable[..., int]:
     """Errors become one message and an exit status, never a traceback."""
 
     @functools.wraps(method)
@@ -71,7 +71,7 @@ class Command(_Civil, DoitCmdBase):  # type: ignore[misc]
     cmd_options: Sequence[dict[str, object]] = ()
 
     def _execute(self, pos_args: list[str]) -> int:
-        return _told(self.act)(self.cluster, pos_args)
+        return told(self.act)(self.cluster, pos_args)
 
     @property
     def cluster(self) -> Cluster:
@@ -110,7 +110,7 @@ class Run(DoitRun):  # type: ignore[misc]
                 _make_state(cluster.context)
                 return int(DoitRun._execute(self, *args, **kwargs))
 
-        return _told(run)()
+        return told(run)()
 
 
 def _make_state(context: Context) -> None:
@@ -140,7 +140,7 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
                             goal.undo(cluster.context)
             return 0
 
-        return _told(clean)()
+        return told(clean)()
 
 
 class List(_Civil, DoitList):  # type: ignore[misc]
@@ -190,10 +190,8 @@ class Shell(Command):
         # Taken from the real command line: doit takes every NAME=VALUE out of what it hands on.
         rest = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else arguments
         context = cluster.context
-        variables = {**context.environment(), "TERM": os.environ.get("TERM", "dumb")}
         context.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        prefix = [*context.machine.enter(), "env", "-i", "-C", str(context.home)]
-        command = [*prefix, *(f"{k}={v}" for k, v in variables.items()), *(rest or ["bash"])]
+        command = context.inside(*(rest or ["bash"]))
         os.execvp(command[0], command)  # from here on the terminal, Ctrl-C and the exit status are the command's
 
 
@@ -217,7 +215,7 @@ class Logs(Command):
 
     def _execute(self, pos_args: list[str], follow: bool = False) -> int:
         names = [word for word in pos_args if word not in {"-f", "--follow"}]  # also behind the name
-        return _told(self.show)(self.cluster.context, follow or names != pos_args, names)
+        return told(self.show)(self.cluster.context, follow or names != pos_args, names)
 
     def show(self, context: Context, follow: bool, names: list[str]) -> int:
         """Print the log; with `follow` until interrupted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,12 @@ class Context:
             return Path(json.loads(self.programs_file.read_text())[name]["path"])
         except (OSError, ValueError, KeyError):
             raise DmucError(f"looking for the program {name}", "It has not been found yet.", "Run: binaries") from None
+
+    def inside(self, *command: str) -> list[str]:
+        """Give the command line that runs `command` on the machine, at home there, as somebody who has logged in."""
+        variables = {**self.environment(), "TERM": os.environ.get("TERM", "dumb")}
+        prefix = [*self.machine.enter(), "env", "-i", "-C", str(self.home)]
+        return [*prefix, *(f"{name}={value}" for name, value in variables.items()), *command]
 
     def environment(self) -> dict[str, str]:
         """The whole environment of whatever runs inside the machine: nothing leaks in from the user's shell."""

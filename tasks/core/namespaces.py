@@ -104,13 +104,14 @@ class Namespaces:
     # Machine: use it
 
     def enter(self) -> Sequence[str]:
-        """The nsenter command line."""
-        return ("nsenter", "-t", str(self._anchor()), "-m", "-u", "-n", "-i", "-p", "-C", "--")
+        """Into the machine's cgroups, and with nsenter into its namespaces."""
+        anchor = self._anchor()
+        joining = cgroups.joining(h.procs(self.name) for h in cgroups.mounted())
+        return (*joining, "nsenter", "-t", str(anchor), "-m", "-u", "-n", "-i", "-p", "-C", "--")
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon in the namespaces and cgroups of the machine; see Machine."""
-        joining = cgroups.joining(h.procs(self.name) for h in cgroups.mounted())
-        started = spawn((*joining, *self.enter()), command, log, cwd, environment)
+        started = spawn(self.enter(), command, log, cwd, environment)
         # nsenter stays as the parent of the process in the machine: that one is the daemon.
         child = _only_child(started.handle)
         return Spawned(child or started.pid, started.handle)

@@ -1,0 +1,29 @@
+"""Facts: what this host and this release are like. They are found out here, and only here; what is done about them
+stands with whoever does it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .core.context import Context
+
+_CAP_SYS_RESOURCE = 24  # <linux/capability.h>
+
+
+def may_lower_oom_score() -> bool:
+    """Whether we have CAP_SYS_RESOURCE (capabilities(7)): without, nothing may lower its oom_score_adj."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & (1 << _CAP_SYS_RESOURCE))
+    return False
+
+
+def has_swap() -> bool:
+    """Whether the host swaps."""
+    return len(Path("/proc/swaps").read_text().splitlines()) > 1
+
+
+def facts(context: Context) -> dict[str, bool]:
+    """Give every fact that a step of the tour can depend on, by name."""
+    return {"swap": has_swap(), "insecure_port": False}

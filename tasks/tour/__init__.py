@@ -1,0 +1,1 @@
+"""The walk-through, step by step, on a real cluster: `doit tour`."""

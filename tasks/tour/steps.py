@@ -1,0 +1,148 @@
+"""The steps of the tour, as they stand in the chapters beside this file: 1-….toml, 2-….toml, and so on.
+
+A chapter has a `title` and, in the first one, the `settings` that the tour's cluster is made with. A `[[step]]` says,
+for people: `name`, `title`, `about` (what we are about to do, and why), `notice` (what to look at in the output) and
+`means`. What is typed, and what must come of it, stands in its commands, each a `[[step.command]]`:
+
+    doit or run   `scripts/doit` with these words; or a line of shell, typed on the machine
+    set           settings that count from here on
+    fails         true: the exit status must not be 0
+    shows, hides  regular expressions: each must, or must not, be found in the output
+    within        seconds during which the command is repeated until all that is so; without: it is so at once
+    until         a regular expression: the command goes on for ever, and is ended when its output has that
+    tail          only so many of the last lines are shown
+
+A step or command with `when` (or `unless`) is there only when that fact holds (or does not): see `Facts`. One with
+`choice` ("setting=value") is left out when the user has chosen another value for that setting.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import DmucError
+
+CHAPTERS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something that is typed, and what must come of it."""
+
+    doit: str = ""
+    run: str = ""
+    set: Mapping[str, str] = field(default_factory=dict)
+    fails: bool = False
+    shows: Sequence[str] = ()
+    hides: Sequence[str] = ()
+    within: float = 0.0  # seconds
+    until: str = ""
+    tail: int = 0
+    when: str = ""
+    unless: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be."""
+        if bool(self.doit) == bool(self.run):
+            raise ValueError("a command is either `doit` or `run`")
+        for pattern in (*self.shows, *self.hides, self.until):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+
+    @property
+    def typed(self) -> str:
+        """What a person types."""
+        return f"scripts/doit {self.doit}" if self.doit else self.run
+
+    def expected(self) -> str:
+        """Say in words what must come of it."""
+        parts = ["it fails" if self.fails else "it goes on" if self.until else "it ends well"]
+        parts += [f"its output has /{pattern}/" for pattern in (*self.shows, *filter(None, [self.until]))]
+        parts += [f"its output does not have /{pattern}/" for pattern in self.hides]
+        return ", ".join(parts) + (f", within {self.within:g} s" if self.within else "")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the tour."""
+
+    name: str
+    title: str
+    about: str
+    notice: str = ""
+    means: str = ""
+    command: Sequence[Command] = ()
+    when: str = ""
+    unless: str = ""
+    choice: str = ""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Some steps that belong together."""
+
+    title: str
+    step: Sequence[Step]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+Facts = Mapping[str, bool]  # what the release and the host are like; whatever steps depend on has a name here
+
+
+def load(directory: Path = CHAPTERS) -> list[Chapter]:
+    """Read the chapters in `directory`, in the order of their file names. Raises DmucError for one that cannot be."""
+    chapters = [_chapter(path) for path in sorted(directory.glob("*.toml"))]
+    names = [step.name for chapter in chapters for step in chapter.step]
+    twice = {name for name in names if names.count(name) > 1}
+    if not names or twice:
+        seen = f"Two steps are called {', '.join(sorted(twice))}." if twice else "There are no steps."
+        raise DmucError(f"reading the tour in {directory}", seen, "Chapters are files *.toml; see tasks/tour/steps.py.")
+    return chapters
+
+
+def chosen(chapters: Sequence[Chapter], facts: Facts, choices: Mapping[str, str]) -> list[Chapter]:
+    """Give the chapters with the steps and commands that are there when these `facts` hold.
+
+    `choices` are settings that the user has chosen otherwise than they are by default.
+    """
+
+    def fits(one: Step | Command) -> bool:
+        for name in filter(None, (one.when, one.unless)):
+            if name not in facts:
+                raise DmucError("reading the tour", f"There is no fact called {name!r}.", f"There are: {[*facts]}.")
+        setting, _, value = getattr(one, "choice", "").partition("=")
+        other = choices.get(setting, value) != value
+        return (not one.when or facts[one.when]) and not (one.unless and facts[one.unless]) and not other
+
+    return [
+        Chapter(
+            chapter.title,
+            [_with(step, [c for c in step.command if fits(c)]) for step in chapter.step if fits(step)],
+            chapter.settings,
+        )
+        for chapter in chapters
+    ]
+
+
+def _with(step: Step, commands: Sequence[Command]) -> Step:
+    values = {f.name: getattr(step, f.name) for f in fields(Step)}
+    return Step(**values | {"command": commands})
+
+
+def _chapter(path: Path) -> Chapter:
+    try:
+        content: dict[str, Any] = tomllib.loads(path.read_text())
+        content["step"] = [
+            Step(**step | {"command": [Command(**command) for command in step.get("command", [])]})
+            for step in content["step"]
+        ]
+        return Chapter(**content)
+    except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
+        raise DmucError(f"reading the chapter {path}", f"{type(error).__name__}: {error}", "Mend it.") from None
