@@ -73,6 +73,16 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     return wishes
 
 
+def _config(context: Context) -> Path:
+    return context.state / DISK["/etc/docker"] / "daemon.json"
+
+
+def _forget_config(context: Context) -> None:
+    """What stands in the file and on the command line, too, Docker refuses."""
+    if not context.settings.uses_front_door:
+        _config(context).unlink(missing_ok=True)
+
+
 def _files(context: Context) -> Mapping[Path, str]:
     files = {}
     if not may_lower_oom_score():
@@ -81,7 +91,7 @@ def _files(context: Context) -> Mapping[Path, str]:
         config: dict[str, Any] = {}
         for _, part in _wishes(context):
             config |= part
-        files[context.state / DISK["/etc/docker"] / "daemon.json"] = json.dumps(config, indent=1) + "\n"
+        files[_config(context)] = json.dumps(config, indent=1) + "\n"
     return files
 
 
@@ -103,6 +113,7 @@ CONTAINER_ENGINE = Daemon(
     needs=("machine", "binaries", "_upstream"),
     ready=Http("unix:///run/docker.sock:/_ping", expect="OK"),
     writes=_files,
+    prepare=_forget_config,
     keeps=_keeps,
     take_back=_remove_network,
     needs_root=True,

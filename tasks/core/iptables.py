@@ -6,7 +6,7 @@ from .machine import Machine, run
 
 _REMOVE = """
 for tables in iptables ip6tables; do
-  $tables-save | grep -Ev -e "$1" | $tables-restore
+  $tables-save | grep -Ev -e "$1" | $tables-restore -w || exit
 done
 """
 

@@ -1,0 +1,109 @@
+"""The settings that choose another way, each on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.e2e import host_picture
+from tests.e2e.conftest import STATE, doit, executed, kubectl, pid_of
+from tests.unit.support import eventually
+
+
+def command_line(component: str) -> list[str]:
+    """What it runs with, as the kernel has it."""
+    words = Path(f"/proc/{pid_of(component)}/cmdline").read_text().split("\0")[:-1]
+    return [Path(words[0]).name, *words[1:]]
+
+
+def the_pod() -> dict[str, object]:
+    pods = json.loads(kubectl("get", "pods", "-l", "app=web", "-o", "json"))["items"]
+    alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    assert len(alive) == 1
+    return dict(alive[0]["spec"])
+
+
+def test_the_front_door_and_the_flags_of_the_slides(before: host_picture.Picture) -> None:
+    doit("clean")
+    settings = ("front_door=on", "service_account=no-mount")
+    done = doit(*settings, "service_reachable")
+    assert "answers: Welcome to nginx!" in done.stdout
+    master = "--master=http://localhost:8080"
+    home = STATE / "home" / ".kube" / "config"
+    swap = ["--fail-swap-on=false"] if len(Path("/proc/swaps").read_text().splitlines()) > 1 else []
+    assert command_line("etcd") == ["etcd"]
+    assert command_line("container_engine") == ["dockerd"]
+    assert command_line("controller_manager") == ["kube-controller-manager", master]
+    assert command_line("scheduler") == ["kube-scheduler", master]
+    assert command_line("kube_proxy") == ["kube-proxy", master]
+    assert command_line("kubelet") == ["kubelet", f"--kubeconfig={home}", *swap]
+    # What the slides type, as it is printed there.
+    for typed, seen in {
+        "rm -r ~/.kube; kubectl get nodes": "e2e .* Ready",
+        "kubectl get services": "kubernetes .* 443/TCP",
+        "kubectl create deployment more --image=nginx": "deployment.apps/more created",
+        "kubectl get all": "deployment.apps/more",
+        "kubectl delete deployment more": "deleted",
+        "kubectl config set-cluster localhost --server http://localhost:8080": "set",
+        "kubectl config set-context localhost --cluster localhost": "created",
+        "kubectl config use-context localhost": "Switched",
+        "kubectl --server http://localhost:8080 get pods -o wide": "web-.* e2e ",
+        "curl -s http://localhost:8080/version": "gitVersion",
+    }.items():
+        assert re.search(seen, doit("shell", "--", "sh", "-c", typed).stdout.replace("\n", " ")), typed
+    # A component that a person starts by hand as on the slide: the one that runs is in its place, and says so.
+    by_hand = "timeout 20 kube-scheduler --master http://localhost:8080 2>&1"
+    assert "address already in use" in doit("shell", "--", "sh", "-c", by_hand, status=None).stdout
+    assert executed(doit(*settings)) == {"kubelet"}  # its kubeconfig is another file now
+
+
+def test_pods_without_a_token_and_without_an_account(before: host_picture.Picture) -> None:
+    doit("service_account=no-mount", "service_reachable")
+    account = json.loads(kubectl("get", "serviceaccount", "default", "-o", "json"))
+    assert account["automountServiceAccountToken"] is False
+    assert "secrets" not in account
+    assert not any("private-key" in word for word in command_line("controller_manager"))
+    assert the_pod()["serviceAccountName"] == "default" and "volumes" not in the_pod()
+    # The cluster goes on, with another way: a new Pod has no account at all.
+    doit("service_account=disabled", "service_reachable")
+    assert "--disable-admission-plugins=ServiceAccount" in command_line("apiserver")
+    kubectl("delete", "pod", "-l", "app=web")
+    doit("service_account=disabled", "service_reachable")
+    assert "serviceAccountName" not in the_pod()
+    # And with keys, the third: a new Pod has the token.
+    doit("service_reachable")
+    kubectl("delete", "pod", "-l", "app=web")
+    doit("service_reachable")
+    account = json.loads(kubectl("get", "serviceaccount", "default", "-o", "json"))
+    assert "automountServiceAccountToken" not in account and len(account["secrets"]) == 1
+    assert "default-token" in json.dumps(the_pod()["volumes"])
+
+
+def test_a_replica_set_that_has_failed_for_long_is_not_waited_for(before: host_picture.Picture) -> None:
+    doit("clean")
+    doit("service_account=no-mount", "deployment", "controller_manager")
+    kubectl("wait", "deployment/web", "--for=condition=ReplicaFailure", "--timeout=60s")
+    first = kubectl("get", "replicaset", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.uid}")
+    doit("service_account=no-mount", "service_account")
+    kubectl("wait", "deployment/web", "--for=condition=Progressing", "--timeout=60s")
+    assert first != kubectl("get", "replicaset", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.uid}")
+    doit("service_account=no-mount", "service_reachable")
+
+
+def test_scheduling_by_hand(before: host_picture.Picture) -> None:
+    settings = ("service_account=no-mount", "scheduling=manual")
+    doit(*settings, "service_reachable")
+    assert not (STATE / "run" / "scheduler.pid").exists()
+    assert "kube-scheduler" not in doit("shell", "--", "ps", "-e", "-o", "comm").stdout
+    names = ("get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.name}")
+    first = kubectl(*names)
+    kubectl("scale", "deployment", "web", "--replicas=2")
+    eventually(lambda: kubectl(*names) != first, "a second Pod")
+    assert "binding" in executed(doit(*settings))
+    kubectl("rollout", "status", "deployment", "web", "--timeout=60s")
+    (second,) = {*kubectl(*names).split()} - {first}
+    selector = f"reason=Scheduled,involvedObject.name={second}"
+    assert kubectl("get", "events", "--field-selector", selector, "-o", "name") == ""  # those are the scheduler's
+    assert executed(doit("service_account=no-mount")) >= {"scheduler"}  # and back
+    doit("clean")

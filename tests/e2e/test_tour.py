@@ -1,0 +1,45 @@
+"""The tour, on a real cluster: every step of the walk-through turns out as its chapter says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from tasks.tour.steps import CHAPTERS, load
+from tests.e2e import host_picture
+from tests.e2e.conftest import doit, executed, kubectl
+
+
+def test_the_whole_tour_holds(before: host_picture.Picture) -> None:
+    doit("clean")
+    told = doit("tour", "--yes", timeout=560).stdout
+    steps = [step for chapter in load() for step in chapter.step]
+    for number, step in enumerate(steps, 1):
+        assert f"{number}/{len(steps)} {step.title} [{step.name}]" in told
+    assert "\x1b" not in told
+    assert max(len(line) for line in told.splitlines() if not line.startswith("  ")) <= 110
+    # It has left a cluster to which nothing is to be added, made with the settings that it has remembered.
+    done = doit()
+    assert executed(done) == set(), done.stdout
+    assert re.search(r"service_reachable +up to date: http://\S+ answers: Welcome to nginx!", done.stdout)
+    assert kubectl("get", "nodes", "--no-headers").split()[:2] == ["e2e", "Ready"]
+    doit("clean")
+
+
+def test_a_step_that_turns_out_otherwise_fails_it(before: host_picture.Picture, tmp_path: Path) -> None:
+    shutil.copytree(CHAPTERS, tmp_path / "own", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    chapter = tmp_path / "own" / "2-api-server.toml"
+    text = chapter.read_text()
+    assert text.count("on 127.0.0.1:2379, this is") == 1
+    chapter.write_text(
+        text.replace("on 127.0.0.1:2379, this is", "on 127.0.0.1:4242, this is").replace("within = 20", "within = 2")
+    )
+    done = doit("tour", "--yes", f"--chapters={tmp_path / 'own'}", status=1)
+    assert "✗ the step etcd has turned out otherwise: scripts/doit logs etcd" in done.stderr
+    assert "expected: it ends well, its output has /serving insecure client requests on 127.0.0.1:4242" in done.stderr
+    assert "serving insecure client requests on 127.0.0.1:2379" in done.stderr
+    assert "[apiserver]" not in done.stdout
+    # It stays as it is, and the tour does not go on as if nothing had been.
+    assert "etcd" in doit("tour", "--yes", status=3).stderr
+    doit("clean")
