@@ -83,7 +83,7 @@ def test_list_shows_what_people_see_in_the_order_of_the_walk_through(checkout: C
 def test_help_shows_our_own_commands(checkout: Checkout) -> None:
     done = checkout.doit("help")
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("down", "logs", "shell", "status"):
+    for command in ("down", "logs", "shell", "status", "trace"):
         assert re.search(rf"\b{command} +\w", done.stdout)
         own = checkout.doit("help", command)
         assert own.returncode == 0 and own.stdout and "Traceback" not in own.stderr
@@ -242,6 +242,12 @@ def test_a_shell_on_the_host_runs_the_words_as_they_are(checkout: Checkout) -> N
     )
     assert done.returncode == 7
     assert done.stdout == f"a=b|two  words|||{checkout.root}/var/host/home\n"
+
+
+def test_a_way_through_a_machine_that_is_off_is_not_traced(checkout: Checkout) -> None:
+    for words in (["trace"], ["trace", "web"], ["trace", "web", "surplus"]):
+        is_told(checkout.doit(*words), "tracing", "not powered on", "scripts/doit status")
+    assert checkout.made() == set()
 
 
 def test_status_of_a_machine_that_is_off_says_so(checkout: Checkout) -> None:

@@ -1,0 +1,271 @@
+"""The packet filter's live rules, as `iptables-save -c` and `nft -j list table` print them, in one form.
+
+Both are read into chains of rules. What a rule asks of a packet is split in three: what can be told from where the
+packet goes (address, protocol, port), with which probability the rule takes it, and the rest, in words.
+Sources: iptables-extensions(8), nft(8), libnftables-json(5).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any
+
+from .errors import DmucError
+from .machine import Machine, run
+
+VERDICTS = frozenset({"DNAT", "REJECT", "DROP"})  # after these a packet goes through no more rules of the table
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The first packet of a connection: where it goes. `local`: that is an address of the machine itself."""
+
+    address: str
+    port: int
+    protocol: str = "tcp"
+    local: bool = False
+
+    @cached_property
+    def _address(self) -> Any:
+        return ip_address(self.address)
+
+    def goes_to(self, networks: Sequence[str]) -> bool:
+        """Whether it goes to one of these addresses or networks."""
+        return any(network == f"{self.address}/32" or self._address in ip_network(network) for network in networks)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a chain."""
+
+    # A chain or, in capitals, a verdict. Several: each is taken with the same probability. None: it decides nothing.
+    targets: Sequence[str] = ()
+    probability: Fraction = Fraction(1)
+    networks: Sequence[str] | None = None  # where the packet must go to; None: anywhere
+    protocol: str = ""
+    port: int | None = None
+    local: bool = False  # the packet must go to an address of the machine itself
+    conditions: Sequence[str] = ()  # what else it asks of a packet
+    again: int | None = None  # only for who has come within so many seconds
+    comment: str = ""
+    destination: str = ""  # of DNAT: ADDRESS:PORT
+    packets: int | None = None  # how many it has taken; None: it has no counter
+
+    def may_take(self, packet: Packet) -> bool:
+        """Whether nothing that is known of the packet speaks against it."""
+        return (
+            self.protocol in ("", packet.protocol)
+            and self.port in (None, packet.port)
+            and (packet.local or not self.local)
+            and (self.networks is None or packet.goes_to(self.networks))
+        )
+
+    @property
+    def names(self) -> bool:
+        """Whether it asks for an address or a port."""
+        return self.networks is not None or self.port is not None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Chains by name, and which of them packets enter by themselves (OUTPUT, PREROUTING and so on)."""
+
+    hooks: Sequence[str]
+    chains: Mapping[str, Sequence[Rule]]
+
+
+def read_iptables(machine: Machine) -> dict[str, Table]:
+    """Give the machine's iptables, `nat` and `filter` among them. Raises DmucError when they cannot be read."""
+    return parse_iptables(run(machine, "iptables-save", "-c"))
+
+
+def read_nftables(machine: Machine, name: str) -> dict[str, Table]:
+    """Give the nftables table `ip NAME` of the machine, as `parse_nftables` does; nothing when there is none."""
+    try:
+        return parse_nftables(run(machine, "nft", "-j", "list", "table", "ip", name))
+    except DmucError:  # no such table, or no nft on this machine: then nobody has made one
+        return {}
+
+
+# iptables
+
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
+_LINE = re.compile(r"(?:\[(\d+):\d+\] )?-A (\S+) ?(.*)")
+# They always hold for the first packet of a connection, or only count or remember it.
+_TRUE = re.compile(r"--ctstate \S*\bNEW\b.*|--set .*|--nfacct-name .*")
+
+# What they say of a rule.
+_FACT_OF: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "-j": ("targets", lambda target: (target,)),
+    "-g": ("targets", lambda target: (target,)),
+    "-d": ("networks", lambda network: (network,)),
+    "-p": ("protocol", str),
+    "--dport": ("port", int),
+    "--probability": ("probability", lambda number: Fraction(number).limit_denominator(10_000)),  # 0.33333333349
+    "--seconds": ("again", int),
+    "--comment": ("comment", str),
+    "--to-destination": ("destination", str),
+}
+_FACTS: Mapping[tuple[str, str], Mapping[str, Any]] = {("--dst-type", "LOCAL"): {"local": True}}
+_WORDS = {
+    "-s": "from {}",
+    "! -s": "not from {}",
+    "--src-type": "from {} addresses",
+    "! --src-type": "not from {} addresses",
+}
+# -m names a module, which its options tell, too; the others only go with one that says something.
+_SILENT = {"-m", "--mode", "--rcheck", "--reap", "--name", "--mask", "--rsource"}
+
+
+def parse_iptables(text: str) -> dict[str, Table]:
+    """Give the tables that `iptables-save -c` has printed (without -c: the rules have no counters)."""
+    tables: dict[str, Table] = {}
+    hooks: list[str] = []
+    chains: dict[str, list[Rule]] = {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            hooks, chains = [], {}
+            tables[line[1:]] = Table(hooks, chains)
+        elif line.startswith(":"):
+            name, policy, *_ = line[1:].split()
+            chains[name] = []
+            if policy != "-":
+                hooks.append(name)
+        elif found := _LINE.match(line):
+            packets, chain, rest = found.groups()
+            chains[chain].append(_iptables_rule(rest, packets))
+    return tables
+
+
+def _iptables_rule(text: str, packets: str | None) -> Rule:
+    facts: dict[str, Any] = {"packets": None if packets is None else int(packets)}
+    conditions = []
+    for option, argument in _options(text):
+        if (option, argument) in _FACTS:
+            facts |= _FACTS[option, argument]
+        elif option in _FACT_OF and (option != "--dport" or argument.isdecimal()):  # not a range of ports
+            name, value = _FACT_OF[option]
+            facts[name] = value(argument)
+        elif option in _WORDS:
+            conditions.append(_WORDS[option].format(argument.removesuffix("/32")))
+        elif option not in _SILENT and "targets" not in facts and not _TRUE.match(f"{option} {argument}"):
+            conditions.append(f"{option} {argument}".strip())
+    return Rule(**facts, conditions=tuple(conditions))
+
+
+def _options(text: str) -> Iterator[tuple[str, str]]:
+    """Give each option, with `! ` before it where it is denied, and its arguments."""
+    option, arguments, denied = "", list[str](), False
+    for quoted, word in _WORD.findall(text):
+        if word == "!" or word.startswith("-"):
+            if option:
+                yield option, " ".join(arguments)
+            option, arguments = "", []
+        if word == "!":
+            denied = True
+        elif word.startswith("-"):
+            option, denied = f"! {word}" if denied else word, False
+        else:
+            arguments.append(word or re.sub(r"\\(.)", r"\1", quoted))
+    if option:
+        yield option, " ".join(arguments)
+
+
+# nftables
+
+
+def parse_nftables(text: str) -> dict[str, Table]:
+    """Give what `nft -j list table` has printed as two tables of the same chains: `nat` and `filter` hook in others."""
+    things = json.loads(text)["nftables"]
+    sets = {s["name"]: s for thing in things for kind, s in thing.items() if kind in {"set", "map"}}
+    chains: dict[str, list[Rule]] = {c["chain"]["name"]: [] for c in things if "chain" in c}
+    for thing in things:
+        if "rule" in thing:
+            chains[thing["rule"]["chain"]].extend(_nftables_rules(thing["rule"], sets))
+    return {
+        kind: Table([c["chain"]["name"] for c in things if "chain" in c and c["chain"].get("type") == kind], chains)
+        for kind in ("nat", "filter")
+    }
+
+
+def _nftables_rules(rule: Any, sets: Mapping[str, Any]) -> Iterator[Rule]:
+    """Give the rule; one that looks a packet up in a map becomes one rule for each of the map's elements."""
+    made = Rule(comment=rule.get("comment", ""))
+    for statement in rule["expr"]:
+        ((kind, value),) = statement.items()
+        match kind:
+            case "match":
+                made = _matching(made, value["left"], value["op"], value["right"], sets)
+            case "counter" if isinstance(value, dict):
+                made = replace(made, packets=value["packets"])
+            case "dnat":
+                made = replace(made, targets=("DNAT",), destination=f"{value['addr']}:{value['port']}")
+            case "jump" | "goto" | "reject" | "drop" | "return" | "masquerade":
+                made = replace(made, targets=(_target(statement),))
+            case "vmap" if "numgen" in value["key"]:
+                made = replace(made, targets=tuple(_target(verdict) for _, verdict in _elements(value["data"], sets)))
+            case "vmap":
+                left = value["key"].get("concat", [value["key"]])
+                for element, verdict in _elements(value["data"], sets):
+                    one, right = replace(made, targets=(_target(verdict),)), _plain(element)
+                    right = right["concat"] if isinstance(right, dict) else [right]
+                    for key, wanted in zip(left, right, strict=True):
+                        one = _matching(one, key, "==", wanted, sets)
+                    yield one
+                return
+    yield made
+
+
+def _matching(rule: Rule, left: Any, op: str, right: Any, sets: Mapping[str, Any]) -> Rule:
+    """Give the rule, with one question more."""
+    payload = left.get("payload", {})
+    facts: dict[str, Any]
+    match payload.get("field") or next(iter(left)), op:
+        case "daddr", "==":
+            facts = {"networks": tuple(_networks(right, sets))}
+        case "dport", "==" if isinstance(right, int):
+            protocol = payload["protocol"]  # th: the transport header of any
+            facts = {"port": right, "protocol": rule.protocol if protocol == "th" else protocol}
+        case "saddr", "==" if isinstance(right, str) and right.startswith("@"):
+            facts = {"again": sets[right[1:]].get("timeout", 0)}  # who is in there came not long ago
+        case "saddr", _:
+            networks = " or ".join(network.removesuffix("/32") for network in _networks(right, sets))
+            facts = {"conditions": (*rule.conditions, f"{'not ' if op == '!=' else ''}from {networks}")}
+        case "meta", "==" if left["meta"]["key"] == "l4proto":
+            facts = {"protocol": str(right)}
+        case "ct", "in" | "==" if "new" in right:
+            facts = {}  # the first packet of a connection is
+        case "fib", "==" if right == "local":
+            facts = {"local": True}
+        case _:
+            facts = {"conditions": (*rule.conditions, f"{json.dumps(left)} {op} {json.dumps(right)}")}
+    return replace(rule, **facts)
+
+
+def _elements(data: Any, sets: Mapping[str, Any]) -> list[Any]:
+    found: list[Any] = sets[data[1:]].get("elem", []) if isinstance(data, str) else data["set"]
+    return found
+
+
+def _networks(right: Any, sets: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(right, str) and right.startswith("@"):
+        right = {"set": sets[right[1:]].get("elem", [])}
+    for one in right["set"] if isinstance(right, dict) and "set" in right else [right]:
+        plain = _plain(one)
+        yield "{addr}/{len}".format(**plain["prefix"]) if isinstance(plain, dict) else f"{IPv4Address(plain)}/32"
+
+
+def _plain(element: Any) -> Any:
+    """Give an element of a set without its comment and timeout."""
+    return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+
+
+def _target(verdict: Any) -> str:
+    ((kind, value),) = verdict.items()
+    return str(value["target"]) if kind in {"jump", "goto"} else str(kind).upper()

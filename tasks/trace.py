@@ -1,0 +1,429 @@
+"""`doit trace web`: the way of a packet to a Service, through the rules that kube-proxy has written, as they are now.
+
+kube-proxy writes the same way in one of two forms. With iptables (pkg/proxy/iptables/proxier.go in Kubernetes' source):
+KUBE-SERVICES knows the addresses, a KUBE-SVC-… the Pods of one port, a KUBE-SEP-… is one Pod. As each rule is asked
+only when those before it said no, four Pods have the probabilities 1/4, 1/3, 1/2 and 1: a quarter each. With nftables
+(pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which draws one of the endpoint-… chains.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from .core.cluster import Cluster
+from .core.commands import Command
+from .core.context import Context
+from .core.errors import DmucError
+from .core.machine import run
+from .core.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
+from .core.probe import Answer, ask_api, wait
+from .core.progress import Silent
+
+REQUESTS = 100
+_DEADLINE = 10.0  # seconds for all requests together
+_FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at most once a second
+_LIMIT = 1.0  # seconds for one request
+_GIVE_UP = 3  # failures in a row
+_WIDTH = 110  # of a line
+_PROXY = "Run: scripts/doit kube_proxy; its log: scripts/doit logs kube_proxy"
+_ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
+_MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade"}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One step of the way: a chain, or the verdict at its end."""
+
+    label: str
+    children: Sequence[Branch] = ()
+    probability: Fraction | None = None  # of a packet that has come to its rule; None: nothing is drawn here
+    share: Fraction = Fraction(1)  # of all packets
+    only: str = ""  # what its rule asks of a packet, beside where it goes
+    remarks: Sequence[str] = ()  # what else its chain does
+    destination: str = ""  # of DNAT: ADDRESS:PORT
+    packets: int | None = None  # how many went this way, ever since kube-proxy last wrote the rule
+
+    def ends(self) -> Iterator[Branch]:
+        """Give the verdicts that it leads to."""
+        for child in self.children:
+            yield from child.ends()
+        if not self.children:
+            yield self
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An address and port at which a Service can be reached."""
+
+    kind: str
+    packet: Packet
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.packet.address}:{self.packet.port}/{self.packet.protocol}"
+
+
+def has_rules(context: Context, service: Any) -> Answer:
+    """Has kube-proxy written rules for each ClusterIP and port of `service` (the API's object)? Raises nothing."""
+    if reason := _needs_none(service):
+        return Answer(True, reason)
+    try:
+        found = way(context, service)
+    except DmucError as error:
+        return Answer(False, str(error))
+    return Answer(isinstance(found, Branch), found if isinstance(found, str) else f"{found.label} has its rules")
+
+
+def way(context: Context, service: Any) -> Branch | str:
+    """Give the tree of ways to `service` (the API's object): for each of its entries, from the live rules.
+
+    Instead of it the reason, when for a ClusterIP and port of it there are no rules. Raises DmucError when the rules
+    cannot be read.
+    """
+    if reason := _needs_none(service):
+        return reason
+    tables = _rules(context)
+    if tables is None:
+        return "kube-proxy has written no rules: there is no chain KUBE-SERVICES, and no nftables table kube-proxy"
+    found = []
+    for entry in entries(service, context.settings.address):
+        branches = tree(tables, entry.packet)
+        if not branches and entry.kind == "ClusterIP":
+            return f"kube-proxy has written no rules for {entry}"
+        found.append(Branch(str(entry), branches, remarks=() if branches else ("no rules",)))
+    return Branch(_name(service), found)
+
+
+def _needs_none(service: Any) -> str | None:
+    spec = service["spec"]
+    if spec.get("type") == "ExternalName":
+        return f"{_name(service)} is another name for {spec['externalName']}, which DNS says: it needs no rules"
+    if spec.get("clusterIP") == "None":
+        return f"{_name(service)} is headless (clusterIP: None), DNS says its Pods' own addresses: it needs no rules"
+    return None
+
+
+def _rules(context: Context) -> Mapping[str, Table] | None:
+    tables = read_iptables(context.machine)
+    if "nat" in tables and "KUBE-SERVICES" in tables["nat"].chains:
+        return tables
+    return read_nftables(context.machine, "kube-proxy") or None
+
+
+def entries(service: Any, address: str) -> list[Entry]:
+    """Give where `service` can be reached, on the node that has this address: IPv4 only, as the cluster."""
+    spec, found = service["spec"], []
+    balancers = service.get("status", {}).get("loadBalancer", {}).get("ingress", [])
+    outer = {*spec.get("externalIPs", []), *(b["ip"] for b in balancers if "ip" in b)}
+    for port in spec.get("ports", []):
+        protocol = port.get("protocol", "TCP").lower()
+        for ip in (ip for ip in spec.get("clusterIPs", [spec["clusterIP"]]) if ":" not in ip):
+            found.append(Entry("ClusterIP", Packet(ip, port["port"], protocol)))
+        if "nodePort" in port:
+            found.append(Entry("NodePort", Packet(address, port["nodePort"], protocol, local=True)))
+        for ip in sorted(outer):
+            found.append(Entry("external IP", Packet(ip, port["port"], protocol, local=ip == address)))
+    return found
+
+
+def tree(tables: Mapping[str, Table], packet: Packet) -> Sequence[Branch]:
+    """Give the ways of this packet that end in DNAT; where there are none, those on which it is turned away."""
+    for name in ("nat", "filter"):
+        table, ways = tables.get(name, Table((), {})), dict[tuple[Branch, ...], list[str]]()
+        for hook in table.hooks:
+            branches, _ = _walk(table, hook, packet, Fraction(1), named=False)
+            if branches:
+                ways.setdefault(tuple(branches), []).append(hook)
+        if ways:
+            where = "" if name == "nat" else f"table {name}: "
+            return tuple(Branch(where + ", ".join(sorted(hooks)), branches) for branches, hooks in ways.items())
+    return ()
+
+
+def _walk(
+    table: Table, chain: str, packet: Packet, share: Fraction, *, named: bool
+) -> tuple[list[Branch], Sequence[str]]:
+    """Give what becomes of this packet in `chain`, and what is to be said of the chain.
+
+    `named`: a rule before has asked for its address or port. What happens to just any packet is no way to the Service.
+    """
+    found: list[Branch] = []
+    remarks: list[str] = []
+    left = Fraction(1)  # of the packets that have entered: those that no rule has taken yet
+    for rule in table.chains[chain]:
+        if not rule.may_take(packet):
+            continue
+        asks = " and ".join(rule.conditions)
+        if not left or (rule.targets == ("RETURN",) and not asks):
+            break
+        if rule.again is not None:
+            remarks.append(f"same client, same Pod for {rule.again} s")
+            continue
+        if _MASQUERADES.intersection(rule.targets):
+            remarks.append(f"masquerades packets {asks}" if asks else "masquerades all packets")
+            continue
+        known = named or rule.names
+        here = []
+        for target in rule.targets:
+            chance = rule.probability / len(rule.targets)
+            part = share * left * chance
+            shown = None if asks else chance
+            if target in _ENDS and known:
+                label = f"{target} to {rule.destination}" if rule.destination else f"{target} {rule.comment}".strip()
+                here.append(Branch(label, (), shown, part, asks, (), rule.destination, rule.packets))
+            elif target in table.chains:
+                children, said = _walk(table, target, packet, part, named=known)
+                if children:
+                    here.append(Branch(target, tuple(children), shown, part, asks, said))
+        found += here
+        if here and not asks:
+            left *= 1 - rule.probability
+    return found, tuple(dict.fromkeys(remarks))
+
+
+def _name(service: Any) -> str:
+    return f"{service['metadata']['namespace']}/{service['metadata']['name']}"
+
+
+# Requests
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What became of the requests to one entry."""
+
+    tried: int
+    answered: int
+    failure: str  # the last one
+    http: bool  # whether they were GETs; else connections and no more
+    taken: Mapping[str, int] | None = None  # how many went to which destination; None: that could not be counted
+
+    def __str__(self) -> str:
+        kind, fate = ("requests", "answered") if self.http else ("connections", "accepted")
+        number = f"{self.tried} of {REQUESTS}" if self.tried < REQUESTS else f"{REQUESTS}"
+        return "; ".join(
+            [f"{number} {kind}, {self.answered} {fate}"]
+            + ["none of the first was answered: it does not speak HTTP, or hangs"] * (not self.http)
+            + [f"the last failure: {self.failure}"] * (self.answered < self.tried)
+            + ["not counted: the rules were written anew meanwhile, or others asked, too"] * (self.taken is None)
+        )
+
+
+def ask(context: Context, entry: Entry, *, end: float, tls: bool = False) -> Requests:
+    """Send a hundred requests to the entry from inside the machine, and count in the rules where they went.
+
+    Gives up after some failures in a row, and when `end` (of time.monotonic) has come. Raises DmucError when the rules
+    cannot be read.
+    """
+    for once_more in (True, False):
+        before = _taken(context, entry.packet)
+        result, ports = _send(context, entry.packet, tls, end)
+        if None in before.values():  # nftables: kube-proxy gives its rules no counters there
+            taken = _tracked(context, entry.packet, ports)
+        else:
+            after = _taken(context, entry.packet)
+            taken = {destination: (n or 0) - (before.get(destination) or 0) for destination, n in after.items()}
+        if sum(taken.values()) == result.tried and min(taken.values(), default=0) >= 0:
+            return replace(result, taken=taken)
+        if result.answered < result.tried or not once_more:
+            break
+    return result
+
+
+class _NoAnswer(OSError):
+    """Connected, and then nothing."""
+
+
+def _send(context: Context, packet: Packet, tls: bool, end: float) -> tuple[Requests, set[int]]:
+    """Send them; gives what became of them, and the ports of ours that they came from."""
+    tried = answered = in_a_row = silent = 0
+    failure, http, ports = "", True, set[int]()
+    while tried < REQUESTS and in_a_row < _GIVE_UP and time.monotonic() < end:
+        tried += 1
+        try:
+            with context.machine.connect(packet.address, packet.port, _LIMIT) as stream:
+                ports.add(stream.getsockname()[1])
+                if http:
+                    _get(stream, tls)
+            answered, in_a_row = answered + 1, 0
+        except OSError as error:
+            failure, in_a_row = error.strerror or str(error), in_a_row + 1
+            silent += isinstance(error, _NoAnswer)
+        if http and silent == tried == _GIVE_UP:  # it may wait for what is not HTTP
+            http, answered, in_a_row = False, tried, 0
+    return Requests(tried, answered, failure, http), ports
+
+
+def _get(stream: socket.socket, tls: bool) -> None:
+    """GET / and read the answer's beginning. Raises OSError, _NoAnswer when there is none in time."""
+    if tls:  # the API server's log would have a line for each that is not
+        import ssl
+
+        anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+        stream = anybody.wrap_socket(stream)
+    with stream:
+        stream.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        try:
+            stream.recv(1)
+        except TimeoutError:
+            raise _NoAnswer(f"connected, but not answered within {_LIMIT:g} s") from None
+
+
+def _taken(context: Context, packet: Packet) -> dict[str, int | None]:
+    ends = [end for branch in tree(_rules(context) or {}, packet) for end in branch.ends() if end.destination]
+    return {end.destination: end.packets for end in ends}
+
+
+def _tracked(context: Context, packet: Packet, ports: set[int]) -> dict[str, int]:
+    """Count the connections from these ports of ours in the kernel's table of connections, where it shows one."""
+    try:
+        text = run(context.machine, "cat", "/proc/net/nf_conntrack")
+    except DmucError:
+        return {}
+    there = rf"dst={re.escape(packet.address)} sport=(\d+) dport={packet.port} .*?src=(\S+) dst=\S+ sport=(\d+)"
+    return dict(Counter(f"{ip}:{port}" for ours, ip, port in re.findall(there, text) if int(ours) in ports))
+
+
+# What people see
+
+
+def draw(root: Branch, pods: Mapping[str, str], asked: Mapping[str, Requests]) -> str:
+    """Give the tree as text: beside each DNAT the Pod that has the address, its share, and the requests it was sent.
+
+    `pods`: address to name; `asked`: the label of an entry to its requests.
+    """
+    lines = list(_lines(root, "", "", pods, asked, None, set()))
+    width = max((len(text) for text, share, _ in lines if share), default=0) + 3
+    if width > 3:
+        lines[0] = (root.label, "share", "requests" if asked else "")
+    return "\n".join(f"{t:{width}}{s:>5}{n:>11}".rstrip() if s else t for t, s, n in lines)
+
+
+def _lines(
+    branch: Branch,
+    first: str,  # what stands before its own line,
+    rest: str,  # and before those of its children
+    pods: Mapping[str, str],
+    asked: Mapping[str, Requests],
+    requests: Requests | None,
+    drawn: set[tuple[Branch, ...]],
+) -> Iterator[tuple[str, str, str]]:
+    requests = asked.get(branch.label, requests)
+    text, share, number = first + branch.label, "", ""
+    if branch.destination:
+        text += f", {pods.get(branch.destination.rpartition(':')[0], 'not in the Endpoints')}"
+        share = str(branch.share)
+        number = str(requests.taken.get(branch.destination, 0)) if requests and requests.taken is not None else ""
+    children = tuple(branch.children)
+    if len(children) > 1 and children in drawn:
+        children, remarks = (), ["as above"]
+    else:
+        remarks = [*branch.remarks]
+    if branch.only:
+        remarks.insert(0, f"only packets {branch.only}")
+    said = f"  ({'; '.join(remarks)})" if remarks else ""
+    if len(text + said) > _WIDTH:
+        yield text, share, number
+        text, share, number = rest + ("│" if children else " "), "", ""
+    yield text + said, share, number
+    drawn.add(children)
+    odds = [str(child.probability or "") for child in children]
+    if {*odds} <= {"", "1"}:  # there is nothing to choose
+        odds = [""] * len(odds)
+    for child, chance in zip(children, odds, strict=True):
+        head, below = ("└── ", "    ") if child is children[-1] else ("├── ", "│   ")
+        head += f"{chance:{len(max(odds, key=len)) + 1}}" if any(odds) else ""
+        yield from _lines(child, rest + head, rest + below, pods, asked, requests, drawn)
+
+
+class Trace(Command):
+    """`doit trace [NAMESPACE/]NAME`."""
+
+    doc_purpose = "draw the way of a packet to a Service, and count where a hundred requests go"
+    doc_usage = "[NAMESPACE/]NAME"
+    doc_description = "Read from kube-proxy's live rules: each branch with its probability, each Pod with its share."
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Print it; gives 0, and 1 when a request was not answered."""
+        context, end = cluster.context, time.monotonic() + _DEADLINE
+        service = _find(context, arguments)
+        if reason := _needs_none(service):
+            print(reason)
+            return 0
+        root, pods, notes = _settled(context, service)
+        secure = {
+            port["port"] for port in service["spec"]["ports"] if port.get("name") == "https" or port["port"] == 443
+        }
+        asked = {
+            str(entry): ask(context, entry, end=end, tls=entry.packet.port in secure)
+            for entry, branch in zip(entries(service, context.settings.address), root.children, strict=True)
+            if entry.kind == "ClusterIP" and entry.packet.protocol == "tcp"
+            if any(leaf.destination for leaf in branch.ends())
+        }
+        print("\n".join([draw(root, pods, asked), *(f"{entry}: {result}" for entry, result in asked.items()), *notes]))
+        return int(any(result.answered < result.tried for result in asked.values()))
+
+
+def _find(context: Context, arguments: Sequence[str]) -> Any:
+    services = {_name(service): service for service in _list(context, "/api/v1/services")}
+    wanted = arguments[0] if len(arguments) == 1 else ""
+    found = services.get(wanted if "/" in wanted else f"default/{wanted}")
+    if found is None:
+        said = f"there is no Service {wanted!r}" if wanted else "the name of one Service is needed"
+        raise DmucError(
+            "tracing the way to a Service", said, f"There are: {', '.join(sorted(services)) or 'none yet'}."
+        )
+    return found
+
+
+def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str], Sequence[str]]:
+    """Give the tree as soon as the rules have all endpoints, who has which address, and what is to be noted.
+
+    When they never have, it gives them as they are; raises DmucError when there are none.
+    """
+    root: Branch | str = ""
+    pods: dict[str, str] = {}
+
+    def follows(context: Context) -> Answer:
+        nonlocal root, pods
+        root, pods, wanted = way(context, service), {}, set()
+        for subset in _endpoints(context, service):
+            for address in subset.get("addresses", []):
+                reference = address.get("targetRef", {})
+                is_pod = reference.get("kind") == "Pod"
+                pods[address["ip"]] = f"Pod {reference['name']}" if is_pod else "an address in the Endpoints, no Pod"
+                wanted |= {f"{address['ip']}:{port['port']}" for port in subset.get("ports", [])}
+        have = {end.destination for end in root.ends() if end.destination} if isinstance(root, Branch) else set()
+        lack = [f"they lack {', '.join(sorted(wanted - have))}"] * (not wanted <= have)
+        more = [f"they still have {', '.join(sorted(have - wanted))}"] * (not have <= wanted)
+        return Answer(have == wanted and isinstance(root, Branch), " and ".join(lack + more))
+
+    answer = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
+    if isinstance(root, str):
+        raise DmucError(f"tracing the way to {_name(service)}", root, _PROXY)
+    notes = [] if answer else [f"The rules do not follow the Endpoints: {answer.why}. {_PROXY}"]
+    return root, pods, notes if pods else [*notes, f"{_name(service)} has no endpoints: no Pod of it is Ready."]
+
+
+def _endpoints(context: Context, service: Any) -> Sequence[Any]:
+    everybody = _list(context, f"/api/v1/namespaces/{service['metadata']['namespace']}/endpoints")
+    return [subset for one in everybody if _name(one) == _name(service) for subset in one.get("subsets") or []]
+
+
+def _list(context: Context, path: str) -> Sequence[Any]:
+    items: list[Any] = []
+
+    def judge(answer: Any) -> Answer:
+        items.extend(answer["items"])
+        return Answer(True, "")
+
+    if not (answer := ask_api(context, path, judge)):
+        raise DmucError("tracing the way to a Service", answer.why, "Look with: scripts/doit status")
+    return items
