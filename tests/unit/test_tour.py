@@ -154,7 +154,7 @@ def test_a_command_is_repeated_until_it_is_as_expected(checkout: Checkout) -> No
 
 
 def test_a_command_that_goes_on_for_ever_is_ended(checkout: Checkout) -> None:
-    text = TWO.replace("echo hello world", "echo hello; echo $$ > pid; sleep 1000").replace("shows", "until", 1)
+    text = TWO.replace("echo hello world", "echo $$ > pid; echo hello; sleep 1000").replace("shows", "until", 1)
     text = text.replace('until = ["^hello"]', 'until = "^hello"')
     done = tour(checkout, text, "--yes")
     assert done.returncode == 0, done.stderr
