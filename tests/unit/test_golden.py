@@ -30,6 +30,7 @@ from tests.unit.support import CHECKOUT, load_dodo, set_programs
 GOLDEN = CHECKOUT / "tests" / "golden"
 UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written anew
 MACHINES = ("dmuc1", "host")
+CHOICES = ("service_account=no-mount", "service_account=disabled", "scheduling=manual", "front_door=on")
 
 SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 SWAP = "/dev/vda2                               partition\t2097148\t\t0\t\t-2\n"
@@ -118,6 +119,16 @@ def sections(directory: Path, release: str, machine: str) -> Iterator[tuple[str,
                 if text != usual[daemon.name]:
                     yield f"{daemon.label}, {title}", text
         context.decide("registry", "none")
+    for choice in CHOICES:
+        name, _, value = choice.partition("=")
+        if context.settings.on_host and name == "front_door":
+            continue  # refused there
+        chosen = replace(context, settings=replace(context.settings, **{name: value}))  # type: ignore[arg-type]
+        with a_host(swap=False, may_all=True):
+            for daemon in dodo.DMUC.daemons:
+                text = of_daemon(daemon, chosen)
+                if text != usual[daemon.name]:
+                    yield f"{daemon.label}, with {choice}", text
 
 
 def golden_text(directory: Path, release: str, machine: str) -> str:

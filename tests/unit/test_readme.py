@@ -39,6 +39,8 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
         Settings(),
     ),
     "with `machine=host`": ({}, Settings(machine=HOST)),
+    "with `front_door=on`": ({}, Settings(front_door="on")),
+    "with `service_account=disabled`": ({}, Settings(service_account="disabled")),
 }
 
 

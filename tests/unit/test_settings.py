@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.core.settings import Settings, arguments, load
+from tasks.core.settings import Settings, arguments, load, remember, remembered
 
 
 def read(
@@ -214,3 +214,37 @@ def test_what_comes_after_two_dashes_belongs_to_another_program() -> None:
 
 def test_the_last_of_two_words_counts() -> None:
     assert arguments(["machine=a", "machine=b"]) == {"machine": "b"}
+
+
+# Choices, and what a cluster was made with
+
+
+@pytest.mark.parametrize("name", ["obtain", "service_account", "scheduling", "front_door"])
+def test_a_choice_that_there_is_not_is_answered_with_those_that_there_are(tmp_path: Path, name: str) -> None:
+    error = refused(tmp_path, words={name: "nonsense"})
+    assert error.seen.startswith(f"{name}=nonsense: must be one of {getattr(Settings, name)}, ")
+
+
+def test_the_front_door_is_not_opened_on_the_host(tmp_path: Path) -> None:
+    error = refused(tmp_path, words={"machine": "host", "front_door": "on"})
+    assert "everybody" in error.seen and "machine=NAME" in error.do
+
+
+def test_what_a_cluster_was_made_with_counts_where_nobody_says_otherwise(tmp_path: Path) -> None:
+    remember(tmp_path, {"front_door": "on", "scheduling": "manual"})
+    remember(tmp_path, {"service_account": "no-mount"})
+    settings = load(
+        tmp_path / "cluster.toml",
+        {"DMUC_FRONT_DOOR": "off"},
+        {},
+        programs=(),
+        tasks=(),
+        remembered=remembered(tmp_path),
+    )
+    assert (settings.front_door, settings.scheduling, settings.service_account) == ("off", "manual", "no-mount")
+
+
+def test_nothing_is_remembered_of_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    assert remembered(tmp_path / "nowhere") == {}
+    (tmp_path / "settings.json").write_text("{ half")
+    assert remembered(tmp_path) == {}
