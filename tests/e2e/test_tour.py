@@ -43,3 +43,47 @@ def test_a_step_that_turns_out_otherwise_fails_it(before: host_picture.Picture, 
     # It stays as it is, and the tour does not go on as if nothing had been.
     assert "etcd" in doit("tour", "--yes", status=3).stderr
     doit("clean")
+
+
+# What `doit why` is to say after each step: the one task that brings it further.
+NEXT = {
+    "machine": "etcd",
+    "versions": "etcd",
+    "apiserver-refused": "etcd",
+    "etcd": "apiserver",
+    "apiserver": "_front_door",
+    "front-door": "deployment",
+    "first-look": "deployment",
+    "deployment": "controller_manager",
+    "controller-manager-refused": "controller_manager",
+    "controller-manager": "service_account",
+    "no-token": "service_account",
+    "token-disabled": "container_engine",
+    "token-no-mount": "container_engine",
+    "token-keys": "container_engine",
+    "pending": "container_engine",
+    "container-engine": "kubelet",
+    "kubelet-alone": "kubelet",
+    "kubeconfig": "kubelet",
+    "kubelet": "scheduler",
+    "still-pending": "scheduler",
+    "binding": "scheduler",
+    "scheduler": "service",
+    "pod-answers": "service",
+    "service": "kube_proxy",
+    "kube-proxy": "",
+    "chains": "",
+    "kubernetes-service": "",
+    "the-end": "",
+}
+
+
+def test_it_can_be_left_after_every_step_and_why_says_what_comes_next(before: host_picture.Picture) -> None:
+    doit("clean")
+    assert list(NEXT) == [step.name for chapter in load() for step in chapter.step]
+    for name, following in NEXT.items():
+        assert "scripts/doit tour goes on from here" in doit("tour", "--yes", "--to", name).stdout
+        why = doit("why", status=1 if following else 0).stdout
+        assert why.splitlines()[-1] == (f"next: scripts/doit {following}" if following else "Everything works."), why
+        assert len(why.splitlines()) <= 30, why
+    doit("clean")
