@@ -92,7 +92,7 @@ class Stage:
             raise Unexpected(
                 f"the step {step.name} has turned out otherwise: {command.typed.strip()}",
                 f"expected: {command.expected()}\nseen: {ended}, and this:\n" + "\n".join(f"  {line}" for line in last),
-                "The cluster stays as it is. Look with: scripts/doit status",
+                "The cluster stays as it is. Look with: scripts/doit status. Begin anew: scripts/doit clean",
             )
 
     def _until_as_expected(self, command: Command) -> tuple[int | None, str]:
