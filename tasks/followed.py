@@ -45,6 +45,7 @@ class Followed:
             "deployment": (self._deployment, (), ("objects",)),
             "replicaset": (self._replica_set, ("controller_manager",), ("deployment",)),
             "pod": (self._pod, ("controller_manager",), ("replicaset",)),
+            "service_account": (self._service_account, ("controller_manager",), ("objects",)),
             "node": (self._node, ("kubelet", "controller_manager"), ("objects",)),
             "scheduled": (self._scheduled, ("node", "scheduler"), ("pod",)),
             # What was said of the containers before the kubelet or the engine went is no news.
@@ -57,7 +58,7 @@ class Followed:
             "others": (self._others, ("controller_manager", "scheduler", *running), ("objects",)),
         }
         links = {name: Link(name, check, wait, needs, asks) for name, (check, needs, asks) in about.items()}
-        for name in ("node", "others"):
+        for name in ("service_account", "node", "others"):
             links[name] = Link(name, about[name][0], wait, *about[name][1:], quiet=True)
         links["objects"] = Link("objects", self._read, "scripts/doit apiserver", ("apiserver",), quiet=True)
         return links
@@ -133,15 +134,20 @@ class Followed:
     def _labels(self) -> Mapping[str, str]:
         return self.deployment["spec"]["template"]["metadata"].get("labels") or {}
 
-    def _event(self, thing: Any, *reasons: str) -> str:
-        """What the newest event of these reasons says of the object; empty when there is none."""
+    def _event(self, thing: Any, *reasons: str, begins: str = "") -> str:
+        """What the newest event of these reasons, one that begins so, says of the object; empty when there is none."""
         found = [
             event
             for event in self.objects["events"]
-            if event["involvedObject"].get("uid") == thing["metadata"]["uid"] and event["reason"] in reasons
+            if event["involvedObject"].get("uid") == thing["metadata"]["uid"]
+            and event["reason"] in reasons
+            and event["message"].startswith(begins)
         ]
         newest = max(found, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
-        return f"{newest['reason']} (event, {newest.get('count') or 1} times): {newest['message']}" if newest else ""
+        if newest is None:
+            return ""
+        times = f", {newest['count']} times" if (newest.get("count") or 1) > 1 else ""
+        return f"{newest['reason']} (event{times}): {newest['message']}"
 
     def _kubectl(self, *words: str) -> str:
         where = [] if self._space == "default" else ["-n", self._space]
@@ -183,8 +189,12 @@ class Followed:
         if "ReplicaFailure" in conditions and "No API token" not in failed:
             return broken(f"{count}: {failed}", "scripts/doit logs controller_manager")
         return waits(
-            f"{count} yet: the controller manager makes them, and after a failure tries again, later each time"
+            f"{count} yet: the controller manager makes them; when it has failed it tries again, later each time"
         )
+
+    def _service_account(self) -> Finding:
+        answer = SERVICE_ACCOUNT.holds(self.context)
+        return works(answer.why) if answer else broken(answer.why, "scripts/doit service_account")
 
     def _node(self) -> Finding:
         answer, name = SCHEDULABLE.holds(self.context), node_name(self.context)
@@ -228,11 +238,11 @@ class Followed:
         name, state = pod["metadata"]["name"], status["state"]
         waiting, ended = state.get("waiting"), state.get("terminated")
         if waiting and waiting["reason"] in _PULLING:
-            failed = self._event(pod, "Failed") or waiting.get("message", "")
+            failed = self._event(pod, "Failed", begins="Failed to pull") or waiting.get("message", "")
             ours = _full_name(self.deployment) == f"default/{deployment.NAME}"
             image = f"{status['name']}={deployment.IMAGE if ours else 'IMAGE'}"
             mend = self._kubectl("set", "image", f"deployment/{self.deployment['metadata']['name']}", image)
-            seen = failed if status["image"] in failed else f"{status['image']}: {failed}"
+            seen = failed if status["image"] in failed else f"{status['image']}: {failed or 'to be pulled again'}"
             say = waits if ours and status["image"].partition(":")[0] == deployment.IMAGE else broken  # tried again
             return say(f"{waiting['reason']}: {seen}", mend if say is broken else "", ("registry", "pull_through"))
         if waiting and waiting["reason"] in {"ContainerCreating", "PodInitializing"}:
@@ -311,7 +321,7 @@ class Followed:
         if not self.objects:
             known = _known_to_rules(self.context, self.wanted or deployment.NAME)
             if not known:
-                return unknown("cannot be told without objects")
+                return unknown("cannot be told without apiserver")
         elif self.deployment is None or not self._services:
             return unknown("cannot be told without service")
         else:

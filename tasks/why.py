@@ -6,6 +6,8 @@ a Deployment are in followed.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from doit.exceptions import InvalidCommand
 
 from .core import diagnosis
@@ -19,7 +21,18 @@ from .followed import Followed
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (
     *("machine", "binaries", "etcd", "apiserver", "_front_door", "objects", "deployment", "controller_manager"),
-    *("replicaset", "pod", "container_engine", "images", "_registry", "_pull_through", "kubelet", "node", "scheduler"),
+    *(
+        "replicaset",
+        "pod",
+        "service_account",
+        "container_engine",
+        "images",
+        "_registry",
+        "_pull_through",
+        "kubelet",
+        "node",
+        "scheduler",
+    ),
     *("scheduled", "container", "ready", "service", "endpoints", "kube_proxy", "rules", "page", "others"),
 )
 _MEANS = {
@@ -63,4 +76,6 @@ def chain(cluster: Cluster, followed: Followed) -> list[Link]:
         elif isinstance(part, Goal) and part.name not in links:
             quiet = part.name == "binaries"
             links[part.name] = diagnosis.goal(part, context, _MEANS.get(part.name, ""), quiet=quiet)
+    # It has the images pulled, and starts the registry for that: where both are missing, it is the next.
+    links["images"] = replace(links["images"], needs=("container_engine",))
     return [links[name] for name in CHAIN if name in links]

@@ -204,9 +204,8 @@ def show(diagnosis: Diagnosis, wanted: Callable[[Link], bool] = lambda link: Tru
     console = Console(highlight=False, width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
     for state, name, evidence in _lines(diagnosis, wanted):
         line = Text.assemble((state.value, _STYLES[state]), f" {name:<18} {evidence}")
-        if state is not State.UNKNOWN:  # that is a list of names, which is told whole
-            line.truncate(console.width, overflow="ellipsis")
-        console.print(line)
+        # One line each, but for the list of names of what is not known.
+        console.print(line, no_wrap=state is not State.UNKNOWN, overflow="ellipsis")
     console.print()
     cause = diagnosis.cause
     if cause is None:
@@ -239,7 +238,7 @@ def _show_cause(console: Console, diagnosis: Diagnosis, cause: Link) -> None:
     text = Text.assemble((f"{verb} {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * _WIDTH]}")
     console.print(text)
     if cause.means:
-        console.print(Text(f"meanwhile {cause.means}"))
+        console.print(Text(f"without it: {cause.means}"))
     console.print(Text.assemble("next: ", (diagnosis.do(cause), "bold")), soft_wrap=True)
 
 
