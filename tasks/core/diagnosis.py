@@ -204,8 +204,10 @@ def show(diagnosis: Diagnosis, wanted: Callable[[Link], bool] = lambda link: Tru
     console = Console(highlight=False, width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
     for state, name, evidence in _lines(diagnosis, wanted):
         line = Text.assemble((state.value, _STYLES[state]), f" {name:<18} {evidence}")
-        # One line each, but for the list of names of what is not known.
-        console.print(line, no_wrap=state is not State.UNKNOWN, overflow="ellipsis")
+        if state is State.UNKNOWN and len(line) > console.width:  # the names of many
+            console.print(Text.assemble((state.value, _STYLES[state]), f" {name}"))
+            line = Text(f"  {evidence}")
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
     cause = diagnosis.cause
     if cause is None:
@@ -233,9 +235,9 @@ def _show_cause(console: Console, diagnosis: Diagnosis, cause: Link) -> None:
     from rich.text import Text
 
     finding = diagnosis[cause.name]
-    verb = "waiting for" if finding.state is State.WAITS else "cause:"
+    verb = "waiting for" if finding.state is State.WAITS else "cause"
     evidence = _one_line(finding.evidence)
-    text = Text.assemble((f"{verb} {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * _WIDTH]}")
+    text = Text.assemble((f"{verb}: {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * _WIDTH]}")
     console.print(text)
     if cause.means:
         console.print(Text(f"without it: {cause.means}"))

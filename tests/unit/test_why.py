@@ -248,7 +248,7 @@ def test_what_only_takes_time_is_waited_for(
     pod = a_pod(condition("PodScheduled"), node="dmuc1", container=container)
     objects = {**COMPLETE, "pods": [pod], "events": events, "endpoints": [endpoints()]}
     text = told(diagnose(objects, page="connection refused"), capsys)
-    assert "waiting for container: " in text
+    assert "waiting for: container: " in text
     assert "\nnext: scripts/doit service_reachable\n" in text
     assert "… page               (because of container) connection refused" in text
     assert all(event["message"] in text for event in events)
