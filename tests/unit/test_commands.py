@@ -83,13 +83,13 @@ def test_list_shows_what_people_see_in_the_order_of_the_walk_through(checkout: C
 def test_help_shows_our_own_commands(checkout: Checkout) -> None:
     done = checkout.doit("help")
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("down", "logs", "shell", "status", "trace"):
+    for command in ("down", "logs", "shell", "status", "tour", "trace", "why"):
         assert re.search(rf"\b{command} +\w", done.stdout)
         own = checkout.doit("help", command)
         assert own.returncode == 0 and own.stdout and "Traceback" not in own.stderr
 
 
-@pytest.mark.parametrize("words", [("list", "--all", "--status"), ("info", "kubelet"), ("status",)])
+@pytest.mark.parametrize("words", [("list", "--all", "--status"), ("info", "kubelet"), ("status",), ("why",)])
 def test_whoever_reads_may_stop_reading(checkout: Checkout, words: Sequence[str]) -> None:
     with subprocess.Popen(
         [*DOIT, *words], cwd=checkout.root, env=checkout.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -159,7 +159,7 @@ def test_a_slip_leaves_nothing_behind(checkout: Checkout) -> None:
     assert checkout.made() == set()
 
 
-@pytest.mark.parametrize("words", [("logs", "--nosuch"), ("status", "surplus"), ("down", "-x")])
+@pytest.mark.parametrize("words", [("logs", "--nosuch"), ("status", "surplus"), ("why", "a", "b"), ("down", "-x")])
 def test_a_command_with_what_it_does_not_take_is_said(checkout: Checkout, words: Sequence[str]) -> None:
     is_told(checkout.doit(*words), "")
 
@@ -213,7 +213,7 @@ def test_a_second_doit_is_told_of_the_first(checkout: Checkout, words: Sequence[
     assert checkout.made() == set()
 
 
-@pytest.mark.parametrize("words", [("list",), ("info", "pki"), ("status",), ("logs",)])
+@pytest.mark.parametrize("words", [("list",), ("info", "pki"), ("status",), ("why",), ("logs",)])
 def test_looking_is_possible_while_another_is_at_work(checkout: Checkout, words: Sequence[str]) -> None:
     with only_one(checkout.machine):
         assert "Another doit" not in checkout.doit(*words).stderr
@@ -255,6 +255,17 @@ def test_status_of_a_machine_that_is_off_says_so(checkout: Checkout) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     assert f"{checkout.machine} was never powered on" in done.stdout
     assert re.search(r"^etcd +- +- +- +not ready: not started$", done.stdout, re.MULTILINE)
+    assert checkout.made() == set()
+
+
+def test_why_begins_with_the_machine(checkout: Checkout) -> None:
+    for words in (["why"], ["why", "web"], ["why", "anything/else"]):  # nobody can tell whether that is there
+        done = checkout.doit(*words)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert f"\ncause: machine: {checkout.machine} was never powered on\n" in done.stdout
+        assert done.stdout.endswith("\nnext: scripts/doit machine\n")
+        assert "✗ etcd               (because of machine) not started\n" in done.stdout
+        assert "cannot be asked" in done.stdout
     assert checkout.made() == set()
 
 
