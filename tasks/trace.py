@@ -69,17 +69,6 @@ class Entry:
         return f"{self.kind} {self.packet.address}:{self.packet.port}/{self.packet.protocol}"
 
 
-def has_rules(context: Context, service: Any) -> Answer:
-    """Has kube-proxy written rules for each ClusterIP and port of `service` (the API's object)? Raises nothing."""
-    if reason := _needs_none(service):
-        return Answer(True, reason)
-    try:
-        found = way(context, service)
-    except DmucError as error:
-        return Answer(False, str(error))
-    return Answer(isinstance(found, Branch), found if isinstance(found, str) else f"{found.label} has its rules")
-
-
 def way(context: Context, service: Any) -> Branch | str:
     """Give the tree of ways to `service` (the API's object): for each of its entries, from the live rules.
 

@@ -279,16 +279,6 @@ def test_what_kube_proxy_has_not_written_is_said(stage: Stage) -> None:
     assert "kube-proxy has written no rules for ClusterIP 10.89.80.232:80/tcp" in stage.fails("web")
 
 
-def test_has_rules_is_an_answer(stage: Stage) -> None:
-    assert [bool(trace.has_rules(stage.context, service)) for service in SERVICES] == [True] * len(SERVICES)
-    stage.world.have(NO_RULES)
-    answer = trace.has_rules(stage.context, WEB)
-    assert not answer and "no chain KUBE-SERVICES" in answer.why
-    a_program(stage.world.root / "bin/iptables-save", "echo you may not >&2; exit 4")
-    answer = trace.has_rules(stage.context, WEB)
-    assert not answer and "you may not" in answer.why
-
-
 def test_rules_that_do_not_follow_the_endpoints(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     pods = {"10.90.0.2": "web-2", "10.90.0.3": "web-3", "10.90.0.4": "web-4", "10.90.0.9": "web-9"}
     stage.endpoints["web"] = endpoints("web", pods, 80)
