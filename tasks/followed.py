@@ -199,7 +199,8 @@ class Followed:
     def _node(self) -> Finding:
         answer, name = SCHEDULABLE.holds(self.context), node_name(self.context)
         taints = re.search(r"taint (.*)", answer.why)
-        if answer or not taints or "not-ready" in answer.why:
+        passing = "not-ready" in answer.why or "unreachable" in answer.why  # the controller manager takes them away
+        if answer or not taints or passing:
             return works(answer.why) if answer else waits(answer.why)
         if "node.kubernetes.io/unschedulable" in answer.why:
             return broken(answer.why, f"{_KUBECTL} uncordon {name}")

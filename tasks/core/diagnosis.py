@@ -137,7 +137,8 @@ def last_words(daemon: Daemon, context: Context) -> str:
         return ""
     last = text.rpartition("\n--- ")[2].split("\ngoroutine ")[0].splitlines()[-40:]
     found = [line for line in last if _LAST_WORDS.search(line)]
-    return f"its log ends: {found[-1]}" if found else ""
+    # klog's time, thread and place in the source are for whoever reads the whole log.
+    return f"its log ends: {re.sub(r'^F[0-9: .]+ [^ ]+] ', '', found[-1])}" if found else ""
 
 
 class Diagnosis:
@@ -201,7 +202,7 @@ def show(diagnosis: Diagnosis, wanted: Callable[[Link], bool] = lambda link: Tru
     from rich.text import Text
 
     console = Console(highlight=False)
-    console = Console(highlight=False, width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
+    console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
     for state, name, evidence in _lines(diagnosis, wanted):
         line = Text.assemble((state.value, _STYLES[state]), f" {name:<18} {evidence}")
         if state is State.UNKNOWN and len(line) > console.width:  # the names of many
