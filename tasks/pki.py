@@ -186,10 +186,12 @@ def _sign(
 
 
 def _write(path: Path, content: bytes) -> None:
+    if path.exists() and path.read_bytes() == content:  # the time of a key is when it was made: see service_account.py
+        path.chmod(0o600)
+        return
     path.touch(mode=0o600)
     path.chmod(0o600)
-    if path.read_bytes() != content:  # the time of a key is when it was made: see service_account.py
-        path.write_bytes(content)
+    path.write_bytes(content)
 
 
 def _remove(context: Context) -> None:

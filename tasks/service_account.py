@@ -19,12 +19,16 @@ from .core.goal import Goal
 from .core.probe import Answer, ask_api, wait_or_fail
 from .core.progress import Progress
 
+_SECRETS = "/api/v1/namespaces/default/secrets"
 _REPLICA_SETS = "/apis/apps/v1/namespaces/default/replicasets"
 ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 
 
-def _ask(context: Context) -> tuple[Answer, str]:
-    """Is there a token, signed with the key that there is? Also gives the name of its Secret, if there is one."""
+def _ask(context: Context) -> tuple[Answer, list[str]]:
+    """Is there a token, signed with the key that there is? Also gives the Secrets that the ServiceAccount names.
+
+    One of these may be no more: the controller manager, new itself, does not know of it, and adds another.
+    """
     names: list[str] = []
 
     def has_one(account: Any) -> Answer:
@@ -36,13 +40,15 @@ def _ask(context: Context) -> tuple[Answer, str]:
     def is_of_our_key(secret: Any) -> Answer:
         made = datetime.strptime(secret["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         if made.timestamp() < int((context.pki / "sa.key").stat().st_mtime):
-            return Answer(False, f"the token in {names[0]} was signed with a key that is no more")
-        return Answer(True, f"its token is in the Secret {names[0]}")
+            return Answer(False, f"the token in {name} was signed with a key that is no more")
+        return Answer(True, f"its token is in the Secret {name}")
 
     answer = ask_api(context, ACCOUNT, has_one)
-    if answer:
-        answer = ask_api(context, f"/api/v1/namespaces/default/secrets/{names[0]}", is_of_our_key)
-    return answer, names[0] if names else ""
+    for name in names if answer else ():
+        answer = ask_api(context, f"{_SECRETS}/{name}", is_of_our_key)
+        if answer:
+            break
+    return answer, names
 
 
 def _needs_no_token(context: Context) -> Answer:
@@ -72,9 +78,9 @@ def _make(context: Context, progress: Progress) -> None:
         mounts = False if way == "no-mount" else None  # null takes the field away
         api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
     if way == "keys":
-        answer, secret = _ask(context)
-        if secret and not answer:  # the controller manager makes another
-            api.delete(context, f"/api/v1/namespaces/default/secrets/{secret}")
+        answer, secrets = _ask(context)
+        for secret in secrets if not answer else ():  # the controller manager makes another
+            api.delete(context, f"{_SECRETS}/{secret}")
         tried = "waiting for the controller manager to make a token for the ServiceAccount default"
         wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried)
     _try_again(context)

@@ -244,6 +244,15 @@ def test_a_missing_file_is_noticed_and_mended(context: Context, name: str) -> No
     assert shake_hands(context, "kubernetes") == "admin"
 
 
+def test_the_time_of_a_key_that_is_kept_stays(context: Context) -> None:
+    """By it a token is known to be of another key: see service_account.py."""
+    key = context.pki / "sa.key"
+    os.utime(key, (1, 1))
+    (context.pki / "ca.key").unlink()
+    PKI.make(context, Silent())
+    assert key.stat().st_mtime == 1
+
+
 def test_a_key_of_another_kind_is_not_kept(context: Context) -> None:
     other = ec.generate_private_key(ec.SECP384R1())
     pem = other.private_bytes(
