@@ -33,8 +33,8 @@ def flags(context: Context) -> Sequence[Flag]:
     ]
     who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
     flags += [
-        Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who),
-        Flag(f"--kubelet-client-key={pki / 'admin.key'}", who),
+        Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who, "use"),
+        Flag(f"--kubelet-client-key={pki / 'admin.key'}", who, "use"),
     ]
     if settings.service_account == "disabled":
         why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."

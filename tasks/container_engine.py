@@ -52,9 +52,8 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     """
     network = ipaddress.ip_network(context.settings.pod_range)
     bip = f"{network[1]}/{network.prefixlen}"
-    wishes: list[tuple[Flag, dict[str, Any]]] = [
-        (Flag(f"--bip={bip}", "The Pods' addresses; Docker's default may be the host's Docker's."), {"bip": bip})
-    ]
+    why = "The Pods' addresses; Docker's default may be the host's Docker's."
+    wishes: list[tuple[Flag, dict[str, Any]]] = [(Flag(f"--bip={bip}", why, "isolation"), {"bip": bip})]
     mirrors = [f"http://{m}" for m in (pull_through_address(context), LOCAL) if m]
     wishes += [
         (

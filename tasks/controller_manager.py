@@ -19,19 +19,14 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     flags = [way_in(context)]
     if context.settings.service_account == "keys":
-        flags += [
-            Flag(
-                f"--service-account-private-key-file={context.pki / 'sa.key'}",
-                "Signs a token for each ServiceAccount; without one a Pod waits for ever.",
-            ),
-            Flag(
-                f"--root-ca-file={context.pki / 'ca.crt'}",
-                "Goes with each token, so that Pods can trust the API server.",
-            ),
-        ]
+        why = "Signs a token for each ServiceAccount; without one a Pod waits for ever."
+        flags.append(Flag(f"--service-account-private-key-file={context.pki / 'sa.key'}", why))
+        if context.settings.uses_front_door:  # else it takes the CA from the kubeconfig
+            why = "Goes with each token, so that Pods can trust the API server."
+            flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))
     if not context.settings.uses_front_door:
         why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
-        flags.append(Flag("--leader-elect=false", why))
+        flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
         flags.append(Flag("--port=0", "No second port without TLS."))

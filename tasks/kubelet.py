@@ -37,12 +37,14 @@ def flags(context: Context) -> Sequence[Flag]:
             Flag(
                 f"--client-ca-file={context.pki / 'ca.crt'}",
                 "Who may ask it to run a command in a Pod: our CA's clients.",
+                "use",
             ),
-            Flag("--anonymous-auth=false", "And nobody else: by default every user of the host may."),
-            Flag("--read-only-port=0", "Its second port tells everybody about every Pod."),
+            Flag("--anonymous-auth=false", "And nobody else: by default every user of the host may.", "security"),
+            Flag("--read-only-port=0", "Its second port tells everybody about every Pod.", "security"),
             Flag(
                 "--eviction-hard=memory.available<100Mi",
                 "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
+                "isolation",
             ),
         ]
     if has_swap():

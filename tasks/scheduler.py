@@ -25,7 +25,7 @@ def flags(context: Context) -> Sequence[Flag]:
     flags = [way_in(context)]
     if not context.settings.uses_front_door:
         why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
-        flags.append(Flag("--leader-elect=false", why))
+        flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
         flags.append(Flag("--port=0", "No second port without TLS."))

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from .context import Context
 from .errors import DmucError
@@ -36,6 +37,7 @@ _CAUSES = {
     "no space left on device": "The disk is full.",
 }
 _OWNER = ".dmuc"  # the file, in a directory that is not under our state, that says whose it is
+Purpose = Literal["", "security", "isolation", "speed", "use"]
 _PATIENCE = 5.0  # seconds that a running daemon which does not answer is given before it is started anew
 
 
@@ -45,6 +47,7 @@ class Flag:
 
     text: str
     why: str
+    kept_for: Purpose = ""  # what the reason is about, where the page is reached without (see scripts/ablate)
 
 
 def files_of(flags: Sequence[Flag]) -> list[Path]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import registry
+from tasks import kubeconfig, pki, registry
 from tasks.core import machine, release
 from tasks.core import settings as settings_module
 from tasks.core.context import Context
@@ -80,6 +80,35 @@ def flags(
     return {flag.text: flag.why for flag in daemon.flags(a_context(settings))}
 
 
+def counts(parts: list[object]) -> Iterator[str]:
+    """What minimal means to the walk-through, counted; its own numbers are those of its last slide."""
+    columns = [
+        # etcd, API server, controller manager, Docker, kubelet, scheduler, kube-proxy; --etcd-servers, --kubeconfig,
+        # three times --master; ~/.kube/config.
+        ("the walk-through", (7, 5, 1, 0)),
+        ("dmuc", count(parts, Settings())),
+        (
+            "`front_door=on service_account=no-mount`",
+            count(parts, Settings(front_door="on", service_account="no-mount")),
+        ),
+    ]
+    names = ("components started", "flags given", "configuration files written", "keys and certificates")
+    yield f"| | {' | '.join(title for title, _ in columns)} |"
+    yield "|---|" + "---:|" * len(columns)
+    for name, *numbers in zip(names, *(column for _, column in columns), strict=True):
+        yield f"| {name} | {' | '.join(map(str, numbers))} |"
+
+
+def count(parts: list[object], settings: Settings) -> tuple[int, ...]:
+    context = a_context(settings)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        daemons = [p for p in parts if isinstance(p, Daemon) and not p.unwanted(context)]
+        texts = [text for daemon in daemons for text in flags(daemon, PLAIN, settings, monkeypatch)]
+        files = {path for daemon in daemons for path in daemon.writes(context)}
+    files |= {kubeconfig.path(context), kubeconfig.for_components(context)}
+    return len(daemons), sum(text.startswith("--") for text in texts), len(files), len(pki.FILES)
+
+
 def settings() -> Iterator[str]:
     """The fields of Settings, each with the comment behind it."""
     yield from ("| Setting | Default | What it is |", "|---|---|---|")
@@ -117,7 +146,12 @@ def test_the_tables_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.Mo
     parts = load_dodo(tmp_path).PARTS
     text = README.read_text()
     wanted = text
-    for name, rows in (("tasks", tasks(parts)), ("command lines", command_lines(parts)), ("settings", settings())):
+    for name, rows in (
+        ("tasks", tasks(parts)),
+        ("command lines", command_lines(parts)),
+        ("settings", settings()),
+        ("counts", counts(parts)),
+    ):
         begin, end = f"<!-- {name}: written by tests/unit/test_readme.py -->\n", f"<!-- end of {name} -->\n"
         assert wanted.count(begin) == wanted.count(end) == 1, f"README must have one place for the {name}"
         before, _, rest = wanted.partition(begin)

@@ -1,0 +1,364 @@
+"""Take away, one at a time, each flag, each file and each component of the default cluster, and see what breaks.
+
+Each time a cluster is made from nothing up to service_reachable, with a deadline for every task. One that is reached
+all the same is made a second time from what it has stored: the Service and the Deployment are taken back, the machine
+is powered off, and all is started again. Flags that only make sense together are tried together, too.
+
+What breaks nothing is there for another reason, or should not be there: a flag says so itself (Flag.kept_for), a file
+or a component in KEPT below. What dmuc notes down for itself (process files, what was found) is not counted as a file.
+
+The machine is called `ablate`, with ranges of its own, and nothing is left of it. No packet leaves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import itertools
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scripts.bench import ENDS, nothing_left
+from tasks import pki
+from tasks.core.cluster import Cluster
+from tasks.core.context import Context
+from tasks.core.daemon import Daemon, Flag
+from tasks.core.errors import DmucError
+from tasks.core.goal import Goal, resolve
+from tasks.core.graph import Part
+from tasks.core.lock import only_one
+from tasks.core.probe import Answer, ask_api
+from tasks.core.progress import Progress
+
+MACHINE = "ablate"
+SETTINGS = ("link_range=10.77.0.0/30", "service_range=10.78.0.0/16", "pod_range=10.79.0.0/24", "registry=local")
+TABLE = Path(__file__).with_suffix(".md")
+GOAL = "service_reachable"
+BASELINE_EVERY = 8  # rows
+NOTHING = "nothing"  # stands in the table where nothing broke
+
+# Why a file or a component is there whose absence breaks nothing.
+KEPT = {
+    "file pki/ca.key": "use: signs anew, for other names or in a year, what those who trust this CA then trust, too.",
+    "file home/.kube/config": "use: kubectl in the machine finds the API server without a flag, as on the slides.",
+    "component packages": "use: installs what is missing, once.",
+    "component upstream": "use: where a registry can be reached, images come from there.",
+    "component image_content": "use: makes the images, once.",
+    "component service_account": "use: its are the ways past the missing token, and a new one in place of an old key's.",
+    "component schedulable": "use: with scheduling=manual no Pod is bound to a node that is not ready to take it.",
+    "component binding": "use: gives Pods a node with scheduling=manual.",
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that can be taken away."""
+
+    name: str
+    without: Callable[[Sequence[Part]], list[Part]]  # the parts as they are without it
+    kept: str = ""  # why it is there, if not for the page to be reached
+
+
+# What there is
+
+
+def flag_name(flag: Flag) -> str:
+    """What a flag is called, whatever its value."""
+    name = flag.text.partition("=")[0]
+    return Path(name).name if name.startswith("/") else name
+
+
+def _belong_together(one: Flag, other: Flag) -> bool:
+    """Whether they have one reason, or name a certificate and its key."""
+    stems = [Path(flag.text.partition("=")[2]).stem for flag in (one, other) if "=/" in flag.text]
+    return one.why == other.why or (len(stems) == 2 and stems[0] == stems[1])
+
+
+def things(parts: Sequence[Part], context: Context) -> list[Thing]:
+    """Everything that can be taken away of this cluster."""
+    daemons = [part for part in parts if isinstance(part, Daemon)]
+    wanted = [daemon for daemon in daemons if not daemon.unwanted(context)]
+    flags = [thing for daemon in wanted for thing in _flags(daemon, context)]
+    goals = {f"pki/{name}": "pki" for name in pki.FILES} | dict.fromkeys(
+        ("kubeconfig", "home/.kube/config"), "kubeconfig"
+    )
+    files = {path: partial(_without_made, goal, path) for path, goal in goals.items()}
+    for daemon in wanted:
+        for path in daemon.writes(context):
+            files[str(path.relative_to(context.state))] = partial(_without_written, daemon.name, path)
+    components = [p for p in parts if (p.name != GOAL and p not in daemons) or p in wanted]
+    return [
+        *flags,
+        *(_thing(f"file {path}", without) for path, without in files.items()),
+        *(_thing(f"component {p.name.lstrip('_')}", partial(_without_part, p)) for p in components),
+    ]
+
+
+def _thing(name: str, without: Callable[[Sequence[Part]], list[Part]]) -> Thing:
+    return Thing(name, without, KEPT.get(name, ""))
+
+
+def _flags(daemon: Daemon, context: Context) -> Iterator[Thing]:
+    flags = [*daemon.flags(context)]
+    pairs = (pair for pair in itertools.combinations(flags, 2) if _belong_together(*pair))
+    for gone in (*((flag,) for flag in flags), *pairs):
+        names = [flag_name(flag) for flag in gone]
+        kept = f"{gone[0].kept_for}: {gone[0].why}" if gone[0].kept_for else ""
+        name = f"flag {daemon.label} {' '.join(names)}"
+        yield Thing(name, partial(_without_flags, daemon.name, frozenset(names)), kept)
+
+
+def _changed(parts: Sequence[Part], name: str, change: Callable[[Any], Part]) -> list[Part]:
+    return [change(part) if part.name == name else part for part in parts]
+
+
+def _without_flags(name: str, gone: frozenset[str], parts: Sequence[Part]) -> list[Part]:
+    def change(daemon: Daemon) -> Daemon:
+        return replace(daemon, flags=lambda context: [f for f in daemon.flags(context) if flag_name(f) not in gone])
+
+    return _changed(parts, name, change)
+
+
+def _without_written(name: str, gone: Path, parts: Sequence[Part]) -> list[Part]:
+    def change(daemon: Daemon) -> Daemon:
+        return replace(daemon, writes=lambda context: {p: t for p, t in daemon.writes(context).items() if p != gone})
+
+    return _changed(parts, name, change)
+
+
+def _without_made(name: str, gone: str, parts: Sequence[Part]) -> list[Part]:
+    def change(goal: Goal) -> Goal:
+        def make(context: Context, progress: Progress) -> None:
+            goal.make(context, progress)
+            (context.state / gone).unlink()
+
+        return replace(goal, make=make)
+
+    return _changed(parts, name, change)
+
+
+def _without_part(gone: Part, parts: Sequence[Part]) -> list[Part]:
+    """Whoever needed it needs what it needed: it is taken away, not the order that it stood in."""
+    names = {goal.name for goal in gone.goals()}
+
+    def left(part: Any) -> Part:
+        def needs(context: Context) -> list[str]:
+            instead = resolve(gone.needs, context)  # type: ignore[attr-defined]
+            return [n for name in resolve(part.needs, context) for n in (instead if name in names else [name])]
+
+        changed: Part = replace(part, needs=needs, after=[name for name in part.after if name not in names])
+        return changed
+
+    return [left(part) for part in parts if part.name != gone.name]
+
+
+# One run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: what broke (a task; nothing) and how that showed, or the seconds to the page, twice."""
+
+    broke: str = ""
+    showed: str = ""
+    seconds: float = 0.0
+    again: float = 0.0
+
+
+def doit_without(name: str, words: Sequence[str]) -> int:
+    """Run doit on the cluster without this thing (none: the whole cluster); in a process of its own, see `run`."""
+    from doit.cmd_base import ModuleTaskLoader
+    from doit.doit_cmd import DoitMain
+
+    sys.argv[1:] = words  # where dodo.py takes the settings from
+    import dodo
+
+    for thing in things(dodo.PARTS, dodo.DMUC.context):
+        if thing.name == name:
+            dodo.PARTS[:] = thing.without(dodo.PARTS)
+    return int(DoitMain(ModuleTaskLoader(dodo)).run(list(words)))
+
+
+def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000) -> tuple[float, str]:
+    """Run doit without this thing; give its seconds, and what it said if it failed."""
+    command = [sys.executable, "-m", "scripts.ablate", "--one", name, *settings, *words, f"deadline={deadline:.0f}"]
+    pipe, begin = subprocess.PIPE, time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as child:
+        try:
+            out, errors = child.communicate(timeout=6 * deadline)
+        except subprocess.TimeoutExpired:
+            out, errors = "", f"✗ doit failed\nnot done after {6 * deadline:.0f} s"
+        finally:
+            child.kill()  # unless it has ended; and what it has started goes with the machine
+            child.wait()
+    return time.monotonic() - begin, (errors or out or "it said nothing") if child.returncode else ""
+
+
+def outcome(name: str, settings: Sequence[str], cluster: Cluster, deadline: float) -> Outcome:
+    """Make the cluster without this thing, twice if that works, and leave nothing."""
+
+    def clean() -> None:
+        with only_one(MACHINE):
+            cluster.remove()
+
+    with nothing_left(clean):
+        seconds, said = run(name, settings, GOAL, deadline=deadline)
+        if said:
+            return broken(cluster.context, said, "")
+        for words in (("clean", "service", "deployment"), ("down",)):
+            _, said = run("", settings, *words)
+            if said:
+                raise DmucError(f"taking back, without {name}: {' '.join(words)}", said)
+        again, said = run(name, settings, GOAL, deadline=deadline)
+        return broken(cluster.context, said, ", the second time") if said else Outcome("", "", seconds, again)
+
+
+_NOISE = re.compile(r'^[IWEF]\d{4} \S+ +\d+ \S+\] |^\d{4}[-/]\S+ \S+ [IWEC] \| |^time="\S+" level=\w+ msg=')
+_TELLING = re.compile(r"(?i)error|fail|panic|must|requir|invalid|unable|cannot|no such|not found|missing|refus|unknown")
+
+
+def broken(context: Context, said: str, when: str) -> Outcome:
+    """Read doit's report of the failures: the first one counts."""
+    first = re.search(r"✗ (\S+) failed\n(.*?)(?=\n✗ |\Z)", said, re.DOTALL)
+    task, text = (first[1], first[2]) if first else ("doit", said)
+    lines = text.strip().splitlines()
+    answer = re.search(r"[Ll]ast answer: (.*)", text)
+    log = [_NOISE.sub("", line.strip()) for line in lines if line.startswith("  ")]
+    telling = [line for line in log if _TELLING.search(line)] or log or lines[1:2] or lines
+    showed = answer[1] if answer else telling[-1]
+    events = _warnings(context) if task == GOAL else []
+    showed = "; ".join([showed, *events[-1:]]).replace(f"{context.state}/", "")
+    showed = re.sub(r"\s+", " ", showed).replace("`", "'").replace("|", r"\|")
+    return Outcome(task + when, f"`{showed[:200].strip()}{'…' if showed[200:] else ''}`")
+
+
+def _warnings(context: Context) -> list[str]:
+    """What the cluster itself says about why there is no Pod."""
+    found: list[str] = []
+
+    def judge(events: Any) -> Answer:
+        said = [event for event in events["items"] if event["reason"].startswith("Failed")]
+        found.extend(f"{event['reason']}: {event['message']}" for event in said)
+        return Answer(True, "")
+
+    ask_api(context, "/api/v1/namespaces/default/events?fieldSelector=type=Warning", judge)
+    return found
+
+
+# The table
+
+
+def median(outcomes: Sequence[Outcome]) -> Outcome:
+    """Put the outcomes of several runs together; when one broke, that one."""
+    for one in outcomes:
+        if one.broke:
+            return one
+    return Outcome("", "", statistics.median(o.seconds for o in outcomes), statistics.median(o.again for o in outcomes))
+
+
+def row(thing: Thing, came: Outcome, whole: Outcome) -> str:
+    """Give the line of the table, with the seconds beside those of the whole cluster."""
+    if came.broke:
+        return f"| `{thing.name}` | {came.broke} | {came.showed} |"
+    first = f"{came.seconds:.1f} s instead of {whole.seconds:.1f} s"
+    again = f"{came.again:.1f} s instead of {whole.again:.1f} s"
+    return f"| `{thing.name}` | {NOTHING} | {first}, again {again}. Kept for {thing.kept or '?'} |"
+
+
+def read_table(text: str) -> dict[str, tuple[str, str]]:
+    """Give, for each thing in the table, what broke and the rest."""
+    return {m[1]: (m[2], m[3]) for m in re.finditer(r"^\| `(\w+ .+?)` \| (.+?) \| (.+) \|$", text, re.MULTILINE)}
+
+
+def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
+    """Write these rows into the table; the others stay as they are."""
+    text = TABLE.read_text()
+    all_rows = {n: f"| `{n}` | {broke} | {rest} |" for n, (broke, rest) in read_table(text).items()}
+    all_rows |= {name: line for line in rows for name in read_table(line)}
+    lines = sorted(all_rows, key=lambda name: order.index(name) if name in order else len(order))
+    head, rule, _ = text.partition("|---|---|---|\n")
+    TABLE.write_text(head + rule + "".join(f"{all_rows[name]}\n" for name in lines))
+
+
+def measure(chosen: Sequence[Thing], runs: int, settings: Sequence[str], cluster: Cluster) -> Iterable[str]:
+    """Take each of them away; give the rows, as they come."""
+    print("nothing taken away, obtaining what is obtained once", flush=True)
+    _, said = run("", settings, "binaries", "_image_content")
+    if said:
+        raise DmucError("obtaining what is obtained once", said)
+    wholes: list[Outcome] = []
+    deadline = 120.0
+    for number, thing in enumerate(chosen):
+        if number % BASELINE_EVERY == 0:
+            wholes.append(outcome("", settings, cluster, deadline))
+            if wholes[-1].broke:
+                raise DmucError("nothing taken away", f"{wholes[-1].broke} failed: {wholes[-1].showed}")
+            deadline = max(40.0, 4 * median(wholes).seconds)
+            print(f"nothing taken away: {wholes[-1].seconds:.1f} s, again {wholes[-1].again:.1f} s", flush=True)
+        outcomes: list[Outcome] = []
+        while len(outcomes) < runs and not (outcomes and outcomes[-1].broke):
+            outcomes.append(outcome(thing.name, settings, cluster, deadline))
+        yield row(thing, median(outcomes), median(wholes))
+
+
+def main() -> int:
+    """Take away, and print the table; gives 0 when all runs went through."""
+    description, _, more = (__doc__ or "").partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("scripts/ablate", description=description, epilog=more, formatter_class=form)
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="only what has this in its name, e.g. 'flag etcd'"
+    )
+    parser.add_argument("--list", action="store_true", help="list what can be taken away")
+    parser.add_argument("--write", action="store_true", help=f"write the rows into {TABLE.name}")
+    parser.add_argument(
+        "--runs", type=int, default=1, metavar="N", help="how often that which breaks nothing is run (1)"
+    )
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
+    arguments = parser.parse_args()
+    os.chdir(Path(__file__).parents[1])
+    if arguments.one is not None:
+        return doit_without(arguments.one, arguments.words)
+    settings = [*SETTINGS, *arguments.words, f"machine={MACHINE}"]
+    if arguments.runs < 1 or not all("=" in word for word in settings):
+        parser.error("at least one run, and settings are NAME=VALUE")
+    sys.argv[1:] = settings
+    from dodo import DMUC as cluster
+
+    everything = things(cluster.parts, cluster.context)
+    chosen = [thing for thing in everything if fnmatch.fnmatch(thing.name, f"*{arguments.only}*")]
+    if arguments.list:
+        print("\n".join(thing.name for thing in chosen))
+        return 0
+    for number in ENDS:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with only_one(f"{MACHINE} table"):
+            rows: list[str] = []
+            for line in measure(chosen, arguments.runs, settings, cluster):
+                print(line, flush=True)
+                rows.append(line)
+                if arguments.write:
+                    write_table(rows, [thing.name for thing in everything])
+    except DmucError as error:
+        print(f"✗ {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
