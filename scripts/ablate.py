@@ -54,7 +54,7 @@ KEPT = {
     "component packages": "use: installs what is missing, once.",
     "component upstream": "use: where a registry can be reached, images come from there.",
     "component image_content": "use: makes the images, once.",
-    "component service_account": "use: its are the ways past the missing token, and a new one in place of an old key's.",
+    "component service_account": "use: the ways past the missing token, and a new one in place of an old key's.",
     "component schedulable": "use: with scheduling=manual no Pod is bound to a node that is not ready to take it.",
     "component binding": "use: gives Pods a node with scheduling=manual.",
 }
