@@ -18,12 +18,13 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from . import kubernetes_source
+from .choices import engine
 from .core import debian, download, release
 from .core.context import Context
 from .core.errors import DmucError
@@ -44,20 +45,26 @@ class Program:
     version: tuple[str, ...] = ("--version",)  # the arguments that make it say its version
     package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
     of_kubernetes: bool = False
+    wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
+    says_flags: bool = False  # its --help names every flag that it takes
+
+
+def _with_docker(context: Context) -> bool:
+    return engine(context) == "docker"
 
 
 PROGRAMS = {
     program.name: program
     for program in (
         Program("etcd", package="etcd-server"),
-        Program("kube-apiserver", of_kubernetes=True),
-        Program("kube-controller-manager", of_kubernetes=True),
-        Program("kube-scheduler", of_kubernetes=True),
-        Program("kube-proxy", of_kubernetes=True),
-        Program("kubelet", of_kubernetes=True),
+        Program("kube-apiserver", of_kubernetes=True, says_flags=True),
+        Program("kube-controller-manager", of_kubernetes=True, says_flags=True),
+        Program("kube-scheduler", of_kubernetes=True, says_flags=True),
+        Program("kube-proxy", of_kubernetes=True, says_flags=True),
+        Program("kubelet", of_kubernetes=True, says_flags=True),
         Program("kubectl", ("version", "--client"), of_kubernetes=True),
-        Program("dockerd", package="docker.io"),
-        Program("docker", package="docker.io"),
+        Program("dockerd", package="docker.io", wanted=_with_docker),
+        Program("docker", package="docker.io", wanted=_with_docker),
         Program("containerd", package="containerd"),
         Program("runc", package="runc"),
         Program("docker-registry", package="docker-registry"),
@@ -84,6 +91,12 @@ class Found:
     version: str
     how: str
     print: str  # size and time of change: whether it is still the same
+    flags: Sequence[str] = ()  # what its --help names, where that is asked
+
+
+def wanted(context: Context) -> dict[str, Program]:
+    """The programs that this cluster needs, by name."""
+    return {name: program for name, program in PROGRAMS.items() if program.wanted(context)}
 
 
 # Find
@@ -161,7 +174,7 @@ def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     try:
         found = Found(**json.loads(known.read_text()))
         if found.print == _print(path):
-            return Found(found.path, found.version, how, found.print)
+            return replace(found, how=how)
     except (OSError, ValueError, TypeError):
         pass
     try:
@@ -173,13 +186,21 @@ def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     version = re.search(r"v?\d+\.\d+\.\d+[^\s,\"]*", done.stdout + done.stderr)
     if done.returncode or not version:
         raise DmucError(tried, f"exit code {done.returncode}: {(done.stdout + done.stderr).strip()[:400]}", do)
-    found = Found(str(path), version[0], how, _print(path))
+    found = Found(str(path), version[0], how, _print(path), _flags(path) if program.says_flags else ())
     with contextlib.suppress(OSError):  # a cache that others own serves us all the same
         known.parent.mkdir(parents=True, exist_ok=True)
         part = known.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(asdict(found)))
         part.rename(known)
     return found
+
+
+def _flags(path: Path) -> list[str]:
+    """The flags that the program's --help names."""
+    done = subprocess.run(
+        [path, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20
+    )
+    return sorted(set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9][\w.-]*)", done.stdout + done.stderr, re.MULTILINE)))
 
 
 # What is known
@@ -198,7 +219,7 @@ def known(context: Context) -> dict[str, Found]:
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
         same = all(_print(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
-        return programs if same and programs.keys() == PROGRAMS.keys() else {}
+        return programs if same and programs.keys() == wanted(context).keys() else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
@@ -208,7 +229,9 @@ def _are_known(context: Context) -> Answer:
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
     server = programs["kube-apiserver"]
-    others = ", ".join(f"{name} {programs[name].version}" for name in ("etcd", "dockerd"))
+    others = ", ".join(
+        f"{name} {programs[name].version}" for name in ("etcd", "dockerd", "containerd") if name in programs
+    )
     return Answer(True, f"Kubernetes {server.version} ({server.how}), {others}")
 
 
@@ -237,7 +260,7 @@ def _missing_tools() -> list[str]:
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
-    missing = [program for program in PROGRAMS.values() if find(context, program) is None]
+    missing = [program for program in wanted(context).values() if find(context, program) is None]
     packages = {*_missing_tools(), *(p.package for p in missing if p.package)}
     if missing and _way(context) == "download":
         packages -= {"etcd-server"}
@@ -307,8 +330,9 @@ def _unpack(archive: Path, member: str, to: Path) -> None:
 
 
 def _find_all(context: Context) -> dict[str, Found | None]:
-    with ThreadPoolExecutor(len(PROGRAMS)) as pool:
-        return dict(zip(PROGRAMS, pool.map(lambda p: find(context, p), PROGRAMS.values()), strict=True))
+    programs = wanted(context)
+    with ThreadPoolExecutor(len(programs)) as pool:
+        return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
 
 
 def _obtain(context: Context, progress: Progress) -> None:

@@ -26,4 +26,4 @@ def has_swap() -> bool:
 
 def facts(context: Context) -> dict[str, bool]:
     """Give every fact that a step of the tour can depend on, by name."""
-    return {"swap": has_swap(), "insecure_port": False}
+    return {"swap": has_swap(), "insecure_port": context.release.insecure_port}

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
+from . import choices
 from .core import release, settings
 from .core.context import Context
 from .core.goal import Goal
@@ -50,14 +51,18 @@ def context(
     Raises DmucError when a setting is wrong.
     """
     load = partial(settings.load, root / "cluster.toml", environment, arguments, programs=programs, tasks=tasks)
-    state = root / "var" / load().machine
-    chosen = load(remembered=settings.remembered(state))
+    chosen = load()
+    state = root / "var" / chosen.machine
+    made_with = settings.remembered(state)
+    chosen = load(remembered=made_with) if made_with else chosen
     machine: Machine = (
         Host()
         if chosen.on_host
         else Namespaces(chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, KERNEL)
     )
-    return Context(chosen, release.find(chosen.kubernetes), machine, state)
+    found = Context(chosen, release.find(chosen.kubernetes), machine, state)
+    choices.refuse_what_cannot_be(found)
+    return found
 
 
 def _is_on(context: Context) -> Answer:

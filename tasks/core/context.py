@@ -7,10 +7,11 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import DmucError
 from .machine import Machine
-from .release import Release
+from .release import Release, of
 from .settings import Settings
 
 _deciding = threading.Lock()
@@ -75,9 +76,26 @@ class Context:
     def program(self, name: str) -> Path:
         """Give the path of the program `name`. Raises DmucError when it has not been found yet."""
         try:
-            return Path(json.loads(self.programs_file.read_text())[name]["path"])
-        except (OSError, ValueError, KeyError):
+            return Path(self._programs()[name]["path"])
+        except KeyError:
             raise DmucError(f"looking for the program {name}", "It has not been found yet.", "Run: binaries") from None
+
+    def release_of(self, program: str) -> Release:
+        """The row of the table for one program, by the version that it says: it may be another than the cluster's."""
+        version = self._programs().get(program, {}).get("version")
+        return of(version) if version else self.release
+
+    def knows(self, program: str, flag: str) -> bool | None:
+        """Whether the program's own --help names this flag ("--config"); None where it was not asked."""
+        flags = self._programs().get(program, {}).get("flags")
+        return flag in flags if flags else None
+
+    def _programs(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.programs_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
 
     def inside(self, *command: str) -> list[str]:
         """Give the command line that runs `command` on the machine, at home there, as somebody who has logged in."""

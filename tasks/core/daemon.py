@@ -62,7 +62,7 @@ class Daemon:
 
     name: str
     doc: str
-    program: str
+    program: str | Callable[[Context], str]  # a function where it depends on the settings
     flags: Callable[[Context], Sequence[Flag]]
     ready: Probe
     answers: Probe | None = None  # not specified: when it is ready
@@ -76,7 +76,7 @@ class Daemon:
     prepare: Callable[[Context], None] | None = None  # what must be done first, every time that it is started
     take_back: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
     needs_root: bool = False
-    tools: Sequence[str] = ()  # other programs that it runs itself: another one of them means a new start, too
+    tools: Names = ()  # other programs that it runs itself: another one of them means a new start, too
     causes: Mapping[str, str] = field(default_factory=dict)  # a regular expression found in its log -> what it means
     grace: float = 10.0  # seconds between SIGTERM and SIGKILL
 
@@ -84,7 +84,7 @@ class Daemon:
         """Give its two goals, the private one first."""
         started = Goal(
             name=f"_{self.name}",
-            doc=f"{self.program} runs and answers",
+            doc=f"{self.label} runs and answers",
             early=True,
             holds=self.is_answering,
             make=self.start,
@@ -113,7 +113,11 @@ class Daemon:
 
     def command(self, context: Context) -> list[str]:
         """The whole command line. Raises DmucError when its program has not been found yet."""
-        return [str(context.program(self.program)), *(flag.text for flag in self.flags(context))]
+        return [str(context.program(self.program_name(context))), *(flag.text for flag in self.flags(context))]
+
+    def program_name(self, context: Context) -> str:
+        """The name of its program."""
+        return self.program(context) if callable(self.program) else self.program
 
     def log(self, context: Context) -> Path:
         """Its log file, appended to at every start."""
@@ -132,7 +136,10 @@ class Daemon:
         return context.state / self.label
 
     def _inputs(self, context: Context) -> dict[str, str]:
-        prints = {str(context.program(p)): _stat_print(context.program(p)) for p in (self.program, *self.tools)}
+        prints = {
+            str(context.program(p)): _stat_print(context.program(p))
+            for p in (self.program_name(context), *resolve(self.tools, context))
+        }
         prints |= {str(path): _content_print(path) for path in self.reads(context)}
         return prints | {str(path): _digest(text.encode()) for path, text in self.writes(context).items()}
 
@@ -222,7 +229,8 @@ class Daemon:
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         command, log = self.command(context), self.log(context)
         if self.needs_root and not is_root():
-            raise DmucError(f"starting {self.label}", f"{self.program} takes root.", "Run it as root.")
+            raise DmucError(f"starting {self.label}", f"{self.program_name(context)} takes root.", "Run it as root.")
+        self._refuse_unknown_flags(context)
         self._refuse_what_is_there(context, probe)
         for directory in (context.logs, context.run, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -248,6 +256,18 @@ class Daemon:
     def _elsewhere(self, context: Context) -> list[Path]:
         """What it keeps outside of our own state, where it could be somebody else's."""
         return [path for path in self.keeps(context) if context.state not in path.parents]
+
+    def _refuse_unknown_flags(self, context: Context) -> None:
+        """Raise DmucError for a flag that the program's own --help does not name: a release that nobody has met."""
+        program = self.program_name(context)
+        names = [flag.text.partition("=")[0] for flag in self.flags(context)]
+        unknown = [name for name in names if name.startswith("--") and context.knows(program, name) is False]
+        if unknown:
+            raise DmucError(
+                f"starting {self.label}",
+                f"{context.program(program)} has no flag {', '.join(unknown)}.",
+                f"It is not of a release that dmuc knows; name another with {program.replace('-', '_')}_bin=PATH.",
+            )
 
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
         """Raise DmucError when somebody else answers in its place, or keeps something where it would."""

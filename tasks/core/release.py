@@ -1,11 +1,19 @@
-"""What differs between Kubernetes releases, as a table. Nothing outside this file compares versions."""
+"""What differs between Kubernetes releases, as a table. Nothing outside this file compares versions.
+
+Each row says only what is new since the row before it. Where it comes from: paths are in kubernetes/kubernetes at that
+release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md there.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from .errors import DmucError
+
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 
 @dataclass(frozen=True)
@@ -14,24 +22,126 @@ class Release:
 
     minor: str  # "1.20"
     default: str  # the full version that is downloaded when only the minor one was asked for
-    pause_image: str  # the pod sandbox's image that the kubelet asks for unless told otherwise
-    etcd: str  # the etcd that is downloaded for it
-    # Whether the kubelet's first report is never Ready when it registers itself, and the next comes 10 s later: its
-    # CSINode cannot be made before its Node is there (initializeCSINode in pkg/volume/csi/csi_plugin.go).
+    security: Literal["none", "rbac"]  # how it is run unless the user says
+    # The API server
+    insecure_port: bool  # it answers on http://localhost:8080, and TLS is not asked for
+    needs_token_keys: bool  # it does not start without keys and an issuer for ServiceAccount tokens
+    token_secrets: bool  # each ServiceAccount gets a Secret with a token, for which the controller manager has a key
+    projected_tokens: bool  # Pods get their token from the API server, and the CA from the ConfigMap kube-root-ca.crt
+    # Plain HTTP ports that are open unless --port=0 is said; `kubectl get componentstatuses` asks there
+    controller_manager_http: bool
+    scheduler_http: bool
+    # The kubelet
+    dockershim: bool  # it speaks to Docker itself
+    runtime_flag: bool  # it speaks to another engine only with --container-runtime=remote
+    cri: Sequence[str]  # the versions of the container runtime interface that it speaks
+    endpoint: str  # the CRI socket that it expects unless told otherwise
+    fail_cgroup_v1: bool | None  # whether it refuses to run on cgroup v1; None: there is no --fail-cgroupv1
+    pause_image: str  # dockershim: the pod sandbox's image. With CRI it is the engine's setting.
+    # Whether its first report is never Ready when it registers itself, and the next comes 10 s later: its CSINode
+    # cannot be made before its Node is there (initializeCSINode in pkg/volume/csi/csi_plugin.go).
     node_first: bool
+    older_kubelet: int  # how many minor releases older than the API server its kubelet and kube-proxy may be
+    # kube-proxy
+    proxy_modes: Mapping[str, str]  # the modes that it has -> the feature gate that one needs, or ""
+    # What it is known to work with, and is downloaded for it
+    etcd: str
+    containerd: str
 
 
-# 1.20: https://github.com/kubernetes/kubernetes/blob/v1.20.2/CHANGELOG/CHANGELOG-1.20.md ; the pause image is the
-# default of --pod-infra-container-image in cmd/kubelet/app/options/container_runtime.go; etcd is a later patch release
-# of the one in build/dependencies.yaml.
-RELEASES = {
-    release.minor: release
-    for release in (
-        Release(minor="1.20", default="1.20.15", pause_image="k8s.gcr.io/pause:3.2", etcd="3.4.23", node_first=True),
-    )
+# 1.19: pkg/kubeapiserver/options/serving.go (8080); the ports: cmd/kube-controller-manager/app/options,
+# cmd/kube-scheduler/app/options; pause: cmd/kubelet/app/options/container_runtime.go; etcd: a later patch release of
+# the one in build/dependencies.yaml; skew: https://kubernetes.io/releases/version-skew-policy/ .
+_FIRST = Release(
+    minor="1.19",
+    default="1.19.16",
+    security="none",
+    insecure_port=True,
+    needs_token_keys=False,
+    token_secrets=True,
+    projected_tokens=False,
+    controller_manager_http=True,
+    scheduler_http=True,
+    dockershim=True,
+    runtime_flag=True,
+    cri=("v1alpha2",),
+    endpoint="/var/run/dockershim.sock",
+    fail_cgroup_v1=None,
+    pause_image="k8s.gcr.io/pause:3.2",
+    node_first=True,
+    older_kubelet=2,
+    proxy_modes={"iptables": "", "ipvs": ""},
+    etcd="3.4.23",
+    containerd="1.7.27",
+)
+
+_NEW: dict[str, dict[str, Any]] = {
+    # The insecure port is gone, keys and issuer are required: CHANGELOG "Urgent Upgrade Notes".
+    "1.20": {"default": "1.20.15", "security": "rbac", "insecure_port": False, "needs_token_keys": True},
+    # BoundServiceAccountTokenVolume is on: pkg/features/kube_features.go.
+    "1.21": {"default": "1.21.14", "projected_tokens": True, "pause_image": "k8s.gcr.io/pause:3.4.1"},
+    # --port of the controller manager does nothing any more: https://github.com/kubernetes/kubernetes/pull/96216 .
+    "1.22": {
+        "default": "1.22.17",
+        "controller_manager_http": False,
+        "pause_image": "k8s.gcr.io/pause:3.5",
+        "etcd": "3.5.24",
+    },
+    # Nor that of the scheduler: https://github.com/kubernetes/kubernetes/pull/96345 . CRI v1: pkg/kubelet/cri/remote.
+    "1.23": {
+        "default": "1.23.17",
+        "scheduler_http": False,
+        "cri": ("v1", "v1alpha2"),
+        "pause_image": "k8s.gcr.io/pause:3.6",
+    },
+    # dockershim is removed, tokens are no longer in Secrets: CHANGELOG "Urgent Upgrade Notes". From here on the
+    # endpoint must be said, and 1.24 to 1.26 have no default for it.
+    "1.24": {
+        "default": "1.24.17",
+        "token_secrets": False,
+        "dockershim": False,
+        "runtime_flag": False,
+        "endpoint": "",
+        "pause_image": "",
+    },
+    "1.25": {"default": "1.25.16"},
+    # CRI v1alpha2 is removed: CHANGELOG; the kubelet looks every 100 ms until it is Ready (kubernetes#112618).
+    "1.26": {"default": "1.26.15", "cri": ("v1",), "node_first": False},
+    # pkg/kubelet/apis/config/v1beta1/defaults.go
+    "1.27": {"default": "1.27.16", "endpoint": CONTAINERD_SOCKET},
+    # Kubelets may be three releases older: https://kubernetes.io/blog/2023/08/15/kubernetes-v1-28-release/ .
+    "1.28": {"default": "1.28.15", "older_kubelet": 3},
+    # kube-proxy's nftables, alpha: https://github.com/kubernetes/enhancements/issues/3866
+    "1.29": {"default": "1.29.15", "proxy_modes": {"iptables": "", "ipvs": "", "nftables": "NFTablesProxyMode"}},
+    "1.30": {"default": "1.30.14"},
+    # nftables is on; --fail-cgroupv1 is new, false unless said: cmd/kubelet/app/options/options.go.
+    "1.31": {
+        "default": "1.31.14",
+        "fail_cgroup_v1": False,
+        "proxy_modes": {"iptables": "", "ipvs": "", "nftables": ""},
+    },
+    "1.32": {"default": "1.32.13"},
+    "1.33": {"default": "1.33.13"},
+    "1.34": {"default": "1.34.10", "etcd": "3.6.8"},
+    # CHANGELOG "Urgent Upgrade Notes": cgroup v1 is refused unless failCgroupV1 is false.
+    "1.35": {"default": "1.35.7", "fail_cgroup_v1": True},
+    "1.36": {"default": "1.36.3"},
 }
 
+
+def _table() -> dict[str, Release]:
+    table = {_FIRST.minor: _FIRST}
+    row = _FIRST
+    for minor, new in _NEW.items():
+        row = replace(row, minor=minor, **new)
+        table[minor] = row
+    return table
+
+
+RELEASES = _table()
+
 _VERSION = re.compile(r"v?(?P<minor>\d+\.\d+)(?P<patch>\.\d+)?\Z")
+_IN_TEXT = re.compile(r"v?(\d+)\.(\d+)")
 
 
 def find(kubernetes: str) -> Release:
@@ -41,15 +151,60 @@ def find(kubernetes: str) -> Release:
     """
     match = _VERSION.match(kubernetes)
     if not match or match["minor"] not in RELEASES:
+        first, *_, last = RELEASES
         raise DmucError(
             f"looking up the Kubernetes release {kubernetes!r}",
             "dmuc does not know this release.",
-            f"It knows: {', '.join(RELEASES)}. Set one with kubernetes=…",
+            f"It knows {first} to {last}. Set one with kubernetes=…; programs of your own: PROGRAM_bin=PATH.",
         )
     return RELEASES[match["minor"]]
 
 
+def of(version: str) -> Release:
+    """Give the row for a program that says it is of `version` ("v1.20.2", "v1.37.0-alpha.1+dirty").
+
+    A program of one's own may be older or newer than the table: then it is the row that is nearest.
+    """
+    wanted = _numbers(version)
+    rows = [row for row in RELEASES.values() if _numbers(row.minor) <= wanted]
+    return rows[-1] if rows else next(iter(RELEASES.values()))
+
+
 def fits(wanted: str, version: str) -> bool:
     """Whether a program of `version` ("v1.20.2") is of the release `wanted` ("1.20": any patch; "1.20.2": that one)."""
-    want, have = wanted.lstrip("v").split("."), version.lstrip("v").split(".")
+    want, have = wanted.lstrip("v").split("."), re.split(r"[.+-]", version.lstrip("v"))
     return have[: len(want)] == want
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    match = _IN_TEXT.match(version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def skew(versions: Mapping[str, str]) -> list[str]:
+    """Say which of the programs (name -> version) Kubernetes does not support together; empty when it does all.
+
+    https://kubernetes.io/releases/version-skew-policy/
+    """
+    server = versions.get("kube-apiserver")
+    if server is None:
+        return []
+    (_, at), older_kubelet = _numbers(server), of(server).older_kubelet
+    limits = {  # how many minor releases older, and newer, than the API server
+        "kube-controller-manager": (1, 0),
+        "kube-scheduler": (1, 0),
+        "kubelet": (older_kubelet, 0),
+        "kube-proxy": (older_kubelet, 0),
+        "kubectl": (1, 1),
+    }
+    found = []
+    for program, (older, newer) in limits.items():
+        if program not in versions:
+            continue
+        minor = _numbers(versions[program])[1]
+        what = f"{program} {versions[program]} with kube-apiserver {server}: Kubernetes supports it"
+        if minor > at + newer:
+            found.append(f"{what} at most {newer} minor releases newer" if newer else f"{what} never newer")
+        elif minor < at - older:
+            found.append(f"{what} at most {older} minor release{'s' if older > 1 else ''} older")
+    return found

@@ -1,4 +1,7 @@
-"""Settings: one frozen dataclass, read once. `cluster.toml` < environment (`DMUC_NAME`) < `doit name=value`."""
+"""Settings: one frozen dataclass, read once.
+
+What a cluster was made with < `cluster.toml` < environment (`DMUC_NAME`) < `doit name=value`.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,9 @@ class Settings:
     )
     service_range: str = "10.96.0.0/16"  # the ClusterIPs
     pod_range: str = "10.244.0.0/24"  # the Pods' addresses
+    engine: str = "auto"  # the container engine: "docker" (up to 1.23), "containerd", or "auto": by the release
+    security: str = "auto"  # "rbac", "none" (as on the slides), or "auto": by the release
+    proxy_mode: str = "iptables"  # how kube-proxy makes Services reachable: "iptables", "nftables" or "ipvs"
     service_account: str = "keys"  # how Pods get past the missing token: "keys", "no-mount" or "disabled"
     scheduling: str = "scheduler"  # "scheduler", or "manual": no scheduler, and a Binding made by us
     front_door: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and flags as on the slides
@@ -83,6 +89,9 @@ _CHOICES = {
     "service_account": ("keys", "no-mount", "disabled"),
     "scheduling": ("scheduler", "manual"),
     "front_door": ("off", "on"),
+    "engine": ("auto", "docker", "containerd"),
+    "security": ("auto", "rbac", "none"),
+    "proxy_mode": ("iptables", "nftables", "ipvs"),
 }
 
 
@@ -177,6 +186,12 @@ def load(
             "front_door=on",
             "on the host, everybody who can reach its localhost:8080 could do everything",
             "Use a machine of its own: machine=NAME.",
+        )
+    if settings.security == "rbac" and settings.uses_front_door:
+        raise _bad(
+            "security=rbac, front_door=on",
+            "whoever comes through the front door is the administrator, whatever RBAC says",
+            "Leave one of them out.",
         )
     return settings
 

@@ -37,7 +37,7 @@ def show(cluster: Cluster) -> int:
             daemon.label,
             str(record.pid) if record and alive else "-",
             _ago(time.time() - record.since) if record and alive else "-",
-            versions.get(daemon.program, "-"),
+            versions.get(daemon.program_name(context), "-"),
             "[green]ready[/]" if answer else f"[red]not ready[/]: {escape(answer.why)}",
         )
     console.print(table)

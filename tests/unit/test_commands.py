@@ -113,7 +113,7 @@ def test_an_unknown_setting_is_said(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("word", "parts"),
     [
-        ("kubernetes=1.99", ("'1.99'", "It knows: ")),
+        ("kubernetes=1.99", ("'1.99'", "It knows ")),
         ("machine=Not_A_Name", ("machine=Not_A_Name: not a name",)),
         ("pod_range=10.0.0.0/30", ("pod_range=10.0.0.0/30: too small",)),
         ("deadline_etcd=soon", ("deadline_etcd=soon: this must be a number",)),

@@ -23,11 +23,11 @@ from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.namespaces import Namespaces, setup_script
-from tasks.core.release import RELEASES
 from tasks.image_content import registry_root
 from tests.unit.support import CHECKOUT, load_dodo, set_programs
 
 GOLDEN = CHECKOUT / "tests" / "golden"
+RELEASES = ("1.20",)
 UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written anew
 MACHINES = ("dmuc1", "host")
 CHOICES = ("service_account=no-mount", "service_account=disabled", "scheduling=manual", "front_door=on")

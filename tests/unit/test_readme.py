@@ -59,7 +59,7 @@ def command_lines(parts: list[object]) -> Iterator[str]:
             plain = flags(daemon, PLAIN, Settings(), monkeypatch)
             unwanted = daemon.unwanted(a_context(Settings()))
         seldom = f" Not started when {unwanted}." if unwanted else ""
-        yield f"| **`{daemon.program}`** | **{daemon.label}**: {daemon.doc}.{seldom} |"
+        yield f"| **`{daemon.program_name(a_context(Settings()))}`** | **{daemon.label}**: {daemon.doc}.{seldom} |"
         yield from (f"| `{text}` | {why} |" for text, why in plain.items())
         for condition, (files, settings) in OTHERWISE.items():
             with pytest.MonkeyPatch.context() as monkeypatch:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.core.release import RELEASES, find, fits
+from tasks.core.release import RELEASES, find, fits, of, skew
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -38,7 +38,7 @@ def test_a_release_that_is_not_known_is_answered_with_those_that_are(text: str) 
     with pytest.raises(DmucError) as error:
         find(text)
     assert repr(text) in error.value.tried
-    assert "It knows: " in error.value.do and "1.20" in error.value.do
+    assert "It knows 1.19 to 1.36." in error.value.do
     assert "kubernetes=" in error.value.do
 
 
@@ -63,3 +63,46 @@ def test_a_release_that_is_not_known_is_answered_with_those_that_are(text: str) 
 )
 def test_any_patch_fits_a_minor_release_and_one_alone_a_full_one(wanted: str, version: str, yes: bool) -> None:
     assert fits(wanted, version) is yes
+
+
+@pytest.mark.parametrize(
+    ("version", "minor"),
+    [
+        ("v1.19.0", "1.19"),
+        ("v1.20.2", "1.20"),
+        ("v1.36.3+7b29fb0", "1.36"),
+        ("v1.37.0-alpha.1", "1.36"),
+        ("v2.0.0", "1.36"),
+        ("v1.9.11", "1.19"),
+        ("v0.0.0-master", "1.19"),
+    ],
+)
+def test_a_program_of_its_own_is_run_as_the_nearest_release(version: str, minor: str) -> None:
+    assert of(version).minor == minor
+
+
+def test_every_release_from_first_to_last_is_there() -> None:
+    assert list(RELEASES) == [f"1.{minor}" for minor in range(19, 37)]
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ({}, []),
+        ({"kubelet": "v1.20.2"}, []),
+        ({"kube-apiserver": "v1.24.1", "kubelet": "v1.22.17", "kube-proxy": "v1.24.17"}, []),
+        ({"kube-apiserver": "v1.24.1", "kubelet": "v1.21.14"}, ["kubelet v1.21.14", "at most 2 minor releases older"]),
+        ({"kube-apiserver": "v1.31.1", "kubelet": "v1.28.15"}, []),
+        ({"kube-apiserver": "v1.31.1", "kube-proxy": "v1.27.1"}, ["kube-proxy", "at most 3 minor releases older"]),
+        ({"kube-apiserver": "v1.20.2", "kubelet": "v1.21.0"}, ["kubelet v1.21.0", "never newer"]),
+        ({"kube-apiserver": "v1.20.2", "kube-scheduler": "v1.18.0"}, ["at most 1 minor release older"]),
+        ({"kube-apiserver": "v1.20.2", "kube-controller-manager": "v1.21.0"}, ["never newer"]),
+        ({"kube-apiserver": "v1.20.2", "kubectl": "v1.21.0"}, []),
+        ({"kube-apiserver": "v1.20.2", "kubectl": "v1.22.0"}, ["kubectl", "at most 1 minor releases newer"]),
+    ],
+)
+def test_skew_that_is_not_supported_is_said(versions: dict[str, str], said: list[str]) -> None:
+    found = "\n".join(skew(versions))
+    assert bool(found) == bool(said)
+    for text in said:
+        assert text in found

@@ -1,0 +1,32 @@
+"""Choices: what the user's settings and the release come to together."""
+
+from __future__ import annotations
+
+from .core.context import Context
+from .core.errors import DmucError
+
+
+def engine(context: Context) -> str:
+    """The container engine: "docker" or "containerd"."""
+    if context.settings.engine != "auto":
+        return context.settings.engine
+    return "docker" if context.release.dockershim else "containerd"
+
+
+def secure(context: Context) -> bool:
+    """Whether each component is somebody of its own, who may do what it must and nothing else (security=rbac)."""
+    if context.settings.security != "auto":
+        return context.settings.security == "rbac"
+    return context.release.security == "rbac" and not context.settings.uses_front_door
+
+
+def refuse_what_cannot_be(context: Context) -> None:
+    """Raise DmucError when the release cannot do what the settings ask for."""
+    row, chosen = context.release, context.settings
+    tried = f"reading the settings for Kubernetes {chosen.kubernetes}"
+    if engine(context) == "docker" and not row.dockershim:
+        seen = "engine=docker: this kubelet cannot speak to Docker; the last one that could is of 1.23."
+        raise DmucError(tried, seen, "Leave engine= out, or say engine=containerd.")
+    if chosen.proxy_mode not in row.proxy_modes:
+        seen = f"proxy_mode={chosen.proxy_mode}: this kube-proxy has {', '.join(row.proxy_modes)}."
+        raise DmucError(tried, seen, "nftables came with 1.29.")
