@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import binaries, machine
+from tasks import machine, programs
 from tasks.choices import engine, secure
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 
 
 def a_cluster(root: Path, **settings: str) -> Context:
-    return machine.context(root, {}, settings, programs=binaries.PROGRAMS, tasks=())
+    return machine.context(root, {}, settings, programs=programs.PROGRAMS, tasks=())
 
 
 @pytest.mark.parametrize(

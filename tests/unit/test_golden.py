@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries, kubeconfig
+from tasks import kubeconfig, programs
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
@@ -94,15 +94,15 @@ def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Co
     for name in ("ca.crt", "admin.crt", "admin.key"):
         (context.pki / name).write_text(f"placeholder for {name}")
     flags, version = flags_in_help(minor), f"v{release.find(minor).default}"
-    programs = {
+    found = {
         name: {
             "path": f"/programs/{name}",
             "version": version if program.of_kubernetes else "",
             "flags": flags.get(name, ()),
         }
-        for name, program in binaries.PROGRAMS.items()
+        for name, program in programs.PROGRAMS.items()
     }
-    context.programs_file.write_text(json.dumps(programs))
+    context.programs_file.write_text(json.dumps(found))
     return dodo, context
 
 
@@ -110,7 +110,7 @@ def with_settings(dodo: ModuleType, directory: Path, minor: str, machine: str, *
     """The context of a cluster with these settings. Raises DmucError when they cannot be."""
     own = {"machine": machine, "kubernetes": minor, "cache": str(directory / "cache")}
     arguments = own | dict(setting.split("=") for setting in more)
-    context: Context = dodo.machine.context(directory, {}, arguments, programs=binaries.PROGRAMS, tasks=())
+    context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
     return context
 
 
