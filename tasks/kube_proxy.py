@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import etcd
+from . import etcd, upgrade
 from .core import iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -30,7 +30,8 @@ KUBE_PROXY = Daemon(
     program="kube-proxy",
     flags=flags,
     needs=needs,
-    after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
+    # It looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again.
+    after=lambda context: ("kubelet", *upgrade.first(context, "_schedulable")),
     ready=Http("http://127.0.0.1:10256/healthz"),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     take_back=lambda context: iptables.remove(context.machine, _CHAINS),

@@ -67,7 +67,7 @@ class Daemon:
     ready: Probe
     answers: Probe | None = None  # not specified: when it is ready
     needs: Names = ()
-    after: Sequence[str] = ()
+    after: Names = ()
     reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that others write
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
     keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # what it stores
