@@ -3,7 +3,8 @@
 kube-proxy writes the same way in one of two forms. With iptables (pkg/proxy/iptables/proxier.go in Kubernetes' source):
 KUBE-SERVICES knows the addresses, a KUBE-SVC-… the Pods of one port, a KUBE-SEP-… is one Pod. As each rule is asked
 only when those before it said no, four Pods have the probabilities 1/4, 1/3, 1/2 and 1: a quarter each. With nftables
-(pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which draws one of the endpoint-… chains.
+(pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which draws one of the endpoint-… chains, or,
+in later releases, where nothing more is to be asked, the Pod itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 from .core.cluster import Cluster
@@ -30,11 +32,12 @@ REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together
 _FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at most once a second
 _LIMIT = 1.0  # seconds for one request
+_LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
 _WIDTH = 110  # of a line
 _PROXY = "Run: scripts/doit kube_proxy; its log: scripts/doit logs kube_proxy"
 _ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
-_MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade"}
+_MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,13 @@ def _walk(
             continue
         known = named or rule.names
         here = []
-        for target in rule.targets:
+        for target, destination in zip_longest(rule.targets, rule.destinations, fillvalue=""):
             chance = rule.probability / len(rule.targets)
             part = share * left * chance
             shown = None if asks else chance
             if target in _ENDS and known:
-                label = f"{target} to {rule.destination}" if rule.destination else f"{target} {rule.comment}".strip()
-                here.append(Branch(label, (), shown, part, asks, (), rule.destination, rule.packets))
+                label = f"{target} to {destination}" if destination else f"{target} {rule.comment}".strip()
+                here.append(Branch(label, (), shown, part, asks, (), destination, rule.packets))
             elif target in table.chains:
                 children, said = _walk(table, target, packet, part, named=known)
                 if children:
@@ -271,9 +274,9 @@ def _taken(context: Context, packet: Packet) -> dict[str, int | None]:
 
 
 def _tracked(context: Context, packet: Packet, ports: set[int]) -> dict[str, int]:
-    """Count the connections from these ports of ours in the kernel's table of connections, where it shows one."""
+    """Count the connections from these ports of ours in the kernel's table of connections."""
     try:
-        text = run(context.machine, "cat", "/proc/net/nf_conntrack")
+        text = run(context.machine, "conntrack", "-L", "-d", packet.address, timeout=_LIST)
     except DmucError:
         return {}
     there = rf"dst={re.escape(packet.address)} sport=(\d+) dport={packet.port} .*?src=(\S+) dst=\S+ sport=(\d+)"
