@@ -29,7 +29,7 @@ from tests.unit.support import CHECKOUT, load_dodo, set_programs
 GOLDEN = CHECKOUT / "tests" / "golden"
 RELEASES = ("1.20",)
 UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written anew
-MACHINES = ("dmuc1", "host")
+MACHINES = ("dmuc1", "host", "host.one")
 CHOICES = ("service_account=no-mount", "service_account=disabled", "scheduling=manual", "front_door=on")
 
 SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
@@ -57,6 +57,7 @@ def a_host(*, swap: bool, may_all: bool) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_text", read_text)
+        patch.setattr(os, "geteuid", lambda: 0)  # an ordinary user's ports are free ones
         yield
 
 
@@ -75,6 +76,8 @@ def a_cluster(directory: Path, release: str, machine: str) -> tuple[ModuleType, 
     for name in ("ca.crt", "admin.crt", "admin.key"):
         (context.pki / name).write_text(f"placeholder for {name}")
     set_programs(context, {name: f"/programs/{name}" for name in binaries.PROGRAMS})
+    for port in (port for daemon in dodo.DMUC.daemons for port in daemon.ports):
+        context.decide(port.decision, str(port.standard + 10000))  # used on free ports only
     return dodo, context
 
 
