@@ -17,7 +17,7 @@ import pytest
 from tasks.core.errors import DmucError
 from tasks.facts import facts
 from tasks.tour.steps import CHAPTERS, Command, chosen, load
-from tests.unit.support import a_context
+from tests.unit.support import a_context, eventually
 from tests.unit.test_commands import DOIT, Checkout, is_told
 
 CTRL_C = "\x03"
@@ -270,6 +270,9 @@ def at_a_terminal(checkout: Checkout, keys: list[tuple[str, str]]) -> tuple[int,
                     shown += os.read(leader, 4096).decode(errors="replace")
                 seen = shown.index(text, seen) + len(text)
                 if typed == CTRL_C:  # which a terminal sends to those only whose own it is
+                    # Not before it waits for a key: a signal between the prompt and that is noted only after the key.
+                    state = Path(f"/proc/{process.pid}/stat")
+                    eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "it waits for a key")
                     process.send_signal(signal.SIGINT)
                 else:
                     terminal.write(typed.encode())
