@@ -34,6 +34,8 @@ class Settings:
     kubernetes: str = "1.20"  # the release, minor ("1.20") or full ("1.20.2")
     bin_dir: str = ""  # a directory of programs that are taken before all others, e.g. your own build
     obtain: str = "auto"  # where missing programs come from: "download", "debian", or "auto": the first that answers
+    kubernetes_site: str = "https://dl.k8s.io"  # Kubernetes is downloaded from here, or from a mirror of its layout
+    github_site: str = "https://github.com"  # likewise etcd, containerd, runc and the rest, from their releases
     registry: str = "auto"  # images: "local" (made from Debian's packages), a registry's URL, or "auto"
     link_range: str = (
         "10.95.0.0/30"  # the link between the host and the machine: .1 is the host's end, .2 the machine's
@@ -210,6 +212,10 @@ def _checked(source: str, name: str, value: object) -> object:
         return _range(source, name, text, 24)
     if name in _CHOICES and text not in _CHOICES[name]:
         raise _bad(source, f"{name}={text}: must be one of {', '.join(_CHOICES[name])}")
+    if name in {"kubernetes_site", "github_site"}:
+        if not re.match(r"https?://[^/\s?#]+(/[^\s?#]*)?\Z", text):
+            raise _bad(source, f"{name}={text}: must be the URL of a site such as https://mirror.example/kubernetes")
+        return text.rstrip("/")
     if name == "registry" and text not in {"auto", "local"} and not re.match(r"https?://[^/\s]+/?\Z", text):
         raise _bad(
             source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example"

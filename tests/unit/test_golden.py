@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries, kubeconfig
+from tasks import kubeconfig, programs
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
@@ -68,13 +68,13 @@ def a_cluster(directory: Path, release: str, machine: str) -> tuple[ModuleType, 
         dodo = load_dodo(directory)
     arguments = {"machine": machine, "kubernetes": release}
     context = dodo.machine.context(
-        directory, {}, arguments | {"cache": str(directory / "cache")}, programs=binaries.PROGRAMS, tasks=()
+        directory, {}, arguments | {"cache": str(directory / "cache")}, programs=programs.PROGRAMS, tasks=()
     )
     context.state.mkdir(parents=True)
     context.pki.mkdir()
     for name in ("ca.crt", "admin.crt", "admin.key"):
         (context.pki / name).write_text(f"placeholder for {name}")
-    set_programs(context, {name: f"/programs/{name}" for name in binaries.PROGRAMS})
+    set_programs(context, {name: f"/programs/{name}" for name in programs.PROGRAMS})
     return dodo, context
 
 

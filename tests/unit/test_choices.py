@@ -1,0 +1,69 @@
+"""What the settings and the release come to together, and what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks import machine, programs
+from tasks.choices import engine, secure
+from tasks.core.context import Context
+from tasks.core.errors import DmucError
+
+
+def a_cluster(root: Path, **settings: str) -> Context:
+    return machine.context(root, {}, settings, programs=programs.PROGRAMS, tasks=())
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"kubernetes": "1.19"}, "docker"),
+        ({"kubernetes": "1.23"}, "docker"),
+        ({"kubernetes": "1.23", "engine": "containerd"}, "containerd"),
+        ({"kubernetes": "1.24"}, "containerd"),
+        ({"kubernetes": "1.36.2", "engine": "containerd"}, "containerd"),
+    ],
+)
+def test_the_engine_is_the_releases_unless_the_user_says(tmp_path: Path, settings: dict[str, str], wanted: str) -> None:
+    assert engine(a_cluster(tmp_path, **settings)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"kubernetes": "1.19"}, False),
+        ({"kubernetes": "1.19", "security": "rbac"}, True),
+        ({"kubernetes": "1.20"}, True),
+        ({"kubernetes": "1.20", "security": "none"}, False),
+        ({"kubernetes": "1.20", "front_door": "on"}, False),
+        ({"kubernetes": "1.36"}, True),
+    ],
+)
+def test_security_is_the_default_from_1_20_on(tmp_path: Path, settings: dict[str, str], wanted: bool) -> None:
+    assert secure(a_cluster(tmp_path, **settings)) is wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kubernetes": "1.24", "engine": "docker"}, ("engine=docker", "of 1.23", "engine=containerd")),
+        ({"kubernetes": "1.36.2", "engine": "docker"}, ("engine=docker",)),
+        ({"engine": "podman"}, ("engine=podman: must be one of auto, docker, containerd",)),
+        ({"kubernetes": "1.28", "proxy_mode": "nftables"}, ("proxy_mode=nftables", "iptables, ipvs", "1.29")),
+        ({"proxy_mode": "ebpf"}, ("proxy_mode=ebpf: must be one of iptables, nftables, ipvs",)),
+        ({"security": "tls"}, ("security=tls: must be one of auto, rbac, none",)),
+        ({"security": "rbac", "front_door": "on"}, ("security=rbac, front_door=on",)),
+        ({"kubernetes": "1.18"}, ("'1.18'", "1.19 to 1.36")),
+        ({"kubernetes": "1.37"}, ("'1.37'", "1.19 to 1.36", "PROGRAM_bin=PATH")),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    tmp_path: Path, settings: dict[str, str], said: tuple[str, ...]
+) -> None:
+    with pytest.raises(DmucError) as error:
+        a_cluster(tmp_path, **settings)
+    for text in said:
+        assert text in str(error.value)
+    assert list(tmp_path.iterdir()) == []
