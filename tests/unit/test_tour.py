@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,10 @@ def test_a_command_says_in_words_what_must_come_of_it() -> None:
 # With a person
 
 
+def sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def at_a_terminal(checkout: Checkout, keys: list[tuple[str, str]]) -> tuple[int, str]:
     """Take the tour at a terminal: wait for each text, then type its keys. Gives the exit status and what was shown."""
     leader, follower = pty.openpty()
@@ -271,8 +276,7 @@ def at_a_terminal(checkout: Checkout, keys: list[tuple[str, str]]) -> tuple[int,
                 seen = shown.index(text, seen) + len(text)
                 if typed == CTRL_C:  # which a terminal sends to those only whose own it is
                     # Not before it waits for a key: a signal between the prompt and that is noted only after the key.
-                    state = Path(f"/proc/{process.pid}/stat")
-                    eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "it waits for a key")
+                    eventually(partial(sleeps, process.pid), "it waits for a key")
                     process.send_signal(signal.SIGINT)
                 else:
                     terminal.write(typed.encode())
