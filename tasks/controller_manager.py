@@ -29,7 +29,8 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
-        flags.append(Flag("--port=0", "No second port without TLS."))
+        if context.release_of("kube-controller-manager").controller_manager_http:
+            flags.append(Flag("--port=0", "No second port without TLS."))
     return flags
 
 
