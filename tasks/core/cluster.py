@@ -33,6 +33,12 @@ class Cluster:
         records = {daemon.label: Record.load(daemon.record(self.context)) for daemon in self.daemons}
         return {label: record for label, record in records.items() if record and record.alive()}
 
+    def choose_ports(self) -> None:
+        """Have a port for everything that listens, before anything is started that must know it."""
+        for daemon in self.daemons:
+            taken = {self.context.port(port) for other in self.daemons for port in other.ports}
+            daemon.choose_ports(self.context, taken)
+
     def power_off(self) -> None:
         """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated."""
         self.context.machine.power_off()
