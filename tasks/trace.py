@@ -19,6 +19,7 @@ from fractions import Fraction
 from itertools import zip_longest
 from typing import Any
 
+from .core.api import full_name
 from .core.cluster import Cluster
 from .core.commands import Command
 from .core.context import Context
@@ -72,6 +73,41 @@ class Entry:
         return f"{self.kind} {self.packet.address}:{self.packet.port}/{self.packet.protocol}"
 
 
+def has_rules(context: Context, service: Any) -> Answer:
+    """Has kube-proxy written rules that lead on from each ClusterIP and port of `service` (the API's object)?
+
+    Raises nothing.
+    """
+    if reason := _needs_none(service):
+        return Answer(True, reason)
+    try:
+        found = way(context, service)
+    except DmucError as error:
+        return Answer(False, str(error))
+    if isinstance(found, str):
+        return Answer(False, found)
+    for entry in found.children:
+        if entry.label.startswith("ClusterIP") and not any(end.destination for end in entry.ends()):
+            return Answer(False, f"kube-proxy's rules for {entry.label} lead to no Pod")
+    return Answer(True, f"{found.label} has its rules")
+
+
+def known_to_rules(context: Context, name: str) -> list[str]:
+    """Where TCP reaches the Service of this full name, ADDRESS:PORT, as the rules know it when nobody can be asked.
+
+    Raises DmucError when the rules cannot be read.
+    """
+    # The comment of a rule of iptables, or the chain that nftables goes to.
+    leads = re.compile(rf"{re.escape(name)}[ :].*cluster IP KUBE-SVC-.*|\S* service-\w+-{re.escape(name)}/tcp/.*")
+    return [
+        f"{network.removesuffix('/32')}:{rule.port}"
+        for chain in (_rules(context) or {"nat": Table((), {})})["nat"].chains.values()
+        for rule in chain
+        if rule.protocol == "tcp" and rule.port and leads.fullmatch(" ".join([rule.comment, *rule.targets]))
+        for network in rule.networks or ()
+    ]
+
+
 def way(context: Context, service: Any) -> Branch | str:
     """Give the tree of ways to `service` (the API's object): for each of its entries, from the live rules.
 
@@ -89,15 +125,17 @@ def way(context: Context, service: Any) -> Branch | str:
         if not branches and entry.kind == "ClusterIP":
             return f"kube-proxy has written no rules for {entry}"
         found.append(Branch(str(entry), branches, remarks=() if branches else ("no rules",)))
-    return Branch(_name(service), found)
+    return Branch(full_name(service), found)
 
 
 def _needs_none(service: Any) -> str | None:
     spec = service["spec"]
     if spec.get("type") == "ExternalName":
-        return f"{_name(service)} is another name for {spec['externalName']}, which DNS says: it needs no rules"
+        return f"{full_name(service)} is another name for {spec['externalName']}, which DNS says: it needs no rules"
     if spec.get("clusterIP") == "None":
-        return f"{_name(service)} is headless (clusterIP: None), DNS says its Pods' own addresses: it needs no rules"
+        return (
+            f"{full_name(service)} is headless (clusterIP: None), DNS says its Pods' own addresses: it needs no rules"
+        )
     return None
 
 
@@ -177,10 +215,6 @@ def _walk(
         if here and not asks:
             left *= 1 - rule.probability
     return found, tuple(dict.fromkeys(remarks))
-
-
-def _name(service: Any) -> str:
-    return f"{service['metadata']['namespace']}/{service['metadata']['name']}"
 
 
 # Requests
@@ -364,7 +398,7 @@ class Trace(Command):
 
 
 def _find(context: Context, arguments: Sequence[str]) -> Any:
-    services = {_name(service): service for service in _list(context, "/api/v1/services")}
+    services = {full_name(service): service for service in _list(context, "/api/v1/services")}
     wanted = arguments[0] if len(arguments) == 1 else ""
     found = services.get(wanted if "/" in wanted else f"default/{wanted}")
     if found is None:
@@ -399,14 +433,14 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
 
     answer = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
     if isinstance(root, str):
-        raise DmucError(f"tracing the way to {_name(service)}", root, _PROXY)
+        raise DmucError(f"tracing the way to {full_name(service)}", root, _PROXY)
     notes = [] if answer else [f"The rules do not follow the Endpoints: {answer.why}. {_PROXY}"]
-    return root, pods, notes if pods else [*notes, f"{_name(service)} has no endpoints: no Pod of it is Ready."]
+    return root, pods, notes if pods else [*notes, f"{full_name(service)} has no endpoints: no Pod of it is Ready."]
 
 
 def _endpoints(context: Context, service: Any) -> Sequence[Any]:
     everybody = _list(context, f"/api/v1/namespaces/{service['metadata']['namespace']}/endpoints")
-    return [subset for one in everybody if _name(one) == _name(service) for subset in one.get("subsets") or []]
+    return [subset for one in everybody if full_name(one) == full_name(service) for subset in one.get("subsets") or []]
 
 
 def _list(context: Context, path: str) -> Sequence[Any]:

@@ -21,6 +21,8 @@ from .machine import Machine, run
 
 VERDICTS = frozenset({"DNAT", "REJECT", "DROP"})  # after these a packet goes through no more rules of the table
 
+_LIMIT = 5.0  # seconds to list the rules in
+
 
 @dataclass(frozen=True)
 class Packet:
@@ -82,13 +84,13 @@ class Table:
 
 def read_iptables(machine: Machine) -> dict[str, Table]:
     """Give the machine's iptables, `nat` and `filter` among them. Raises DmucError when they cannot be read."""
-    return parse_iptables(run(machine, "iptables-save", "-c"))
+    return parse_iptables(run(machine, "iptables-save", "-c", timeout=_LIMIT))
 
 
 def read_nftables(machine: Machine, name: str) -> dict[str, Table]:
     """Give the nftables table `ip NAME` of the machine, as `parse_nftables` does; nothing when there is none."""
     try:
-        return parse_nftables(run(machine, "nft", "-j", "list", "table", "ip", name))
+        return parse_nftables(run(machine, "nft", "-j", "list", "table", "ip", name, timeout=_LIMIT))
     except DmucError:  # no such table, or no nft on this machine: then nobody has made one
         return {}
 

@@ -301,6 +301,29 @@ def test_the_other_services_of_nftables(stage: Stage, release: str) -> None:
     assert "filter-output" in nobody and "reject-chain" in nobody and "REJECT" in nobody
 
 
+# For `doit why`
+
+
+@pytest.mark.parametrize(("iptables", "nftables"), [(IPTABLES, ""), (NO_RULES, NFTABLES)], ids=["iptables", "nftables"])
+def test_what_the_rules_know_of_a_service(stage: Stage, iptables: str, nftables: str) -> None:
+    stage.world.have(iptables, nftables)
+    assert trace.known_to_rules(stage.context, "default/web") == ["10.89.80.232:80"]
+    assert trace.known_to_rules(stage.context, "default/we") == trace.known_to_rules(stage.context, "web") == []
+    assert trace.known_to_rules(stage.context, "default/ports") == ["10.89.205.184:80"]
+    assert trace.has_rules(stage.context, WEB) == probe.Answer(True, "default/web has its rules")
+    nobody = trace.has_rules(stage.context, NOBODY)
+    assert not nobody and "lead to no Pod" in nobody.why
+    assert "needs no rules" in trace.has_rules(stage.context, HEADLESS).why
+
+
+def test_without_rules_none_are_known(stage: Stage) -> None:
+    stage.world.have(NO_RULES)
+    assert trace.known_to_rules(stage.context, "default/web") == []
+    assert "no chain KUBE-SERVICES" in trace.has_rules(stage.context, WEB).why
+    (stage.world.root / "bin/iptables-save").write_text("#!/bin/sh\nexit 1\n")
+    assert "exit code 1" in trace.has_rules(stage.context, WEB).why
+
+
 # Without rules
 
 
