@@ -54,7 +54,7 @@ def _cached(context: Context, program: Program) -> list[Path]:
     return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
 
 
-def _fits_debian(context: Context) -> bool:
+def fits_debian(context: Context) -> bool:
     """Whether what Debian has the source of is of the wanted release."""
     return release.fits(context.settings.kubernetes, kubernetes_source.VERSION)
 
@@ -144,7 +144,8 @@ def _way(context: Context) -> str:
     return way
 
 
-def _missing_tools(context: Context) -> list[str]:
+def missing_tools(context: Context) -> list[str]:
+    """Give the Debian packages of the tools that are not here."""
     return sorted({tool.package for tool in TOOLS if tool.wanted(context) and _on_path(tool.name) is None})
 
 
@@ -153,8 +154,8 @@ def _missing_packages(context: Context) -> list[str]:
     missing = [program for program in wanted(context).values() if find(context, program) is None]
     if missing and _way(context) == "download":
         missing = [program for program in missing if program.project is None]
-    packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
-    if any(p.of_kubernetes for p in missing) and _fits_debian(context):
+    packages = {*missing_tools(context), *(p.package for p in missing if p.package)}
+    if any(p.of_kubernetes for p in missing) and fits_debian(context):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
 
@@ -163,7 +164,7 @@ def _packages_are_there(context: Context) -> Answer:
     if not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
-    missing = _missing_tools(context)
+    missing = missing_tools(context)
     return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
 
 
@@ -183,21 +184,22 @@ PACKAGES = Goal(
 )
 
 
-def _find_all(context: Context) -> dict[str, Found | None]:
+def find_all(context: Context) -> dict[str, Found | None]:
+    """Find each program that is wanted, without obtaining it; None for one that is nowhere. Raises as find does."""
     programs = wanted(context)
     with ThreadPoolExecutor(len(programs)) as pool:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
 
 
 def _obtain(context: Context, progress: Progress) -> None:
-    found = _find_all(context)
+    found = find_all(context)
     missing = [PROGRAMS[name] for name, program in found.items() if program is None]
     if missing and _way(context) == "download":
         sites.obtain(context, [(p.project, p.name) for p in missing if p.project], progress)
     elif any(program.of_kubernetes for program in missing):
         _build(context, progress)
     if missing:
-        found = _find_all(context)
+        found = find_all(context)
     lost = [name for name, program in found.items() if program is None]
     if lost:
         raise DmucError(
@@ -228,7 +230,7 @@ def _server_before(context: Context) -> str:
 
 
 def _build(context: Context, progress: Progress) -> None:
-    if not _fits_debian(context):
+    if not fits_debian(context):
         raise DmucError(
             f"obtaining Kubernetes {context.settings.kubernetes}",
             f"Debian's source package is {kubernetes_source.VERSION}, and nothing can be downloaded.",
