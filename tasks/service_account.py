@@ -4,9 +4,9 @@ The walk-through lists three ways out of the missing token, and service_account=
 
 - `disabled`: the API server gives Pods no ServiceAccount (its admission plugin is disabled), so none needs a token;
 - `no-mount`: the ServiceAccount is told not to mount its token, so its Pods do not wait for it;
-- `keys`: done properly, with a key pair. Up to 1.20 the controller manager has the private key, signs one token for each
+- `keys`: done properly, with a key pair. Up to 1.20 the controller manager has the private key, signs a token for each
   ServiceAccount and keeps it in a Secret; the API server has the public one, to check them. Since 1.21 the API server
-  signs as well, a token for each Pod; and what Pods wait for is the ConfigMap with the CA, from the controller manager.
+  signs, too, a token for each Pod; what Pods wait for is the ConfigMap with the CA, from the controller manager.
 """
 
 from __future__ import annotations
