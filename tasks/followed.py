@@ -264,7 +264,7 @@ class Followed:
         """The last line of its log."""
         meta, before = pod["metadata"], str(previous).lower()
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/log"
-        url = f"https://{self.context.settings.address}:6443{path}?container={container}&tailLines=1&previous={before}"
+        url = f"{self.context.server}{path}?container={container}&tailLines=1&previous={before}"
         try:
             status, text = request(self.context, url)
         except (OSError, http.client.HTTPException):

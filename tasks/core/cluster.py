@@ -27,6 +27,12 @@ class Cluster:
         """The parts that are processes, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
 
+    def choose_ports(self) -> None:
+        """Have a port for everything that listens, before anything is started that must know it."""
+        for daemon in self.daemons:
+            taken = {self.context.port(port) for other in self.daemons for port in other.ports}
+            daemon.choose_ports(self.context, taken)
+
     def power_off(self) -> None:
         """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated."""
         self.context.machine.power_off()
