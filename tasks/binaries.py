@@ -152,8 +152,8 @@ def _way(context: Context) -> str:
     return way
 
 
-def _missing_tools() -> list[str]:
-    return sorted({package for tool, package in TOOLS.items() if _on_path(tool) is None})
+def _missing_tools(context: Context) -> list[str]:
+    return sorted({tool.package for tool in TOOLS if tool.wanted(context) and _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
@@ -161,7 +161,7 @@ def _missing_packages(context: Context) -> list[str]:
     missing = [program for program in wanted(context).values() if find(context, program) is None]
     if missing and _way(context) == "download":
         missing = [program for program in missing if program.project is None]
-    packages = {*_missing_tools(), *(p.package for p in missing if p.package)}
+    packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
     if any(p.of_kubernetes for p in missing) and _fits_debian(context):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
@@ -171,7 +171,7 @@ def _packages_are_there(context: Context) -> Answer:
     if not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
-    missing = _missing_tools()
+    missing = _missing_tools(context)
     return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
 
 

@@ -133,6 +133,10 @@ class Daemon:
         """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
         return context.run / f"{self.label}.ran"
 
+    def has_run(self, context: Context) -> bool:
+        """Whether it has run since the machine was last emptied of it."""
+        return self._ran(context).exists()
+
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
         return context.state / self.label
@@ -230,7 +234,7 @@ class Daemon:
         if not self.log(context).exists():
             return
         on = context.machine.down() is None
-        if on and self.take_back is not None and self._ran(context).exists():
+        if on and self.take_back is not None and self.has_run(context):
             self.take_back(context)
         for path in self.keeps(context):
             if on and is_root():

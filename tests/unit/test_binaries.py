@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries
+from tasks import binaries, programs
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.goal import UpToDate
 from tasks.core.progress import Silent
-from tasks.programs import PROGRAMS, TOOLS, wanted
+from tasks.programs import PROGRAMS, TOOLS
 from tests.unit.support import Site, a_context, a_program, serving
 
+CNI = ["bridge", "host-local", "loopback", "portmap"]
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
 OTHERS = [name for name, program in PROGRAMS.items() if not program.of_kubernetes]
 
@@ -275,17 +276,22 @@ def test_nothing_is_known_at_first(context: Context) -> None:
     assert not BINARIES.holds(context)
 
 
-def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf) -> None:
+@pytest.mark.parametrize(("engine", "networks"), [("docker", []), ("containerd", CNI)])
+def test_what_was_found_is_known_and_linked(
+    context: Context, shelf: Shelf, engine: str, networks: list[str]
+) -> None:
     shelf.put_all("built", "v1.20.2")
-    context = having(context, bin_dir=str(shelf.root / "built"))
+    context = having(context, bin_dir=str(shelf.root / "built"), engine=engine)
     BINARIES.make(context, Silent())
     answer = BINARIES.holds(context)
     assert answer
     assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
-    assert versions(context) == dict.fromkeys(wanted(context), "v1.20.2")
-    assert {path.name: path.resolve() for path in context.bin.iterdir()} == {
-        name: shelf.root / "built" / name for name in PROGRAMS
-    }
+    wanted = programs.wanted(context).keys()
+    assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
+    # The network plugins are apart: one has the name of another program, which the machine has, too.
+    for directory, names in ((context.bin, wanted - {*networks}), (context.state / "cni/bin", networks)):
+        there = {path.name: path.resolve() for path in directory.glob("*")}
+        assert there == {name: shelf.root / "built" / name for name in names}
     assert context.program("kubelet") == shelf.root / "built/kubelet"
 
 
@@ -534,19 +540,22 @@ def test_without_a_look_the_packages_are_not_known_to_be_there(context: Context)
 def test_the_tools_that_are_missing_are_named(context: Context, shelf: Shelf) -> None:
     shelf.put_all("path")
     BINARIES.make(context, Silent())
+    nftables = having(context, proxy_mode="nftables")
     for tool in TOOLS:
-        if tool not in ("ip", "socat"):
-            shelf.put("path", tool, "1.0.0")
+        if tool.name not in ("ip", "socat", "nft"):
+            shelf.put("path", tool.name, "1.0.0")
     assert binaries.PACKAGES.holds(context).why == "missing: iproute2, socat"
-    for tool in ("ip", "socat"):
-        shelf.put("path", tool, "1.0.0")
+    for name in ("ip", "socat"):
+        shelf.put("path", name, "1.0.0")
     assert binaries.PACKAGES.holds(context)
+    BINARIES.make(nftables, Silent())
+    assert binaries.PACKAGES.holds(nftables).why == "missing: nftables"
 
 
 def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
-    for tool in (*TOOLS, *PROGRAMS):
+    for tool in (*(tool.name for tool in TOOLS), *PROGRAMS):
         if tool not in ("socat", "etcd", "runc"):
             shelf.put("path", tool, "v1.20.2")
     binaries.PACKAGES.make(context, Silent())
@@ -561,6 +570,6 @@ def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, mon
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
     for tool in TOOLS:
-        shelf.put("path", tool, "1.0.0")
+        shelf.put("path", tool.name, "1.0.0")
     binaries.PACKAGES.make(having(context, obtain="download"), Silent())
     assert installed == [["docker-registry", "docker.io"]]

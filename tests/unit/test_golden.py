@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tasks import kubeconfig, programs
+from tasks import choices, kubeconfig, programs
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
@@ -121,7 +121,9 @@ def with_settings(dodo: ModuleType, directory: Path, minor: str, machine: str, *
     """The context of a cluster with these settings. Raises DmucError when they cannot be."""
     own = {"machine": machine, "kubernetes": minor, "cache": str(directory / "cache")}
     arguments = own | dict(setting.split("=") for setting in more)
-    context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choices, "has_ipvs", lambda: True)  # not every kernel
+        context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
     return context
 
 
