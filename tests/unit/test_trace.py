@@ -304,12 +304,16 @@ def test_the_other_services_of_nftables(stage: Stage, release: str) -> None:
 # For `doit why`
 
 
-@pytest.mark.parametrize(("iptables", "nftables"), [(IPTABLES, ""), (NO_RULES, NFTABLES)], ids=["iptables", "nftables"])
+@pytest.mark.parametrize(
+    ("iptables", "nftables"),
+    [(IPTABLES, ""), *((NO_RULES, rules) for rules in NFTABLES.values())],
+    ids=["iptables", *NFTABLES],
+)
 def test_what_the_rules_know_of_a_service(stage: Stage, iptables: str, nftables: str) -> None:
     stage.world.have(iptables, nftables)
     assert trace.known_to_rules(stage.context, "default/web") == ["10.89.80.232:80"]
     assert trace.known_to_rules(stage.context, "default/we") == trace.known_to_rules(stage.context, "web") == []
-    assert trace.known_to_rules(stage.context, "default/ports") == ["10.89.205.184:80"]
+    assert "10.89.205.184:80" in trace.known_to_rules(stage.context, "default/ports")
     assert trace.has_rules(stage.context, WEB) == probe.Answer(True, "default/web has its rules")
     nobody = trace.has_rules(stage.context, NOBODY)
     assert not nobody and "lead to no Pod" in nobody.why
