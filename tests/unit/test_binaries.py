@@ -39,7 +39,8 @@ class Shelf:
 
     def put(self, directory: str, name: str, version: str) -> Path:
         """Put a program there that writes down each time it is asked."""
-        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{name} {version}"')
+        who = f"CNI {name} plugin" if name in CNI else name
+        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{who} {version}"')
 
     def put_all(self, directory: str, version: str = "v1.20.2", names: list[str] | None = None) -> Path:
         for name in names or PROGRAMS:
@@ -277,9 +278,7 @@ def test_nothing_is_known_at_first(context: Context) -> None:
 
 
 @pytest.mark.parametrize(("engine", "networks"), [("docker", []), ("containerd", CNI)])
-def test_what_was_found_is_known_and_linked(
-    context: Context, shelf: Shelf, engine: str, networks: list[str]
-) -> None:
+def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engine: str, networks: list[str]) -> None:
     shelf.put_all("built", "v1.20.2")
     context = having(context, bin_dir=str(shelf.root / "built"), engine=engine)
     BINARIES.make(context, Silent())
