@@ -72,7 +72,7 @@ _FIRST = Release(
     older_kubelet=2,
     proxy_modes={"iptables": "", "ipvs": ""},
     etcd="3.4.23",
-    containerd="1.7.27",
+    containerd="1.7.34",
 )
 
 _NEW: dict[str, dict[str, Any]] = {
