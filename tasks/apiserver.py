@@ -13,6 +13,7 @@ from . import etcd
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.ports import API
 from .core.probe import Http
 
 
@@ -20,7 +21,7 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     pki, settings = context.pki, context.settings
     flags = [
-        Flag("--etcd-servers=http://127.0.0.1:2379", "It keeps everything in etcd and cannot start without it."),
+        Flag(f"--etcd-servers={etcd.url(context)}", "It keeps everything in etcd and cannot start without it."),
         Flag(
             f"--service-cluster-ip-range={settings.service_range}", "The ClusterIPs; the host reaches them through us."
         ),
@@ -41,6 +42,10 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
+        if context.release_of("kube-apiserver").insecure_port:
+            flags.append(Flag("--insecure-port=0", "Nor may all who can reach the host's localhost:8080."))
+    if settings.free_ports:
+        flags.append(Flag(f"--secure-port={context.port(API)}", "A free port: on the standard one may be another's."))
     return flags
 
 
@@ -48,10 +53,11 @@ APISERVER = Daemon(
     name="apiserver",
     doc="start the API server, to which everyone talks",
     program="kube-apiserver",
+    ports=(API,),
     flags=flags,
     needs=("machine", "binaries", "pki", "etcd"),
-    answers=Http("https://{address}:6443/version"),  # its clients can start: they try again by themselves
-    ready=Http("https://{address}:6443/readyz"),
+    answers=Http("{server}/version"),  # its clients can start: they try again by themselves
+    ready=Http("{server}/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever

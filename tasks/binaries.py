@@ -176,14 +176,14 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
     return downloaded, others
 
 
-def _missing_tools() -> list[str]:
-    return sorted({package for tool, package in TOOLS.items() if _on_path(tool) is None})
+def _missing_tools(context: Context) -> list[str]:
+    return sorted({tool.package for tool in TOOLS if tool.wanted(context) and _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
     _, others = _missing(context, _find_all(context))
-    packages = {*_missing_tools(), *(program.package for program in others if program.package)}
+    packages = {*_missing_tools(context), *(program.package for program in others if program.package)}
     if any(program.of_kubernetes for program in others):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
@@ -193,7 +193,7 @@ def _packages_are_there(context: Context) -> Answer:
     if not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
-    missing = _missing_tools()
+    missing = _missing_tools(context)
     return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
 
 

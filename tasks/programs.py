@@ -55,16 +55,27 @@ PROGRAMS = {
     )
 }
 
-# What the programs, and we, run besides: program -> Debian package.
-TOOLS = {
-    "ip": "iproute2",  # the link
-    "unshare": "util-linux",  # the machine's namespaces
-    "nsenter": "util-linux",
-    "mount": "mount",
-    "iptables": "iptables",  # dockerd and kube-proxy
-    "conntrack": "conntrack",  # kube-proxy, when a Service of UDP loses a Pod
-    "socat": "socat",  # kubelet, for `kubectl port-forward`
-}
+
+@dataclass(frozen=True)
+class Tool:
+    """A small program that the others, and we, run besides: any version will do."""
+
+    name: str
+    package: str  # the Debian package that has it
+    wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
+
+
+TOOLS = (
+    Tool("ip", "iproute2"),  # the link
+    Tool("unshare", "util-linux"),  # the machine's namespaces
+    Tool("nsenter", "util-linux"),
+    Tool("mount", "mount"),
+    Tool("iptables", "iptables"),  # dockerd and kube-proxy
+    Tool("nft", "nftables", lambda context: context.settings.proxy_mode == "nftables"),  # kube-proxy
+    Tool("ipset", "ipset", lambda context: context.settings.proxy_mode == "ipvs"),
+    Tool("conntrack", "conntrack"),  # kube-proxy, when a Service of UDP loses a Pod
+    Tool("socat", "socat"),  # kubelet, for `kubectl port-forward`
+)
 
 
 def wanted(context: Context) -> dict[str, Program]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .errors import DmucError
 
-HOST = "host"  # the machine name that means: no machine of its own, the one you are on
+HOST = "host"  # the machine name that means: no machine of its own, the one you are on; host.NAME: beside others
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
 
 
@@ -30,7 +30,7 @@ def _default_cache() -> Path:
 class Settings:
     """What a user can choose. The comment behind each field is its documentation (shown in README)."""
 
-    machine: str = "dmuc1"  # the machine's name; "host" is the machine you are on
+    machine: str = "dmuc1"  # the machine's name; "host", the machine you are on; "host.NAME", one of several there
     kubernetes: str = "1.20"  # the release, minor ("1.20") or full ("1.20.2")
     bin_dir: str = ""  # a directory of programs that are taken before all others, e.g. your own build
     obtain: str = "auto"  # where missing programs come from: "download", "debian", or "auto": the first that answers
@@ -58,7 +58,14 @@ class Settings:
     @property
     def on_host(self) -> bool:
         """Whether everything runs on the machine we are on, not on one of its own."""
-        return self.machine == HOST
+        return self.machine.partition(".")[0] == HOST
+
+    @property
+    def free_ports(self) -> bool:
+        """Whether it is one of several clusters on this host, or an ordinary user's: on ports that are free, and no
+        further than to the scheduler.
+        """
+        return self.on_host and (self.machine != HOST or os.geteuid() != 0)
 
     @property
     def uses_front_door(self) -> bool:
@@ -204,7 +211,7 @@ def _checked(source: str, name: str, value: object) -> object:
         return _number(source, name, value)
     if name == "cache":
         return Path(text).expanduser().absolute()
-    if name == "machine" and not _NAME.match(text):
+    if name == "machine" and not _NAME.match(text.removeprefix(f"{HOST}.")):
         raise _bad(source, f"machine={text}: not a name", "Use up to 13 small letters, digits and dashes.")
     if name == "link_range":
         return _range(source, name, text, 30)

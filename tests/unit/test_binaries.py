@@ -547,7 +547,7 @@ def test_each_site_answers_for_itself(
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
     monkeypatch.setattr(download, "reachable", lambda url: False)
     monkeypatch.setattr(Settings, "github_site", f"{site.url}/unreachable")
-    for tool in (*TOOLS, *(name for name in OTHERS if name != "etcd")):
+    for tool in (*(tool.name for tool in TOOLS), *(name for name in OTHERS if name != "etcd")):
         shelf.put("path", tool, "1.0.0")
     github = f"{site.url}/unreachable"
     binaries.PACKAGES.make(having(context, obtain="auto", kubernetes_site=site.url, github_site=github), Silent())
@@ -614,19 +614,22 @@ def test_without_a_look_the_packages_are_not_known_to_be_there(context: Context)
 def test_the_tools_that_are_missing_are_named(context: Context, shelf: Shelf) -> None:
     shelf.put_all("path")
     BINARIES.make(context, Silent())
+    nftables = having(context, proxy_mode="nftables")
     for tool in TOOLS:
-        if tool not in ("ip", "socat"):
-            shelf.put("path", tool, "1.0.0")
+        if tool.name not in ("ip", "socat", "nft"):
+            shelf.put("path", tool.name, "1.0.0")
     assert binaries.PACKAGES.holds(context).why == "missing: iproute2, socat"
-    for tool in ("ip", "socat"):
-        shelf.put("path", tool, "1.0.0")
+    for name in ("ip", "socat"):
+        shelf.put("path", name, "1.0.0")
     assert binaries.PACKAGES.holds(context)
+    BINARIES.make(nftables, Silent())
+    assert binaries.PACKAGES.holds(nftables).why == "missing: nftables"
 
 
 def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
-    for tool in (*TOOLS, *PROGRAMS):
+    for tool in (*(tool.name for tool in TOOLS), *PROGRAMS):
         if tool not in ("socat", "etcd", "runc"):
             shelf.put("path", tool, "v1.20.2")
     binaries.PACKAGES.make(context, Silent())
@@ -641,6 +644,6 @@ def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, mon
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
     for tool in TOOLS:
-        shelf.put("path", tool, "1.0.0")
+        shelf.put("path", tool.name, "1.0.0")
     binaries.PACKAGES.make(having(context, obtain="download"), Silent())
     assert installed == [["docker-registry", "docker.io"]]

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tasks import kubeconfig, programs
+from tasks import choices, kubeconfig, programs
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
@@ -71,6 +71,7 @@ def a_host(*, swap: bool, may_all: bool) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_text", read_text)
+        patch.setattr(os, "geteuid", lambda: 0)  # an ordinary user's ports are free ones
         yield
 
 
@@ -103,6 +104,8 @@ def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Co
         for name, program in programs.PROGRAMS.items()
     }
     context.programs_file.write_text(json.dumps(found))
+    for port in (port for daemon in dodo.DMUC.daemons for port in daemon.ports):
+        context.decide(port.decision, str(port.standard + 10000))  # used on free ports only
     return dodo, context
 
 
@@ -110,7 +113,9 @@ def with_settings(dodo: ModuleType, directory: Path, minor: str, machine: str, *
     """The context of a cluster with these settings. Raises DmucError when they cannot be."""
     own = {"machine": machine, "kubernetes": minor, "cache": str(directory / "cache")}
     arguments = own | dict(setting.split("=") for setting in more)
-    context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choices, "has_ipvs", lambda: True)  # not every kernel
+        context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
     return context
 
 
@@ -200,7 +205,10 @@ def golden_text(directory: Path, minor: str, machine: str) -> str:
     return text
 
 
-CASES = [(minor, machine) for minor in RELEASES for machine in MACHINES]
+CASES = [
+    *((minor, machine) for minor in RELEASES for machine in MACHINES),
+    *((minor, "host.one") for minor in ("1.19", *WHOLE)),  # on free ports
+]
 
 
 def file_of(minor: str, machine: str) -> Path:
