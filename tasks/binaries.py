@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import kubernetes_source, sites
+from . import etcd, kubernetes_source, sites
 from .core import debian, download, executable, release
 from .core.context import Context
 from .core.errors import DmucError
@@ -229,6 +229,7 @@ def _obtain(context: Context, progress: Progress) -> None:
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
     context.bin.mkdir(mode=0o700, exist_ok=True)
+    before = _server_before(context)
     for name, program in found.items():
         assert program is not None
         link = context.bin / name
@@ -236,7 +237,17 @@ def _obtain(context: Context, progress: Progress) -> None:
         link.symlink_to(program.path)
     written = {"_asked_for": _asked_for(context)} | {n: asdict(p) for n, p in found.items() if p is not None}
     context.programs_file.write_text(json.dumps(written, indent=1))
-    progress.note(_are_known(context).why)
+    step = release.step(before, versions(context)["kube-apiserver"]) if before else ""
+    progress.note("; ".join(filter(None, (_are_known(context).why, step))))
+
+
+def _server_before(context: Context) -> str:
+    """The version of the API server that wrote what is in etcd, if there is anything."""
+    try:
+        read = json.loads(context.programs_file.read_text()) if etcd.identity(context).exists() else {}
+        return str(read["kube-apiserver"]["version"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def _forget(context: Context) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import etcd, front_door, kubeconfig
+from . import etcd, front_door, kubeconfig, upgrade
 from .core import api, iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -119,7 +119,7 @@ KUBELET = Daemon(
     program="kubelet",
     flags=flags,
     needs=lambda context: (*front_door.needs(context), "kubeconfig", "container_engine"),
-    after=("images",),
+    after=lambda context: ("images", *upgrade.first(context, "controller_manager", "scheduler")),
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,

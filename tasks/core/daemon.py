@@ -69,7 +69,7 @@ class Daemon:
     ports: Sequence[Port] = ()  # where it listens, and there may be others beside it on this host
     answers: Probe | None = None  # not specified: when it is ready
     needs: Names = ()
-    after: Sequence[str] = ()
+    after: Names = ()
     reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that others write
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
     keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # what it stores
