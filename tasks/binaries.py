@@ -53,6 +53,14 @@ def _on_path(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def _installed(program: Program) -> list[tuple[Path, str]]:
+    """Where it is installed, and how to say that."""
+    if program.places:
+        return [(Path(place, program.name), f"in {place}") for place in program.places]
+    on_path = _on_path(program.name)
+    return [(on_path, "on PATH")] if on_path else []
+
+
 def _cached(context: Context, program: Program) -> list[Path]:
     return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
 
@@ -74,10 +82,8 @@ def find(context: Context, program: Program) -> Found | None:
     named = _named_by_user(context, program.name)
     if named:
         return _look_at(context, program, named, "as you said")
-    on_path = _on_path(program.name)
-    candidates = [(on_path, "on PATH")] if on_path else []
-    candidates += [(path, _how_cached(path)) for path in _cached(context, program)]
-    for path, how in candidates:
+    cached = [(path, _how_cached(path)) for path in _cached(context, program)]
+    for path, how in _installed(program) + cached:
         with contextlib.suppress(DmucError):  # nobody named it: it may be anything
             found = _look_at(context, program, path, how)
             if _fits(context, program, found.version):
@@ -87,8 +93,15 @@ def find(context: Context, program: Program) -> Found | None:
 
 def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
-    usage = program.name if program.says_flags else ""
-    return executable.look_at(path, program.version, usage=usage, how=how, cache=context.settings.cache, do=do)
+    return executable.look_at(
+        path,
+        program.version,
+        says=program.says_version,
+        usage=program.name if program.says_flags else "",
+        how=how,
+        cache=context.settings.cache,
+        do=do,
+    )
 
 
 # What is known
@@ -106,7 +119,7 @@ def known(context: Context) -> dict[str, Found]:
         if read.pop("_asked_for") != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
-        same = all(fingerprint(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
+        same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
         return programs if same and programs.keys() == wanted(context).keys() else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
@@ -228,11 +241,11 @@ def _obtain(context: Context, progress: Progress) -> None:
             f"There is no {', '.join(lost)}, and no way to obtain it.",
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
-    context.bin.mkdir(mode=0o700, exist_ok=True)
     before = _server_before(context)
     for name, program in found.items():
         assert program is not None
-        link = context.bin / name
+        link = _link(context, name)
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
     written = {"_asked_for": _asked_for(context)} | {n: asdict(p) for n, p in found.items() if p is not None}
@@ -250,9 +263,14 @@ def _server_before(context: Context) -> str:
         return ""
 
 
+def _link(context: Context, name: str) -> Path:
+    return context.state / PROGRAMS[name].links / name
+
+
 def _forget(context: Context) -> None:
     context.programs_file.unlink(missing_ok=True)
-    shutil.rmtree(context.bin, ignore_errors=True)
+    for links in {program.links for program in PROGRAMS.values()}:
+        shutil.rmtree(context.state / links, ignore_errors=True)
 
 
 BINARIES = Goal(

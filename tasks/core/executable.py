@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import DmucError
 
+VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # how nearly all programs say it
 PATIENCE = 20.0  # seconds in which a program must have said its version
 
 # What people take for a program by mistake, by how it begins.
@@ -48,18 +49,19 @@ def fingerprint(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def look_at(path: Path, ask: Sequence[str], *, usage: str, how: str, cache: Path, do: str) -> Found:
+def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, cache: Path, do: str) -> Found:
     """Ask the program at `path` for its version with the arguments `ask`: what it is called proves nothing.
 
-    With `usage` it is asked for its flags, too, and its --help must call it by this name, if by any. The answers are
-    kept in `cache`. Raises DmucError, with the advice `do`, for what is no program that runs here.
+    `says` is a regular expression that finds the version in what it answers. With `usage` it is asked for its flags,
+    too, and its --help must call it by this name, if by any. The answers are kept in `cache`. Raises DmucError, with
+    the advice `do`, for what is no program that runs here.
     """
     tried = f"asking {path} for its version"
     known = cache / "versions" / (str(path).strip("/").replace("/", "-") + ".json")
     try:
         if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
             raise DmucError(tried, _looks(path) or f"It is not executable; if it should be: chmod +x {path}", do)
-        found = _remembered(known, path, usage) or _ask(path, ask, usage, known)
+        found = _remembered(known, path, usage) or _ask(path, ask, says, usage, known)
     except subprocess.TimeoutExpired:
         raise DmucError(tried, f"It has not ended after {PATIENCE:g} s.", do) from None
     except OSError as error:
@@ -80,9 +82,9 @@ def _remembered(known: Path, path: Path, usage: str) -> Found | None:
     return found if found.print == fingerprint(path) and (found.calls_itself is not None or not usage) else None
 
 
-def _ask(path: Path, ask: Sequence[str], usage: str, known: Path) -> Found:
+def _ask(path: Path, ask: Sequence[str], says: str, usage: str, known: Path) -> Found:
     status, said = _run(path, ask)
-    version = re.search(r"v?\d+\.\d+\.\d+[^\s,\"]*", said)
+    version = re.search(says, said)
     if status or not version:
         raise ValueError(f"exit code {status}: {said.strip()[:400]}")
     found = Found(str(path), version[0], "", fingerprint(path))

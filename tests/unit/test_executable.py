@@ -14,13 +14,14 @@ import pytest
 
 from tasks.core import executable
 from tasks.core.errors import DmucError
-from tasks.core.executable import Found, look_at
+from tasks.core.executable import VERSION, Found, look_at
 from tests.unit.support import a_program, eventually
 
 
 def look(path: Path, usage: str = "", cache: str = "cache") -> Found:
     do = "Name another."
-    return look_at(path, ["--version"], usage=usage, how="as you said", cache=path.parent / cache, do=do)
+    at = path.parent / cache
+    return look_at(path, ["--version"], says=VERSION, usage=usage, how="as you said", cache=at, do=do)
 
 
 def refused(path: Path, usage: str = "") -> str:

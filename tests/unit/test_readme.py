@@ -46,6 +46,11 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
         Settings(machine=f"{HOST}.one"),
     ),
     "with `front_door=on`": ({}, Settings(front_door="on")),
+    "with `engine=containerd`": ({}, Settings(engine="containerd")),
+    "with `kubernetes=1.36` where the host has cgroup v1": (
+        {Path("/proc/self/mountinfo"): "31 30 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"},
+        Settings(kubernetes="1.36"),
+    ),
     "with `service_account=disabled`": ({}, Settings(service_account="disabled")),
 }
 
