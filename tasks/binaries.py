@@ -65,14 +65,6 @@ def _cached(context: Context, program: Program) -> list[Path]:
     return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
 
 
-<<<<<<< HEAD
-def fits_debian(context: Context) -> bool:
-    """Whether what Debian has the source of is of the wanted release."""
-    return release.fits(context.settings.kubernetes, kubernetes_source.VERSION)
-
-
-=======
->>>>>>> main
 def _how_cached(path: Path) -> str:
     built = path.parent.name == kubernetes_source.DIRECTORY
     return "built from Debian's source package" if built else "downloaded"
@@ -169,7 +161,8 @@ def _answers(site: str) -> bool:
     return download.reachable(site)
 
 
-def _find_all(context: Context) -> dict[str, Found | None]:
+def find_all(context: Context) -> dict[str, Found | None]:
+    """Find each program that is wanted, without obtaining it; None for one that is nowhere. Raises as find does."""
     programs = wanted(context)
     with ThreadPoolExecutor(len(programs)) as pool:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
@@ -204,17 +197,9 @@ def missing_tools(context: Context) -> list[str]:
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
-<<<<<<< HEAD
-    missing = [program for program in wanted(context).values() if find(context, program) is None]
-    if missing and _way(context) == "download":
-        missing = [program for program in missing if program.project is None]
-    packages = {*missing_tools(context), *(p.package for p in missing if p.package)}
-    if any(p.of_kubernetes for p in missing) and fits_debian(context):
-=======
-    _, others = _missing(context, _find_all(context))
-    packages = {*_missing_tools(context), *(program.package for program in others if program.package)}
+    _, others = _missing(context, find_all(context))
+    packages = {*missing_tools(context), *(program.package for program in others if program.package)}
     if any(program.of_kubernetes for program in others):
->>>>>>> main
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
 
@@ -243,33 +228,14 @@ PACKAGES = Goal(
 )
 
 
-<<<<<<< HEAD
-def find_all(context: Context) -> dict[str, Found | None]:
-    """Find each program that is wanted, without obtaining it; None for one that is nowhere. Raises as find does."""
-    programs = wanted(context)
-    with ThreadPoolExecutor(len(programs)) as pool:
-        return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
-
-
 def _obtain(context: Context, progress: Progress) -> None:
     found = find_all(context)
-    missing = [PROGRAMS[name] for name, program in found.items() if program is None]
-    if missing and _way(context) == "download":
-        sites.obtain(context, [(p.project, p.name) for p in missing if p.project], progress)
-    elif any(program.of_kubernetes for program in missing):
-        _build(context, progress)
-    if missing:
-        found = find_all(context)
-=======
-def _obtain(context: Context, progress: Progress) -> None:
-    found = _find_all(context)
     downloaded, others = _missing(context, found)
     sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
     if any(program.of_kubernetes for program in others):
         kubernetes_source.build(context.settings.cache, progress)
     if downloaded or others:
-        found = _find_all(context)
->>>>>>> main
+        found = find_all(context)
     lost = [name for name, program in found.items() if program is None]
     if lost:
         raise DmucError(
@@ -299,19 +265,8 @@ def _server_before(context: Context) -> str:
         return ""
 
 
-<<<<<<< HEAD
-def _build(context: Context, progress: Progress) -> None:
-    if not fits_debian(context):
-        raise DmucError(
-            f"obtaining Kubernetes {context.settings.kubernetes}",
-            f"Debian's source package is {kubernetes_source.VERSION}, and nothing can be downloaded.",
-            "Name your own programs with bin_dir=DIRECTORY.",
-        )
-    kubernetes_source.build(context.settings.cache, progress)
-=======
 def _link(context: Context, name: str) -> Path:
     return context.state / PROGRAMS[name].links / name
->>>>>>> main
 
 
 def _forget(context: Context) -> None:

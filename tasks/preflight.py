@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from . import binaries, choices, facts
+from . import binaries, choices, facts, kubernetes_source
 from .core import debian, release
 from .core.cluster import Cluster
 from .core.commands import Command
@@ -330,14 +330,11 @@ def _programs(cluster: Cluster) -> Iterator[Row]:
 
 def _to_be_obtained(context: Context, name: str) -> Row:
     """The row of a program that is nowhere yet."""
-    program = PROGRAMS[name]
-    way = context.decided("obtain") or context.settings.obtain
-    ways = []
-    if program.project and way != "debian":
-        site = context.settings.kubernetes_site if program.of_kubernetes else context.settings.github_site
-        ways.append(f"downloaded from {site}")
-    if debian.available() and (way != "download" or not program.project):
-        if program.of_kubernetes and binaries.fits_debian(context):
+    program, settings, ways = PROGRAMS[name], context.settings, []
+    if program.project and settings.obtain != "debian":
+        ways.append(f"downloaded from {getattr(settings, program.project.site)}")
+    if debian.available() and (settings.obtain != "download" or not program.project):
+        if program.of_kubernetes and release.fits(settings.kubernetes, kubernetes_source.VERSION):
             ways.append("built from Debian's source package, which takes about 4 minutes")
         elif program.package and is_root():
             ways.append(f"installed with Debian's package {program.package}")
@@ -347,7 +344,7 @@ def _to_be_obtained(context: Context, name: str) -> Row:
         )
         return Row(
             "programs",
-            f"{name}: not here, and obtain={context.settings.obtain} cannot have it",
+            f"{name}: not here, and obtain={settings.obtain} cannot have it",
             "",
             State.IMPOSSIBLE,
             do,

@@ -79,6 +79,14 @@ def test_a_host_that_has_everything(on: Callable[..., dict[str, Row]]) -> None:
     assert found["security"].found == "rbac"
 
 
+def test_without_sys_resource_containerd_is_told_in_its_file(on: Callable[..., dict[str, Row]]) -> None:
+    found = on(may_all=False, kubernetes="1.36")
+    assert found["engine"].found == "containerd"
+    row = found["capabilities"]
+    assert "restrict_oom_score_adj = true (in containerd.toml): We lack CAP_SYS_RESOURCE" in row.does
+    assert on(may_all=True, kubernetes="1.36")["capabilities"].state is State.FINE
+
+
 # What is adapted to, each with the reason that the component gives
 
 
@@ -106,7 +114,8 @@ def test_cgroups(on: Callable[..., dict[str, Row]], hierarchies: list[Hierarchy]
 
 def test_a_release_that_refuses_cgroup_v1(on: Callable[..., dict[str, Row]]) -> None:
     assert on(kubernetes="1.34")["cgroup v1"].state is State.FINE
-    assert on(kubernetes="1.36")["cgroup v1"].state is State.ADAPTED
+    row = on(kubernetes="1.36")["cgroup v1"]
+    assert row.state is State.ADAPTED and row.does.startswith("kubelet --fail-cgroupv1=false: The host has cgroup v1")
     assert "cgroup v1" not in on(kubernetes="1.36", hierarchies=V2)
 
 
