@@ -57,10 +57,11 @@ def hierarchies(mountinfo: str) -> list[Hierarchy]:
 
 def make(name: str) -> None:
     """Make the group `name` in every hierarchy, ready to take processes."""
-    for hierarchy in mounted():
+    there = mounted()
+    for hierarchy in there:
         group = hierarchy.group(name)
         group.mkdir(exist_ok=True)
-        if hierarchy.is_v2:
+        if hierarchy.is_v2 and len(there) == 1:  # beside v1 nobody looks for controllers in it
             pass_on(hierarchy.mount_point)  # systemd has done so with some
         for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
             if not hierarchy.is_v2 and (group / setting).exists():

@@ -74,6 +74,15 @@ def test_in_v2_what_is_passed_on_already_is_not_touched(unified: Path) -> None:
     assert (unified / "cgroup.subtree_control").read_text() == everything
 
 
+def test_beside_v1_the_root_of_v2_stays_as_it_is(
+    unified: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cgroups, "mounted", lambda: [Hierarchy(unified, ""), Hierarchy(tmp_path / "v1", "memory")])
+    (tmp_path / "v1").mkdir()
+    cgroups.make("m")
+    assert (unified / "cgroup.subtree_control").read_text() == "cpu memory\n"
+
+
 def test_in_v2_the_machines_processes_move_down_and_then_its_group_passes_all_on(unified: Path) -> None:
     group = unified / "dmuc-m"
     (group / "cgroup.procs").write_text("17\n")
