@@ -27,7 +27,8 @@ from .core.executable import Found, fingerprint
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
-from .programs import PROGRAMS, TOOLS, Program, wanted
+from .core.report import BOARD
+from .programs import PROGRAMS, Program, tools, wanted
 
 # Find
 
@@ -102,14 +103,15 @@ def _asked_for(context: Context) -> str:
 
 
 def known(context: Context) -> dict[str, Found]:
-    """Give the programs as they were found; empty when that was not done, or no longer holds."""
+    """Give the programs as they were found; empty when that was not done, no longer holds, or a run wants more."""
     try:
         read = json.loads(context.programs_file.read_text())
         if read.pop("_asked_for") != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
         same = all(fingerprint(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
-        return programs if same and programs.keys() == wanted(context).keys() else {}
+        enough = not BOARD.expected or programs.keys() >= wanted(context).keys()
+        return programs if same and enough else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
@@ -118,7 +120,7 @@ def _are_known(context: Context) -> Answer:
     programs = known(context)
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
-    server = programs["kube-apiserver"]
+    server = next(programs[name] for name in PROGRAMS if name in programs and PROGRAMS[name].of_kubernetes)
     others = ", ".join(
         f"{name} {programs[name].version}" for name in ("etcd", "dockerd", "containerd") if name in programs
     )
@@ -144,8 +146,8 @@ def _way(context: Context) -> str:
     return way
 
 
-def _missing_tools() -> list[str]:
-    return sorted({package for tool, package in TOOLS.items() if _on_path(tool) is None})
+def _missing_tools(context: Context) -> list[str]:
+    return sorted({tool.package for tool in tools(context) if _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
@@ -153,7 +155,7 @@ def _missing_packages(context: Context) -> list[str]:
     missing = [program for program in wanted(context).values() if find(context, program) is None]
     if missing and _way(context) == "download":
         missing = [program for program in missing if program.project is None]
-    packages = {*_missing_tools(), *(p.package for p in missing if p.package)}
+    packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
     if any(p.of_kubernetes for p in missing) and _fits_debian(context):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
@@ -163,7 +165,7 @@ def _packages_are_there(context: Context) -> Answer:
     if not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
-    missing = _missing_tools()
+    missing = _missing_tools(context)
     return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
 
 
@@ -189,6 +191,18 @@ def _find_all(context: Context) -> dict[str, Found | None]:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
 
 
+def _found_earlier(context: Context) -> dict[str, Found]:
+    """What runs before this one wanted, where it still can be found."""
+    found = {}
+    for name, program in PROGRAMS.items():
+        with contextlib.suppress(DmucError):
+            context.program(name)
+            again = find(context, program) if program.wanted(context) else None
+            if again:
+                found[name] = again
+    return found
+
+
 def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
     missing = [PROGRAMS[name] for name, program in found.items() if program is None]
@@ -206,12 +220,12 @@ def _obtain(context: Context, progress: Progress) -> None:
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
     context.bin.mkdir(mode=0o700, exist_ok=True)
-    for name, program in found.items():
-        assert program is not None
+    there = _found_earlier(context) | {name: program for name, program in found.items() if program is not None}
+    for name, program in there.items():
         link = context.bin / name
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
-    written = {"_asked_for": _asked_for(context)} | {n: asdict(p) for n, p in found.items() if p is not None}
+    written = {"_asked_for": _asked_for(context)} | {name: asdict(program) for name, program in there.items()}
     context.programs_file.write_text(json.dumps(written, indent=1))
     progress.note(_are_known(context).why)
 
