@@ -17,7 +17,6 @@ import fnmatch
 import itertools
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.bench import ENDS, nothing_left
+from scripts.common import nothing_left, to_the_end
 from tasks import pki
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
@@ -156,7 +155,10 @@ def _without_part(gone: Part, parts: Sequence[Part]) -> list[Part]:
             instead = resolve(gone.needs, context)  # type: ignore[attr-defined]
             return [n for name in resolve(part.needs, context) for n in (instead if name in names else [name])]
 
-        changed: Part = replace(part, needs=needs, after=[name for name in part.after if name not in names])
+        def after(context: Context) -> list[str]:
+            return [name for name in resolve(part.after, context) if name not in names]
+
+        changed: Part = replace(part, needs=needs, after=after)
         return changed
 
     return [left(part) for part in parts if part.name != gone.name]
@@ -341,9 +343,8 @@ def main() -> int:
     if arguments.list:
         print("\n".join(thing.name for thing in chosen))
         return 0
-    for number in ENDS:
-        signal.signal(number, signal.default_int_handler)
-    try:
+
+    def act() -> None:
         with only_one(f"{MACHINE} table"):
             rows: list[str] = []
             for line in measure(chosen, arguments.runs, settings, cluster):
@@ -351,13 +352,8 @@ def main() -> int:
                 rows.append(line)
                 if arguments.write:
                     write_table(rows, [thing.name for thing in everything])
-    except DmucError as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted; nothing is left", file=sys.stderr)
-        return 130
-    return 0
+
+    return to_the_end(act)
 
 
 if __name__ == "__main__":

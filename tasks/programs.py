@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from . import sites
 from .choices import engine
 from .core.context import Context
+from .core.executable import VERSION
 from .core.report import BOARD
 from .sites import Project
 
@@ -23,6 +24,9 @@ class Program:
     package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
     wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
     says_flags: bool = False  # its --help names every flag that it takes
+    says_version: str = VERSION  # how its version is found in what it says: a regular expression
+    places: tuple[str, ...] = ()  # the directories in which it is installed, where these are on nobody's PATH
+    links: str = "bin"  # the directory, below the state directory, that has the link to it
 
     @property
     def of_kubernetes(self) -> bool:
@@ -39,6 +43,28 @@ def _with_docker(context: Context) -> bool:
     return engine(context) == "docker"
 
 
+def _with_containerd(context: Context) -> bool:
+    return engine(context) == "containerd"
+
+
+_ENGINE = ("container_engine",)
+
+
+def _cni_plugin(name: str) -> Program:
+    """Without arguments it says what it is. (`bridge` on PATH is another program, iproute2's.)"""
+    return Program(
+        name,
+        _ENGINE,
+        (),
+        project=sites.CNI_PLUGINS,
+        package="containernetworking-plugins",
+        wanted=_with_containerd,
+        says_version=rf"(?<=CNI {name} plugin ).+",
+        places=("/opt/cni/bin", "/usr/lib/cni"),
+        links="cni/bin",
+    )
+
+
 PROGRAMS = {
     program.name: program
     for program in (
@@ -49,10 +75,20 @@ PROGRAMS = {
         Program("kube-proxy", ["kube_proxy"], project=sites.KUBERNETES, says_flags=True),
         Program("kubelet", ["kubelet"], project=sites.KUBERNETES, says_flags=True),
         Program("kubectl", version=("version", "--client"), project=sites.KUBERNETES),
-        Program("dockerd", ["container_engine"], package="docker.io", wanted=_with_docker),  # Docker publishes no sums
-        Program("docker", ["container_engine"], package="docker.io", wanted=_with_docker),
-        Program("containerd", ["container_engine"], project=sites.CONTAINERD, package="containerd"),
-        Program("runc", ["container_engine"], project=sites.RUNC, package="runc"),
+        Program("dockerd", _ENGINE, package="docker.io", wanted=_with_docker),  # Docker publishes no sums
+        Program("docker", _ENGINE, package="docker.io", wanted=_with_docker),
+        Program("containerd", _ENGINE, project=sites.CONTAINERD, package="containerd"),
+        Program(
+            "containerd-shim-runc-v2",
+            _ENGINE,
+            ("-v",),
+            project=sites.CONTAINERD,
+            package="containerd",
+            wanted=_with_containerd,
+        ),
+        Program("ctr", _ENGINE, project=sites.CONTAINERD, package="containerd", wanted=_with_containerd),
+        *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
+        Program("runc", _ENGINE, project=sites.RUNC, package="runc"),
         Program("docker-registry", ["_registry", "_pull_through"], package="docker-registry"),
     )
 }
@@ -60,12 +96,12 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Tool:
-    """A small program that the programs, or we, run besides."""
+    """A small program that the others, and we, run besides: any version will do."""
 
     name: str
     package: str  # the Debian package that has it
-    tasks: Sequence[str]  # in which it is run
-    wanted: Callable[[Context], bool] = field(default=lambda context: True)
+    tasks: Sequence[str]  # those that run it
+    wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
 
 
 def _on_its_own(context: Context) -> bool:
@@ -78,6 +114,8 @@ TOOLS = (
     Tool("nsenter", "util-linux", ["machine"], _on_its_own),
     Tool("mount", "mount", ["machine"], _on_its_own),
     Tool("iptables", "iptables", ["container_engine", "kube_proxy"]),
+    Tool("nft", "nftables", ["kube_proxy"], lambda context: context.settings.proxy_mode == "nftables"),
+    Tool("ipset", "ipset", ["kube_proxy"], lambda context: context.settings.proxy_mode == "ipvs"),
     Tool("conntrack", "conntrack", ["kube_proxy"]),  # when a Service of UDP loses a Pod
     Tool("socat", "socat", ["kubelet"]),  # for `kubectl port-forward`
 )

@@ -14,6 +14,11 @@ from .errors import DmucError
 from .probe import Http
 
 
+def full_name(thing: Any) -> str:
+    """Give NAMESPACE/NAME of an object."""
+    return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
+
+
 def load_ahead(context: Context) -> None:
     """Begin to import the client, which takes half a second, while there is something else to wait for."""
     threading.Thread(target=importlib.import_module, args=("kubernetes.utils",), daemon=True).start()

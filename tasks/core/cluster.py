@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .context import Context
 from .daemon import Daemon
 from .graph import Part, join
+from .process import Record
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Cluster:
         for daemon in self.daemons if self.context.settings.on_host else ():
             if daemon.name in names and not daemon.unwanted(self.context):
                 daemon.refuse_where_it_cannot_be(self.context)
+
+    def running(self) -> dict[str, Record]:
+        """Give the daemons that run, by label."""
+        records = {daemon.label: Record.load(daemon.record(self.context)) for daemon in self.daemons}
+        return {label: record for label, record in records.items() if record and record.alive()}
 
     def choose_ports(self) -> None:
         """Have a port for everything that listens, before anything is started that must know it."""

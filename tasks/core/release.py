@@ -44,6 +44,7 @@ class Release:
     older_kubelet: int  # how many minor releases older than the API server its kubelet and kube-proxy may be
     # kube-proxy
     proxy_modes: Mapping[str, str]  # the modes that it has -> the feature gate that one needs, or ""
+    proxy_deprecated: Sequence[str]  # those of them that it says will go
     # What it is known to work with, and is downloaded for it
     etcd: str
     containerd: str
@@ -71,6 +72,7 @@ _FIRST = Release(
     node_first=True,
     older_kubelet=2,
     proxy_modes={"iptables": "", "ipvs": ""},
+    proxy_deprecated=(),
     etcd="3.4.23",
     containerd="1.7.27",
 )
@@ -123,8 +125,9 @@ _NEW: dict[str, dict[str, Any]] = {
     "1.32": {"default": "1.32.13"},
     "1.33": {"default": "1.33.13"},
     "1.34": {"default": "1.34.10", "etcd": "3.6.8"},
-    # CHANGELOG "Urgent Upgrade Notes": cgroup v1 is refused unless failCgroupV1 is false.
-    "1.35": {"default": "1.35.7", "fail_cgroup_v1": True},
+    # CHANGELOG "Urgent Upgrade Notes": cgroup v1 is refused unless failCgroupV1 is false. ipvs is deprecated:
+    # CHANGELOG "Deprecation", cmd/kube-proxy/app/server_linux.go.
+    "1.35": {"default": "1.35.7", "fail_cgroup_v1": True, "proxy_deprecated": ("ipvs",)},
     "1.36": {"default": "1.36.3"},
 }
 
@@ -208,3 +211,16 @@ def skew(versions: Mapping[str, str]) -> list[str]:
         elif minor < at - older:
             found.append(f"{what} at most {older} minor release{'s' if older > 1 else ''} older")
     return found
+
+
+def step(before: str, now: str) -> str:
+    """Say what Kubernetes does not support about going from one API server's version to another's; empty when it does.
+
+    https://kubernetes.io/releases/version-skew-policy/#kube-apiserver-1
+    """
+    old, new = _numbers(before), _numbers(now)
+    if new < old:
+        return f"from {before} back to {now}: Kubernetes does not support going back"
+    if new > (old[0], old[1] + 1):
+        return f"from {before} to {now}: Kubernetes supports one minor release at a time"
+    return ""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries, kubernetes_source
+from tasks import binaries, kubernetes_source, programs
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
@@ -25,6 +25,7 @@ from tasks.core.report import BOARD
 from tasks.programs import PROGRAMS, TOOLS
 from tests.unit.support import Site, a_context, a_program, load_dodo, serving
 
+CNI = ["bridge", "host-local", "loopback", "portmap"]
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
 OTHERS = [name for name, program in PROGRAMS.items() if not program.of_kubernetes]
 
@@ -39,7 +40,8 @@ class Shelf:
 
     def put(self, directory: str, name: str, version: str) -> Path:
         """Put a program there that writes down each time it is asked."""
-        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{name} {version}"')
+        who = f"CNI {name} plugin" if name in CNI else name
+        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{who} {version}"')
 
     def put_all(self, directory: str, version: str = "v1.20.2", names: list[str] | None = None) -> Path:
         for name in names or PROGRAMS:
@@ -276,17 +278,20 @@ def test_nothing_is_known_at_first(context: Context) -> None:
     assert not BINARIES.holds(context)
 
 
-def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf) -> None:
+@pytest.mark.parametrize(("engine", "networks"), [("docker", []), ("containerd", CNI)])
+def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engine: str, networks: list[str]) -> None:
     shelf.put_all("built", "v1.20.2")
-    context = having(context, bin_dir=str(shelf.root / "built"))
+    context = having(context, bin_dir=str(shelf.root / "built"), engine=engine)
     BINARIES.make(context, Silent())
     answer = BINARIES.holds(context)
     assert answer
     assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
-    assert versions(context) == dict.fromkeys(PROGRAMS, "v1.20.2")
-    assert {path.name: path.resolve() for path in context.bin.iterdir()} == {
-        name: shelf.root / "built" / name for name in PROGRAMS
-    }
+    wanted = programs.wanted(context).keys()
+    assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
+    # The network plugins are apart: one has the name of another program, which the machine has, too.
+    for directory, names in ((context.bin, wanted - {*networks}), (context.state / "cni/bin", networks)):
+        there = {path.name: path.resolve() for path in directory.glob("*")}
+        assert there == {name: shelf.root / "built" / name for name in names}
     assert context.program("kubelet") == shelf.root / "built/kubelet"
 
 
@@ -535,13 +540,16 @@ def test_without_a_look_the_packages_are_not_known_to_be_there(context: Context)
 def test_the_tools_that_are_missing_are_named(context: Context, shelf: Shelf) -> None:
     shelf.put_all("path")
     BINARIES.make(context, Silent())
-    for tool in (tool.name for tool in TOOLS):
-        if tool not in ("conntrack", "socat"):
-            shelf.put("path", tool, "1.0.0")
+    nftables = having(context, proxy_mode="nftables")
+    for tool in TOOLS:
+        if tool.name not in ("conntrack", "socat", "nft"):
+            shelf.put("path", tool.name, "1.0.0")
     assert binaries.PACKAGES.holds(context).why == "missing: conntrack, socat"
-    for tool in ("conntrack", "socat"):
-        shelf.put("path", tool, "1.0.0")
+    for name in ("conntrack", "socat"):
+        shelf.put("path", name, "1.0.0")
     assert binaries.PACKAGES.holds(context)
+    BINARIES.make(nftables, Silent())
+    assert binaries.PACKAGES.holds(nftables).why == "missing: nftables"
 
 
 def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,8 +569,8 @@ def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, mo
 def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
-    for tool in (tool.name for tool in TOOLS):
-        shelf.put("path", tool, "1.0.0")
+    for tool in TOOLS:
+        shelf.put("path", tool.name, "1.0.0")
     binaries.PACKAGES.make(having(context, obtain="download"), Silent())
     assert installed == [["docker-registry", "docker.io"]]
 
@@ -627,7 +635,7 @@ def test_by_themselves_the_programs_are_all_of_them(
     shelf.put_all("path")
     run_of()
     BINARIES.make(context, Silent())
-    assert {path.name for path in context.bin.iterdir()} == {*PROGRAMS}
+    assert known(context).keys() == programs.wanted(context).keys() > {"kubelet", "runc"}
 
 
 def test_each_task_that_a_program_says_is_one(tmp_path: Path) -> None:
