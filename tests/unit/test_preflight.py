@@ -54,7 +54,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
             patch.setattr(facts, "cgroup_controllers", lambda: {*controllers.split()})
             patch.setattr(facts, "held_back_controllers", list)
             patch.setattr(binaries, "find_all", find or (lambda context: found))
-            patch.setattr(binaries, "missing_tools", lambda context: [m for m in missing if m in {"conntrack"}])
+            patch.setattr(binaries, "missing_tools", lambda context: [m for m in missing if m == "conntrack"])
             patch.setattr(debian, "available", lambda: True)
             return {row.name: row for row in preflight.rows(cluster)}
 
