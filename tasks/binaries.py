@@ -133,7 +133,7 @@ def versions(context: Context) -> dict[str, str]:
 # Obtain
 
 
-def _way(context: Context) -> str:
+def way(context: Context) -> str:
     """How missing programs are obtained: "download" or "debian"; found out once."""
     if context.settings.obtain != "auto":
         return context.settings.obtain
@@ -151,7 +151,7 @@ def _missing_tools(context: Context) -> list[str]:
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
     missing = [program for program in wanted(context).values() if find(context, program) is None]
-    if missing and _way(context) == "download":
+    if missing and way(context) == "download":
         missing = [program for program in missing if program.project is None]
     packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
     if any(p.of_kubernetes for p in missing) and _fits_debian(context):
@@ -192,7 +192,7 @@ def _find_all(context: Context) -> dict[str, Found | None]:
 def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
     missing = [PROGRAMS[name] for name, program in found.items() if program is None]
-    if missing and _way(context) == "download":
+    if missing and way(context) == "download":
         sites.obtain(context, [(p.project, p.name) for p in missing if p.project], progress)
     elif any(program.of_kubernetes for program in missing):
         _build(context, progress)
@@ -238,6 +238,7 @@ BINARIES = Goal(
     make=_obtain,
     undo=_forget,
     needs=("_packages",),
+    after=("_dns_wanted",),
 )
 
 PARTS = [PACKAGES, BINARIES]

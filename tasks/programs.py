@@ -37,6 +37,14 @@ def _with_docker(context: Context) -> bool:
     return engine(context) == "docker"
 
 
+DNS_DECISION = "dns"  # "yes" once `doit dns` has been run, until it is taken back
+
+
+def wants_dns(context: Context) -> bool:
+    """Whether the cluster is to have DNS: somebody has asked for it."""
+    return context.decided(DNS_DECISION) == "yes"
+
+
 PROGRAMS = {
     program.name: program
     for program in (
@@ -52,6 +60,7 @@ PROGRAMS = {
         Program("containerd", project=sites.CONTAINERD, package="containerd"),
         Program("runc", project=sites.RUNC, package="runc"),
         Program("docker-registry", package="docker-registry"),
+        Program("coredns", ("-version",), project=sites.COREDNS, wanted=wants_dns),
     )
 }
 
