@@ -54,8 +54,8 @@ PARTS: list[Part] = [
     *scheduler.PARTS,  # gives Pods a node
     *service.PARTS,  # kubectl expose deployment web --port=80, and asking it
     *kube_proxy.PARTS,  # makes Services reachable
-    *dns.PARTS,  # gives them names, if that is asked for
     *service.REACHABLE,  # Welcome to nginx!
+    *dns.PARTS,  # beyond the walk-through: names for Services, if that is asked for
 ]
 
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import kubernetes_source, sites
+from . import etcd, kubernetes_source, sites
 from .core import debian, download, executable, release
 from .core.context import Context
 from .core.errors import DmucError
@@ -50,6 +50,14 @@ def _on_path(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def _installed(program: Program) -> list[tuple[Path, str]]:
+    """Where it is installed, and how to say that."""
+    if program.places:
+        return [(Path(place, program.name), f"in {place}") for place in program.places]
+    on_path = _on_path(program.name)
+    return [(on_path, "on PATH")] if on_path else []
+
+
 def _cached(context: Context, program: Program) -> list[Path]:
     return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
 
@@ -76,10 +84,8 @@ def find(context: Context, program: Program) -> Found | None:
     named = _named_by_user(context, program.name)
     if named:
         return _look_at(context, program, named, "as you said")
-    on_path = _on_path(program.name)
-    candidates = [(on_path, "on PATH")] if on_path else []
-    candidates += [(path, _how_cached(path)) for path in _cached(context, program)]
-    for path, how in candidates:
+    cached = [(path, _how_cached(path)) for path in _cached(context, program)]
+    for path, how in _installed(program) + cached:
         with contextlib.suppress(DmucError):  # nobody named it: it may be anything
             found = _look_at(context, program, path, how)
             if _fits(context, program, found.version):
@@ -90,7 +96,9 @@ def find(context: Context, program: Program) -> Found | None:
 def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
     cache = context.settings.cache
-    return executable.look_at(path, program.version, says_flags=program.says_flags, how=how, cache=cache, do=do)
+    return executable.look_at(
+        path, program.version, says=program.says_version, says_flags=program.says_flags, how=how, cache=cache, do=do
+    )
 
 
 # What is known
@@ -108,7 +116,7 @@ def known(context: Context) -> dict[str, Found]:
         if read.pop("_asked_for") != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
-        same = all(fingerprint(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
+        same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
         return programs if same and programs.keys() == wanted(context).keys() else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
@@ -205,15 +213,26 @@ def _obtain(context: Context, progress: Progress) -> None:
             f"There is no {', '.join(lost)} of the release {context.settings.kubernetes}, and no way to obtain it.",
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
-    context.bin.mkdir(mode=0o700, exist_ok=True)
+    before = _server_before(context)
     for name, program in found.items():
         assert program is not None
-        link = context.bin / name
+        link = _link(context, name)
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
     written = {"_asked_for": _asked_for(context)} | {n: asdict(p) for n, p in found.items() if p is not None}
     context.programs_file.write_text(json.dumps(written, indent=1))
-    progress.note(_are_known(context).why)
+    step = release.step(before, versions(context)["kube-apiserver"]) if before else ""
+    progress.note("; ".join(filter(None, (_are_known(context).why, step))))
+
+
+def _server_before(context: Context) -> str:
+    """The version of the API server that wrote what is in etcd, if there is anything."""
+    try:
+        read = json.loads(context.programs_file.read_text()) if etcd.identity(context).exists() else {}
+        return str(read["kube-apiserver"]["version"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def _build(context: Context, progress: Progress) -> None:
@@ -226,9 +245,14 @@ def _build(context: Context, progress: Progress) -> None:
     kubernetes_source.build(context.settings.cache, progress)
 
 
+def _link(context: Context, name: str) -> Path:
+    return context.state / PROGRAMS[name].links / name
+
+
 def _forget(context: Context) -> None:
     context.programs_file.unlink(missing_ok=True)
-    shutil.rmtree(context.bin, ignore_errors=True)
+    for links in {program.links for program in PROGRAMS.values()}:
+        shutil.rmtree(context.state / links, ignore_errors=True)
 
 
 BINARIES = Goal(

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from .errors import DmucError
 
+VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # how nearly all programs say it
+
 
 @dataclass(frozen=True)
 class Found:
@@ -31,10 +33,11 @@ def fingerprint(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def look_at(path: Path, ask: Sequence[str], *, says_flags: bool, how: str, cache: Path, do: str) -> Found:
+def look_at(path: Path, ask: Sequence[str], *, says: str, says_flags: bool, how: str, cache: Path, do: str) -> Found:
     """Ask the program at `path` for its version with the arguments `ask`: what it is called proves nothing.
 
-    The answers are kept in `cache`. Raises DmucError, with the advice `do`, for what is no program of this machine.
+    `says` is a regular expression that finds the version in what it answers. The answers are kept in `cache`.
+    Raises DmucError, with the advice `do`, for what is no program of this machine.
     """
     tried = f"asking {path} for its version"
     if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
@@ -51,7 +54,7 @@ def look_at(path: Path, ask: Sequence[str], *, says_flags: bool, how: str, cache
         status, said = _run(path, ask)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DmucError(tried, f"It cannot be run: {error}", do) from None
-    version = re.search(r"v?\d+\.\d+\.\d+[^\s,\"]*", said)
+    version = re.search(says, said)
     if status or not version:
         raise DmucError(tried, f"exit code {status}: {said.strip()[:400]}", do)
     found = Found(str(path), version[0], how, fingerprint(path), _flags(path) if says_flags else ())

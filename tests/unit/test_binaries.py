@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries
+from tasks import binaries, programs
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
@@ -24,6 +24,7 @@ from tasks.core.progress import Silent
 from tasks.programs import PROGRAMS, TOOLS
 from tests.unit.support import Site, a_context, a_program, serving
 
+CNI = ["bridge", "host-local", "loopback", "portmap"]
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
 OTHERS = [name for name, program in PROGRAMS.items() if not program.of_kubernetes]
 
@@ -38,7 +39,8 @@ class Shelf:
 
     def put(self, directory: str, name: str, version: str) -> Path:
         """Put a program there that writes down each time it is asked."""
-        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{name} {version}"')
+        who = f"CNI {name} plugin" if name in CNI else name
+        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{who} {version}"')
 
     def put_all(self, directory: str, version: str = "v1.20.2", names: list[str] | None = None) -> Path:
         for name in names or PROGRAMS:
@@ -275,17 +277,20 @@ def test_nothing_is_known_at_first(context: Context) -> None:
     assert not BINARIES.holds(context)
 
 
-def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf) -> None:
+@pytest.mark.parametrize(("engine", "networks"), [("docker", []), ("containerd", CNI)])
+def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engine: str, networks: list[str]) -> None:
     shelf.put_all("built", "v1.20.2")
-    context = having(context, bin_dir=str(shelf.root / "built"))
+    context = having(context, bin_dir=str(shelf.root / "built"), engine=engine)
     BINARIES.make(context, Silent())
     answer = BINARIES.holds(context)
     assert answer
     assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
-    assert versions(context) == dict.fromkeys(PROGRAMS, "v1.20.2")
-    assert {path.name: path.resolve() for path in context.bin.iterdir()} == {
-        name: shelf.root / "built" / name for name in PROGRAMS
-    }
+    wanted = programs.wanted(context).keys()
+    assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
+    # The network plugins are apart: one has the name of another program, which the machine has, too.
+    for directory, names in ((context.bin, wanted - {*networks}), (context.state / "cni/bin", networks)):
+        there = {path.name: path.resolve() for path in directory.glob("*")}
+        assert there == {name: shelf.root / "built" / name for name in names}
     assert context.program("kubelet") == shelf.root / "built/kubelet"
 
 
