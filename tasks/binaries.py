@@ -12,9 +12,11 @@ packages can be had, taken from those; Kubernetes is then built from Debian's so
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +29,10 @@ from .core.executable import Found, fingerprint
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
+from .core.settings import Settings
 from .programs import PROGRAMS, TOOLS, Program, wanted
+
+NAMED = "as you said"  # how a program was found that the user has named
 
 # Find
 
@@ -41,7 +46,7 @@ def _named_by_user(context: Context, name: str) -> Path | None:
     directory = Path(settings.bin_dir).expanduser().absolute()
     if not directory.is_dir():
         raise DmucError(f"looking for {name}", f"bin_dir={directory}: there is no such directory.")
-    return directory / name if (directory / name).exists() else None
+    return directory / name if os.path.lexists(directory / name) else None
 
 
 def _on_path(name: str) -> Path | None:
@@ -62,11 +67,6 @@ def _cached(context: Context, program: Program) -> list[Path]:
     return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
 
 
-def _fits_debian(context: Context) -> bool:
-    """Whether what Debian has the source of is of the wanted release."""
-    return release.fits(context.settings.kubernetes, kubernetes_source.VERSION)
-
-
 def _how_cached(path: Path) -> str:
     built = path.parent.name == kubernetes_source.DIRECTORY
     return "built from Debian's source package" if built else "downloaded"
@@ -83,7 +83,7 @@ def find(context: Context, program: Program) -> Found | None:
     """
     named = _named_by_user(context, program.name)
     if named:
-        return _look_at(context, program, named, "as you said")
+        return _look_at(context, program, named, NAMED)
     cached = [(path, _how_cached(path)) for path in _cached(context, program)]
     for path, how in _installed(program) + cached:
         with contextlib.suppress(DmucError):  # nobody named it: it may be anything
@@ -95,9 +95,14 @@ def find(context: Context, program: Program) -> Found | None:
 
 def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
-    cache = context.settings.cache
     return executable.look_at(
-        path, program.version, says=program.says_version, says_flags=program.says_flags, how=how, cache=cache, do=do
+        path,
+        program.version,
+        says=program.says_version,
+        usage=program.name if program.says_flags else "",
+        how=how,
+        cache=context.settings.cache,
+        do=do,
     )
 
 
@@ -127,10 +132,11 @@ def _are_known(context: Context) -> Answer:
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
     server = programs["kube-apiserver"]
-    others = ", ".join(
-        f"{name} {programs[name].version}" for name in ("etcd", "dockerd", "containerd") if name in programs
-    )
-    return Answer(True, f"Kubernetes {server.version} ({server.how}), {others}")
+    own = (p.name for p in wanted(context).values() if p.of_kubernetes and programs[p.name].version != server.version)
+    others = [name for name in ("etcd", "dockerd", "containerd") if name in programs]
+    with_them = ", ".join(f"{name} {programs[name].version}" for name in (*own, *others))
+    skew = "".join(f"; {line}" for line in release.skew(versions(context)))
+    return Answer(True, f"Kubernetes {server.version} ({server.how}), {with_them}{skew}")
 
 
 def versions(context: Context) -> dict[str, str]:
@@ -141,15 +147,48 @@ def versions(context: Context) -> dict[str, str]:
 # Obtain
 
 
-def way(context: Context) -> str:
-    """How missing programs are obtained: "download" or "debian"; found out once."""
-    if context.settings.obtain != "auto":
-        return context.settings.obtain
-    way = context.decided("obtain")
-    if way is None:
-        way = "download" if download.reachable(context.settings.kubernetes_site) else "debian"
-        context.decide("obtain", way)
-    return way
+def is_downloaded(context: Context, program: Program) -> bool:
+    """Whether this program, if it is missing, is downloaded."""
+    settings, project = context.settings, program.project
+    if project is None or settings.obtain == "debian":
+        return False
+    site = getattr(settings, project.site)
+    if settings.obtain == "download" or site != getattr(Settings, project.site):
+        return True  # who names a mirror wants it
+    return _answers(site)
+
+
+@functools.cache
+def _answers(site: str) -> bool:
+    return download.reachable(site)
+
+
+def _find_all(context: Context) -> dict[str, Found | None]:
+    programs = wanted(context)
+    with ThreadPoolExecutor(len(programs)) as pool:
+        return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
+
+
+def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[Program], list[Program]]:
+    """Give the programs that are to be downloaded, and the others that are missing.
+
+    Raises DmucError when Debian cannot give those of Kubernetes among the others.
+    """
+    missing = [PROGRAMS[name] for name, program in found.items() if program is None]
+    downloaded = [program for program in missing if is_downloaded(context, program)]
+    others = [program for program in missing if program not in downloaded]
+    names = [program.name for program in others if program.of_kubernetes]
+    if names and not release.fits(context.settings.kubernetes, kubernetes_source.VERSION):
+        asked = context.settings.obtain == "auto"
+        raise DmucError(
+            f"obtaining Kubernetes {context.settings.kubernetes} ({', '.join(names)})",
+            (f"{context.settings.kubernetes_site} does not answer" if asked else "obtain=debian")
+            + f", and what can be built from Debian's source package is {kubernetes_source.VERSION}.",
+            "If you have the programs: bin_dir=DIRECTORY (or kubelet_bin=PATH and so on).\n"
+            "If you have a mirror of dl.k8s.io: kubernetes_site=URL (for etcd and the rest: github_site=URL).\n"
+            "If another release will do: kubernetes=1.20 can be built here.",
+        )
+    return downloaded, others
 
 
 def _missing_tools(context: Context) -> list[str]:
@@ -158,11 +197,9 @@ def _missing_tools(context: Context) -> list[str]:
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
-    missing = [program for program in wanted(context).values() if find(context, program) is None]
-    if missing and way(context) == "download":
-        missing = [program for program in missing if program.project is None]
-    packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
-    if any(p.of_kubernetes for p in missing) and _fits_debian(context):
+    _, others = _missing(context, _find_all(context))
+    packages = {*_missing_tools(context), *(program.package for program in others if program.package)}
+    if any(program.of_kubernetes for program in others):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
 
@@ -191,26 +228,19 @@ PACKAGES = Goal(
 )
 
 
-def _find_all(context: Context) -> dict[str, Found | None]:
-    programs = wanted(context)
-    with ThreadPoolExecutor(len(programs)) as pool:
-        return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
-
-
 def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
-    missing = [PROGRAMS[name] for name, program in found.items() if program is None]
-    if missing and way(context) == "download":
-        sites.obtain(context, [(p.project, p.name) for p in missing if p.project], progress)
-    elif any(program.of_kubernetes for program in missing):
-        _build(context, progress)
-    if missing:
+    downloaded, others = _missing(context, found)
+    sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
+    if any(program.of_kubernetes for program in others):
+        kubernetes_source.build(context.settings.cache, progress)
+    if downloaded or others:
         found = _find_all(context)
     lost = [name for name, program in found.items() if program is None]
     if lost:
         raise DmucError(
             "looking for the programs",
-            f"There is no {', '.join(lost)} of the release {context.settings.kubernetes}, and no way to obtain it.",
+            f"There is no {', '.join(lost)}, and no way to obtain it.",
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
     before = _server_before(context)
@@ -233,16 +263,6 @@ def _server_before(context: Context) -> str:
         return str(read["kube-apiserver"]["version"])
     except (OSError, ValueError, TypeError, KeyError):
         return ""
-
-
-def _build(context: Context, progress: Progress) -> None:
-    if not _fits_debian(context):
-        raise DmucError(
-            f"obtaining Kubernetes {context.settings.kubernetes}",
-            f"Debian's source package is {kubernetes_source.VERSION}, and nothing can be downloaded.",
-            "Name your own programs with bin_dir=DIRECTORY.",
-        )
-    kubernetes_source.build(context.settings.cache, progress)
 
 
 def _link(context: Context, name: str) -> Path:

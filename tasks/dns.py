@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import binaries, etcd, kubeconfig
-from .core import api
+from .core import api, settings
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.errors import DmucError
@@ -51,13 +51,16 @@ def _want(context: Context, progress: Progress) -> None:
             f"Its address would be {context.settings.address}, and no Service may lead there.",
             "Use a machine of its own: machine=NAME.",
         )
-    if binaries.find(context, PROGRAMS["coredns"]) is None and binaries.way(context) == "debian":
+    found = binaries.find(context, PROGRAMS["coredns"])
+    if found is None and not binaries.is_downloaded(context, PROGRAMS["coredns"]):
         raise DmucError(
             "looking for the program coredns",
             "It is not on PATH, not in bin_dir, and not among Debian's packages; and nothing is to be downloaded.",
             "Get it from https://github.com/coredns/coredns/releases and name it with coredns_bin=PATH, or say "
             "obtain=download.\nNothing else needs it: Services are reached by their addresses.",
         )
+    if found is not None and found.how == binaries.NAMED:  # nor would the next run find it by itself
+        settings.remember(context.state, {"coredns_bin": found.path})
     context.decide(DNS_DECISION, "yes")
 
 

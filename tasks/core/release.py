@@ -76,7 +76,7 @@ _FIRST = Release(
     proxy_modes={"iptables": "", "ipvs": ""},
     proxy_deprecated=(),
     etcd="3.4.23",
-    containerd="1.7.27",
+    containerd="1.7.34",
 )
 
 _NEW: dict[str, dict[str, Any]] = {
