@@ -32,7 +32,7 @@ class Env(Command):
         if arguments:
             raise InvalidCommand("`env` takes no arguments.")
         context = cluster.context
-        answer = APISERVER.is_ready(context)
+        answer = APISERVER.ready(context)  # with whatever settings it was started
         if not answer:
             print("false")
             machine = f"machine={context.settings.machine} " if _is_said(context) else ""
