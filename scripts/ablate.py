@@ -89,7 +89,7 @@ def things(parts: Sequence[Part], context: Context) -> list[Thing]:
     daemons = [part for part in parts if isinstance(part, Daemon)]
     wanted = [daemon for daemon in daemons if not daemon.unwanted(context)]
     flags = [thing for daemon in wanted for thing in _flags(daemon, context)]
-    goals = {f"pki/{name}": "pki" for name in pki.FILES} | dict.fromkeys(
+    goals = {f"pki/{name}": "pki" for name in pki.files(context)} | dict.fromkeys(
         ("kubeconfig", "home/.kube/config"), "kubeconfig"
     )
     files = {path: partial(_without_made, goal, path) for path, goal in goals.items()}

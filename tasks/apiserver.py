@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import etcd
+from .choices import secure
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
-from .core.probe import Http
+from .core.probe import Answer, Http
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     pki, settings = context.pki, context.settings
     flags = [
-        Flag("--etcd-servers=http://127.0.0.1:2379", "It keeps everything in etcd and cannot start without it."),
+        Flag(f"--etcd-servers={etcd.url(context)}", "It keeps everything in etcd and cannot start without it."),
         Flag(
             f"--service-cluster-ip-range={settings.service_range}", "The ClusterIPs; the host reaches them through us."
         ),
@@ -31,11 +32,35 @@ def flags(context: Context) -> Sequence[Flag]:
         Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
         Flag("--service-account-issuer=https://kubernetes.default.svc", "Stands in these tokens; required since 1.20."),
     ]
+    client = "apiserver-kubelet-client" if secure(context) else "admin"
     who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
     flags += [
-        Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who, "use"),
-        Flag(f"--kubelet-client-key={pki / 'admin.key'}", who, "use"),
+        Flag(f"--kubelet-client-certificate={pki / f'{client}.crt'}", who, "use"),
+        Flag(f"--kubelet-client-key={pki / f'{client}.key'}", who, "use"),
     ]
+    if secure(context):
+        flags += [
+            Flag(
+                f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+                "The kubelet, too, must show who it is, or whoever has its port reads what is typed there.",
+                "security",
+            ),
+            Flag(
+                "--authorization-mode=Node,RBAC",
+                "Each may do what its role says, and a kubelet what its Pods need; by default everybody may do all.",
+                "security",
+            ),
+            Flag(
+                "--enable-admission-plugins=NodeRestriction",
+                "A kubelet changes its own Node and Pods only.",
+                "security",
+            ),
+            Flag(f"--etcd-cafile={pki / 'etcd-ca.crt'}", "Tells that etcd is ours."),
+            Flag(
+                f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Who it is for etcd, which knows nobody else."
+            ),
+            Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that certificate."),
+        ]
     if settings.service_account == "disabled":
         why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
@@ -44,13 +69,19 @@ def flags(context: Context) -> Sequence[Flag]:
     return flags
 
 
+def _answers(context: Context) -> Answer:
+    """Its clients can start: they try again by themselves. But whom it forbids too much for want of roles gives up."""
+    path = "/readyz/poststarthook/rbac/bootstrap-roles" if secure(context) else "/version"
+    return Http(f"https://{{address}}:6443{path}")(context)
+
+
 APISERVER = Daemon(
     name="apiserver",
     doc="start the API server, to which everyone talks",
     program="kube-apiserver",
     flags=flags,
     needs=("machine", "binaries", "pki", "etcd"),
-    answers=Http("https://{address}:6443/version"),  # its clients can start: they try again by themselves
+    answers=_answers,
     ready=Http("https://{address}:6443/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],

@@ -14,7 +14,7 @@ from .front_door import needs, way_in
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [way_in(context)]
+    flags = [way_in(context, "kube-proxy")]
     if context.settings.on_host:
         flags.append(Flag("--conntrack-max-per-core=0", "Leave nf_conntrack_max as it is: it is the host's."))
     return flags
