@@ -59,7 +59,7 @@ def flags(context: Context) -> Sequence[Flag]:
             Flag(
                 f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Who it is for etcd, which knows nobody else."
             ),
-            Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that certificate."),
+            Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that one."),
         ]
     if settings.service_account == "disabled":
         why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."

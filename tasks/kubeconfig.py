@@ -10,6 +10,7 @@ With front_door=on, `~/.kube/config` is the slide's own, for the components, and
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import choices, front_door
@@ -81,9 +82,19 @@ def for_component(context: Context, who: str) -> Path:
     return _in_home(context) if context.settings.uses_front_door else choices.kubeconfig(context, who)
 
 
+def files(context: Context) -> list[Path]:
+    """Every file that is written."""
+    return [path(context), *(choices.kubeconfig(context, who) for who in _own(context)), _in_home(context)]
+
+
+def _own(context: Context) -> Sequence[str]:
+    """Who has one of its own."""
+    return COMPONENTS if secure(context) else ()
+
+
 def _wanted(context: Context) -> dict[Path, str]:
     """Every file that holds a certificate, with its content. Raises FileNotFoundError, as `text` does."""
-    own = {choices.kubeconfig(context, who): text(context, who) for who in COMPONENTS} if secure(context) else {}
+    own = {choices.kubeconfig(context, who): text(context, who) for who in _own(context)}
     return {path(context): text(context), **own}
 
 

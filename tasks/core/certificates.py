@@ -128,9 +128,9 @@ def _print(directory: Path, one: Certificate | KeyPair) -> str:
 def _fault(directory: Path, one: Certificate | KeyPair, made: Any) -> str:
     file = one.files[0]
     missing = [name for name in one.files if not (directory / name).exists()]
-    if missing:
-        return f"{missing[0]} is not there"
     try:
+        if missing:
+            return f"{missing[0]} is not there"
         if made["print"] != _print(directory, one):
             return f"{file} or its key is not the one that was made"
         if made["wanted"] != json.loads(json.dumps(asdict(one))):
@@ -138,9 +138,11 @@ def _fault(directory: Path, one: Certificate | KeyPair, made: Any) -> str:
         begin, end = (datetime.fromtimestamp(made[when], UTC) for when in ("begin", "end"))
     except (OSError, KeyError, TypeError, ValueError):
         return f"{file} is not known to be as it must be"
+    return "" if isinstance(one, KeyPair) else _fault_in_time(file, begin, end)
+
+
+def _fault_in_time(file: str, begin: datetime, end: datetime) -> str:
     now = _now()
-    if isinstance(one, KeyPair):
-        return ""
     if now < begin:
         return f"{file} is valid from {begin:%F %R} on, and the clock says {now:%F %R} (UTC)"
     if now > end - RENEW_BEFORE:
