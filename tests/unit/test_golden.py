@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries, kubeconfig
+from tasks import binaries, kubeconfig, pki
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
@@ -30,7 +30,13 @@ GOLDEN = CHECKOUT / "tests" / "golden"
 RELEASES = ("1.20",)
 UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written anew
 MACHINES = ("dmuc1", "host")
-CHOICES = ("service_account=no-mount", "service_account=disabled", "scheduling=manual", "front_door=on")
+CHOICES = (
+    "security=none",
+    "service_account=no-mount",
+    "service_account=disabled",
+    "scheduling=manual",
+    "front_door=on",
+)
 
 SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 SWAP = "/dev/vda2                               partition\t2097148\t\t0\t\t-2\n"
@@ -72,7 +78,7 @@ def a_cluster(directory: Path, release: str, machine: str) -> tuple[ModuleType, 
     )
     context.state.mkdir(parents=True)
     context.pki.mkdir()
-    for name in ("ca.crt", "admin.crt", "admin.key"):
+    for name in pki.files(context):
         (context.pki / name).write_text(f"placeholder for {name}")
     set_programs(context, {name: f"/programs/{name}" for name in binaries.PROGRAMS})
     return dodo, context

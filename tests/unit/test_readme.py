@@ -39,6 +39,7 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
         Settings(),
     ),
     "with `machine=host`": ({}, Settings(machine=HOST)),
+    "with `security=none`": ({}, Settings(security="none")),
     "with `front_door=on`": ({}, Settings(front_door="on")),
     "with `service_account=disabled`": ({}, Settings(service_account="disabled")),
 }
@@ -61,10 +62,12 @@ def command_lines(parts: list[object]) -> Iterator[str]:
         seldom = f" Not started when {unwanted}." if unwanted else ""
         yield f"| **`{daemon.program_name(a_context(Settings()))}`** | **{daemon.label}**: {daemon.doc}.{seldom} |"
         yield from (f"| `{text}` | {why} |" for text, why in plain.items())
+        told = set(plain)
         for condition, (files, settings) in OTHERWISE.items():
             with pytest.MonkeyPatch.context() as monkeypatch:
                 other = flags(daemon, {**PLAIN, **files}, settings, monkeypatch)
-            yield from (f"| `{text}` ({condition}) | {why} |" for text, why in other.items() if text not in plain)
+            yield from (f"| `{text}` ({condition}) | {why} |" for text, why in other.items() if text not in told)
+            told |= other.keys()
 
 
 def a_context(settings: Settings) -> Context:
@@ -87,6 +90,7 @@ def counts(parts: list[object]) -> Iterator[str]:
         # three times --master; ~/.kube/config.
         ("the walk-through", (7, 5, 1, 0)),
         ("dmuc", count(parts, Settings())),
+        ("`security=none`", count(parts, Settings(security="none"))),
         (
             "`front_door=on service_account=no-mount`",
             count(parts, Settings(front_door="on", service_account="no-mount")),
@@ -105,8 +109,9 @@ def count(parts: list[object], settings: Settings) -> tuple[int, ...]:
         daemons = [p for p in parts if isinstance(p, Daemon) and not p.unwanted(context)]
         texts = [text for daemon in daemons for text in flags(daemon, PLAIN, settings, monkeypatch)]
         files = {path for daemon in daemons for path in daemon.writes(context)}
-    files |= {kubeconfig.path(context), kubeconfig.for_components(context)}
-    return len(daemons), sum(text.startswith("--") for text in texts), len(files), len(pki.FILES)
+    files |= {*kubeconfig.files(context)}
+    files -= set() if settings.uses_front_door else {context.home / ".kube" / "config"}  # that one is a link
+    return len(daemons), sum(text.startswith("--") for text in texts), len(files), len(pki.files(context))
 
 
 def settings() -> Iterator[str]:
