@@ -25,6 +25,7 @@ from tasks import (
     kubelet,
     machine,
     pki,
+    programs,
     scheduler,
     service,
     service_account,
@@ -59,7 +60,7 @@ PARTS: list[Part] = [
 def _cluster() -> Cluster:
     names = {part.name.lstrip("_") for part in PARTS}
     context = machine.context(
-        Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=binaries.PROGRAMS, tasks=names
+        Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=programs.PROGRAMS, tasks=names
     )
     return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
 

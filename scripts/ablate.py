@@ -17,7 +17,6 @@ import fnmatch
 import itertools
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.bench import ENDS, nothing_left
+from scripts.common import nothing_left, to_the_end
 from tasks import kubeconfig, pki
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
@@ -342,9 +341,8 @@ def main() -> int:
     if arguments.list:
         print("\n".join(thing.name for thing in chosen))
         return 0
-    for number in ENDS:
-        signal.signal(number, signal.default_int_handler)
-    try:
+
+    def act() -> None:
         with only_one(f"{MACHINE} table"):
             rows: list[str] = []
             for line in measure(chosen, arguments.runs, settings, cluster):
@@ -352,13 +350,8 @@ def main() -> int:
                 rows.append(line)
                 if arguments.write:
                     write_table(rows, [thing.name for thing in everything])
-    except DmucError as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted; nothing is left", file=sys.stderr)
-        return 130
-    return 0
+
+    return to_the_end(act)
 
 
 if __name__ == "__main__":

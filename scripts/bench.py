@@ -18,17 +18,16 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scripts.common import nothing_left, to_the_end
 from tasks import (
     apiserver,
     binaries,
@@ -55,7 +54,6 @@ from tasks.core.progress import Silent
 
 DMUC, BY_HAND = "bench", "bench-by-hand"  # the machines
 SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=10.93.0.0/24", "registry=local")
-ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends us, once we have cleaned up
 AIM = 0.2  # of the by-hand time, from nothing
 NOOP_AIM = 0.5  # seconds
 
@@ -194,19 +192,6 @@ STEPS: dict[str, Callable[[Context], None]] = {
 # Both
 
 
-@contextmanager
-def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
-    """Begin with nothing and leave nothing, whatever happens."""
-    clean()
-    try:
-        yield
-    finally:
-        ignored = [(number, signal.signal(number, signal.SIG_IGN)) for number in ENDS]
-        clean()
-        for number, handler in ignored:
-            signal.signal(number, handler)
-
-
 def measure(settings: Sequence[str], cluster: Cluster) -> tuple[float, float, float]:
     """Give the seconds of one run of each: dmuc from nothing, by hand, and with nothing to do."""
     with nothing_left(lambda: void(doit(settings, "clean"))):
@@ -250,22 +235,15 @@ def main() -> int:
     sys.argv[1:] = [*settings, f"machine={BY_HAND}"]  # where dodo.py takes them from
     from dodo import DMUC as cluster
 
-    for number in ENDS:
-        signal.signal(number, signal.default_int_handler)
-    os.chdir(Path(__file__).parents[1])
-    try:
+    def act() -> None:
         with only_one(BY_HAND), nothing_left(cluster.remove):
             print("obtaining what is obtained once", flush=True)
             with nothing_left(lambda: void(doit(settings, "clean"))):
                 doit(settings, "binaries", "_image_content")
             print(table([measure(settings, cluster) for _ in range(arguments.runs)]))
-    except DmucError as error:
-        print(f"✗ {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted; nothing is left", file=sys.stderr)
-        return 130
-    return 0
+
+    os.chdir(Path(__file__).parents[1])
+    return to_the_end(act)
 
 
 if __name__ == "__main__":

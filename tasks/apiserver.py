@@ -14,6 +14,7 @@ from .choices import secure
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.ports import API
 from .core.probe import Answer, Http
 
 
@@ -48,7 +49,6 @@ def flags(context: Context) -> Sequence[Flag]:
             Flag(
                 "--authorization-mode=Node,RBAC",
                 "Each may do what its role says, and a kubelet what its Pods need; by default everybody may do all.",
-                "security",
             ),
             Flag(
                 "--enable-admission-plugins=NodeRestriction",
@@ -66,23 +66,28 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
+        if context.release_of("kube-apiserver").insecure_port:
+            flags.append(Flag("--insecure-port=0", "Nor may all who can reach the host's localhost:8080."))
+    if settings.free_ports:
+        flags.append(Flag(f"--secure-port={context.port(API)}", "A free port: on the standard one may be another's."))
     return flags
 
 
 def _answers(context: Context) -> Answer:
     """Its clients can start: they try again by themselves. But whom it forbids too much for want of roles gives up."""
     path = "/readyz/poststarthook/rbac/bootstrap-roles" if secure(context) else "/version"
-    return Http(f"https://{{address}}:6443{path}")(context)
+    return Http(f"{{server}}{path}")(context)
 
 
 APISERVER = Daemon(
     name="apiserver",
     doc="start the API server, to which everyone talks",
     program="kube-apiserver",
+    ports=(API,),
     flags=flags,
     needs=("machine", "binaries", "pki", "etcd"),
     answers=_answers,
-    ready=Http("https://{address}:6443/readyz"),
+    ready=Http("{server}/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever

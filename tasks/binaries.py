@@ -1,11 +1,11 @@
-"""The programs: found, downloaded or built; and the system's packages that they and we cannot do without.
+"""The programs (programs.py) are found, or obtained; and the system's packages that they and we cannot do without.
 
 The walk-through begins on a machine that has them. Each is looked for in this order:
 
 1. where the user says: `<program>_bin=PATH`, else `bin_dir=DIRECTORY`;
 2. on PATH, and of Kubernetes' own programs only those of the wanted release;
 3. in the cache, where 4 puts them;
-4. obtained: downloaded from the project's own release site with the sum published there, or, where only Debian's
+4. obtained: downloaded from the project's own release site (sites.py), checked against a sum, or, where only Debian's
 packages can be had, taken from those; Kubernetes is then built from Debian's source package (kubernetes_source.py).
 """
 
@@ -14,90 +14,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
-import subprocess
-import tarfile
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from . import kubernetes_source
-from .choices import engine
-from .core import debian, download, release
+from . import kubernetes_source, sites
+from .core import debian, download, executable, release
 from .core.context import Context
 from .core.errors import DmucError
+from .core.executable import Found, fingerprint
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
-
-KUBERNETES_SITE = "https://dl.k8s.io"
-ETCD_SITE = "https://github.com/etcd-io/etcd/releases/download"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program of the cluster."""
-
-    name: str
-    version: tuple[str, ...] = ("--version",)  # the arguments that make it say its version
-    package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
-    of_kubernetes: bool = False
-    wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
-    says_flags: bool = False  # its --help names every flag that it takes
-
-
-def _with_docker(context: Context) -> bool:
-    return engine(context) == "docker"
-
-
-PROGRAMS = {
-    program.name: program
-    for program in (
-        Program("etcd", package="etcd-server"),
-        Program("kube-apiserver", of_kubernetes=True, says_flags=True),
-        Program("kube-controller-manager", of_kubernetes=True, says_flags=True),
-        Program("kube-scheduler", of_kubernetes=True, says_flags=True),
-        Program("kube-proxy", of_kubernetes=True, says_flags=True),
-        Program("kubelet", of_kubernetes=True, says_flags=True),
-        Program("kubectl", ("version", "--client"), of_kubernetes=True),
-        Program("dockerd", package="docker.io", wanted=_with_docker),
-        Program("docker", package="docker.io", wanted=_with_docker),
-        Program("containerd", package="containerd"),
-        Program("runc", package="runc"),
-        Program("docker-registry", package="docker-registry"),
-    )
-}
-
-# What the programs, and we, run besides: program -> Debian package.
-TOOLS = {
-    "ip": "iproute2",  # the link
-    "unshare": "util-linux",  # the machine's namespaces
-    "nsenter": "util-linux",
-    "mount": "mount",
-    "iptables": "iptables",  # dockerd and kube-proxy
-    "conntrack": "conntrack",  # kube-proxy, when a Service of UDP loses a Pod
-    "socat": "socat",  # kubelet, for `kubectl port-forward`
-}
-
-
-@dataclass(frozen=True)
-class Found:
-    """Where a program is."""
-
-    path: str
-    version: str
-    how: str
-    print: str  # size and time of change: whether it is still the same
-    flags: Sequence[str] = ()  # what its --help names, where that is asked
-
-
-def wanted(context: Context) -> dict[str, Program]:
-    """The programs that this cluster needs, by name."""
-    return {name: program for name, program in PROGRAMS.items() if program.wanted(context)}
-
+from .programs import PROGRAMS, TOOLS, Program, wanted
 
 # Find
 
@@ -121,8 +51,7 @@ def _on_path(name: str) -> Path | None:
 
 
 def _cached(context: Context, program: Program) -> list[Path]:
-    directory = context.settings.cache / ("kubernetes" if program.of_kubernetes else program.name)
-    return sorted(directory.glob(f"v*/{program.name}"), reverse=True)
+    return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
 
 
 def _fits_debian(context: Context) -> bool:
@@ -158,49 +87,10 @@ def find(context: Context, program: Program) -> Found | None:
     return None
 
 
-def _print(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
-    """Ask the program for its version: what it is called proves nothing. Asked once for each file (see the cache)."""
-    tried = f"asking {path} for its version"
     do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
-    if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
-        seen = "It is not executable." if path.is_file() else "There is no such file."
-        raise DmucError(tried, seen, do)
-    known = context.settings.cache / "versions" / (str(path).strip("/").replace("/", "-") + ".json")
-    try:
-        found = Found(**json.loads(known.read_text()))
-        if found.print == _print(path):
-            return replace(found, how=how)
-    except (OSError, ValueError, TypeError):
-        pass
-    try:
-        done = subprocess.run(
-            [path, *program.version], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DmucError(tried, f"It cannot be run: {error}", do) from None
-    version = re.search(r"v?\d+\.\d+\.\d+[^\s,\"]*", done.stdout + done.stderr)
-    if done.returncode or not version:
-        raise DmucError(tried, f"exit code {done.returncode}: {(done.stdout + done.stderr).strip()[:400]}", do)
-    found = Found(str(path), version[0], how, _print(path), _flags(path) if program.says_flags else ())
-    with contextlib.suppress(OSError):  # a cache that others own serves us all the same
-        known.parent.mkdir(parents=True, exist_ok=True)
-        part = known.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(asdict(found)))
-        part.rename(known)
-    return found
-
-
-def _flags(path: Path) -> list[str]:
-    """The flags that the program's --help names."""
-    done = subprocess.run(
-        [path, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20
-    )
-    return sorted(set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9][\w.-]*)", done.stdout + done.stderr, re.MULTILINE)))
+    cache = context.settings.cache
+    return executable.look_at(path, program.version, says_flags=program.says_flags, how=how, cache=cache, do=do)
 
 
 # What is known
@@ -218,7 +108,7 @@ def known(context: Context) -> dict[str, Found]:
         if read.pop("_asked_for") != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
-        same = all(_print(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
+        same = all(fingerprint(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
         return programs if same and programs.keys() == wanted(context).keys() else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
@@ -249,22 +139,22 @@ def _way(context: Context) -> str:
         return context.settings.obtain
     way = context.decided("obtain")
     if way is None:
-        way = "download" if download.reachable(KUBERNETES_SITE) else "debian"
+        way = "download" if download.reachable(context.settings.kubernetes_site) else "debian"
         context.decide("obtain", way)
     return way
 
 
-def _missing_tools() -> list[str]:
-    return sorted({package for tool, package in TOOLS.items() if _on_path(tool) is None})
+def _missing_tools(context: Context) -> list[str]:
+    return sorted({tool.package for tool in TOOLS if tool.wanted(context) and _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
     missing = [program for program in wanted(context).values() if find(context, program) is None]
-    packages = {*_missing_tools(), *(p.package for p in missing if p.package)}
     if missing and _way(context) == "download":
-        packages -= {"etcd-server"}
-    elif any(p.of_kubernetes for p in missing) and _fits_debian(context):
+        missing = [program for program in missing if program.project is None]
+    packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
+    if any(p.of_kubernetes for p in missing) and _fits_debian(context):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
 
@@ -273,7 +163,7 @@ def _packages_are_there(context: Context) -> Answer:
     if not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
-    missing = _missing_tools()
+    missing = _missing_tools(context)
     return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
 
 
@@ -293,42 +183,6 @@ PACKAGES = Goal(
 )
 
 
-def _download(context: Context, missing: Sequence[Program], progress: Progress) -> None:
-    architecture = _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
-    cache, wanted = context.settings.cache, context.settings.kubernetes.lstrip("v")
-    full = f"v{wanted if wanted.count('.') == 2 else context.release.default}"
-    for program in missing:
-        if program.of_kubernetes:
-            url = f"{KUBERNETES_SITE}/release/{full}/bin/linux/{architecture}/{program.name}"
-            to = cache / "kubernetes" / full / program.name
-            to.parent.mkdir(parents=True, exist_ok=True)
-            download.fetch(url, to, sha256=None, sums_url=f"{url}.sha256", progress=progress)
-            to.chmod(0o755)
-        elif program.name == "etcd":
-            version = f"v{context.release.etcd}"
-            archive = f"etcd-{version}-linux-{architecture}"
-            base = f"{ETCD_SITE}/{version}"
-            to = cache / "etcd" / version / f"{archive}.tar.gz"
-            to.parent.mkdir(parents=True, exist_ok=True)
-            download.fetch(f"{base}/{to.name}", to, sha256=None, sums_url=f"{base}/SHA256SUMS", progress=progress)
-            _unpack(to, f"{archive}/etcd", to.parent / "etcd")
-
-
-def _unpack(archive: Path, member: str, to: Path) -> None:
-    with tarfile.open(archive) as opened:
-        try:
-            content = opened.extractfile(member)
-        except KeyError:
-            content = None
-        if content is None:
-            raise DmucError(f"unpacking {archive}", f"There is no {member} in it.", "Remove it and run again.")
-        part = to.with_suffix(".part")
-        part.write_bytes(content.read())
-    part.chmod(0o755)
-    part.rename(to)
-    archive.unlink()
-
-
 def _find_all(context: Context) -> dict[str, Found | None]:
     programs = wanted(context)
     with ThreadPoolExecutor(len(programs)) as pool:
@@ -339,7 +193,7 @@ def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
     missing = [PROGRAMS[name] for name, program in found.items() if program is None]
     if missing and _way(context) == "download":
-        _download(context, missing, progress)
+        sites.obtain(context, [(p.project, p.name) for p in missing if p.project], progress)
     elif any(program.of_kubernetes for program in missing):
         _build(context, progress)
     if missing:

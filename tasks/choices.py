@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .core.context import Context
 from .core.errors import DmucError
+from .facts import has_ipvs
 
 
 def engine(context: Context) -> str:
@@ -37,6 +38,9 @@ def refuse_what_cannot_be(context: Context) -> None:
     if engine(context) == "docker" and not row.dockershim:
         seen = "engine=docker: this kubelet cannot speak to Docker; the last one that could is of 1.23."
         raise DmucError(tried, seen, "Leave engine= out, or say engine=containerd.")
-    if chosen.proxy_mode not in row.proxy_modes:
+    if chosen.proxy_mode not in row.proxy_modes and "kube-proxy" not in chosen.programs:  # one's own may be of another
         seen = f"proxy_mode={chosen.proxy_mode}: this kube-proxy has {', '.join(row.proxy_modes)}."
         raise DmucError(tried, seen, "nftables came with 1.29.")
+    if chosen.proxy_mode == "ipvs" and not has_ipvs():
+        seen = "proxy_mode=ipvs: this kernel has no IPVS: no /proc/net/ip_vs, and no module ip_vs that could be loaded."
+        raise DmucError(tried, seen, "Leave proxy_mode= out, or use a kernel with CONFIG_IP_VS.")

@@ -12,8 +12,11 @@ from . import etcd
 from .choices import secure
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.ports import Port
 from .core.probe import Http
 from .front_door import needs, way_in
+
+PORT = Port("controller_manager", 10257)
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -33,7 +36,10 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
-        flags.append(Flag("--port=0", "No second port without TLS."))
+        if context.release_of("kube-controller-manager").controller_manager_http:
+            flags.append(Flag("--port=0", "No second port without TLS."))
+    if context.settings.free_ports:
+        flags.append(Flag(f"--secure-port={context.port(PORT)}", "A free port: on the standard one may be another's."))
     return flags
 
 
@@ -41,9 +47,10 @@ CONTROLLER_MANAGER = Daemon(
     name="controller_manager",
     doc="start the controller manager, which makes Pods of Deployments",
     program="kube-controller-manager",
+    ports=(PORT,),
     flags=flags,
     needs=needs,
-    ready=Http("https://127.0.0.1:10257/healthz", own_ca=False),
+    ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     causes={
         "no configuration has been provided": "It needs to know where the API server is: --kubeconfig or --master."

@@ -2,7 +2,8 @@
 
 On the slide it is started as `etcd`, and so it is here: it listens on 127.0.0.1:2379 and keeps its data in
 `default.etcd` in the directory that it is started in, which is var/dmuc1/etcd. There everybody on the machine can read
-and change it. With security=rbac it listens to whoever has a certificate of its own CA: that is the API server.
+and change it. With security=rbac it listens to whoever has a certificate of its own CA: that is the API server. And
+where there may be others beside it (machine=host.NAME) it is told where to listen.
 """
 
 from __future__ import annotations
@@ -14,35 +15,42 @@ from pathlib import Path
 from .choices import secure
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.ports import Port
 from .core.probe import Answer, Http, Tcp
+
+PORT = Port("etcd", 2379)
 
 
 def url(context: Context) -> str:
     """Where the API server finds it."""
-    return f"http{'s' if secure(context) else ''}://127.0.0.1:2379"
+    return f"http{'s' if secure(context) else ''}://127.0.0.1:{context.port(PORT)}"
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    if not secure(context):
+    if not secure(context) and not context.settings.free_ports:
         return ()
-    pki = context.pki
-    return [
-        Flag(f"--listen-client-urls={url(context)}", "With TLS; by default it answers everybody."),
-        Flag(f"--advertise-client-urls={url(context)}", "It insists on being told this, too."),
-        Flag(f"--cert-file={pki / 'etcd.crt'}", "Who it is."),
-        Flag(f"--key-file={pki / 'etcd.key'}", "The key to that certificate."),
-        Flag(
-            f"--trusted-ca-file={pki / 'etcd-ca.crt'}",
-            "Who its clients are: whoever has a certificate of this CA, which the API server alone has.",
-            "security",
-        ),
+    free = "A free port: on the standard one may be another's."
+    flags = [
+        Flag(f"--listen-client-urls={url(context)}", free if context.settings.free_ports else "It is to speak TLS."),
+        Flag(f"--advertise-client-urls={url(context)}", "Must be said with the other, though nobody asks for it."),
         Flag(
             "--listen-peer-urls=unix://peers:0",
-            "A socket in its own directory: it has no peers, and by default everybody can be one on port 2380.",
+            "It has no peers: a socket in its own directory, not port 2380, where everybody could be one.",
             "security",
         ),
     ]
+    if secure(context):
+        flags += [
+            Flag(f"--cert-file={context.pki / 'etcd.crt'}", "Who it is."),
+            Flag(f"--key-file={context.pki / 'etcd.key'}", "The key to that certificate."),
+            Flag(
+                f"--trusted-ca-file={context.pki / 'etcd-ca.crt'}",
+                "Who its clients are: whoever has a certificate of this CA, which the API server alone has.",
+                "security",
+            ),
+        ]
+    return flags
 
 
 def identity(context: Context) -> Path:
@@ -71,9 +79,10 @@ ETCD = Daemon(
     name="etcd",
     doc="start etcd, the database in which the API server keeps everything",
     program="etcd",
+    ports=(PORT,),
     flags=flags,
     needs=lambda context: ("machine", "binaries", *(["pki"] if secure(context) else [])),
-    answers=Tcp(2379),  # the API server can start: it waits for the rest by itself
+    answers=Tcp(PORT),  # the API server can start: it waits for the rest by itself
     ready=_is_healthy,
     reads=lambda context: files_of(flags(context)),
     prepare=_identify,

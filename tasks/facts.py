@@ -4,6 +4,7 @@ stands with whoever does it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .core.context import Context
@@ -22,6 +23,13 @@ def may_lower_oom_score() -> bool:
 def has_swap() -> bool:
     """Whether the host swaps."""
     return len(Path("/proc/swaps").read_text().splitlines()) > 1
+
+
+def has_ipvs() -> bool:
+    """Whether the kernel has IPVS, or a module of it that whoever asks for it gets loaded. We load nothing."""
+    modules = Path("/lib/modules", os.uname().release)
+    lists = [modules / "modules.dep", modules / "modules.builtin"]
+    return Path("/proc/net/ip_vs").exists() or any("/ip_vs.ko" in list.read_text() for list in lists if list.exists())
 
 
 def facts(context: Context) -> dict[str, bool]:

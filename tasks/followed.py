@@ -1,6 +1,6 @@
 """One Deployment, followed from object to packet: ReplicaSet, Pods, node, containers, Service, endpoints, rules, page.
 
-Each step is a question for `doit why` (see why.py), answered from the API's objects, the iptables rules, or a packet.
+Each step is a question for `doit why` (see why.py), answered from the API's objects, kube-proxy's rules, or a packet.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 from . import deployment, service
+from .core.api import full_name
 from .core.context import Context
 from .core.diagnosis import Finding, Link, broken, unknown, waits, works
 from .core.errors import DmucError
-from .core.machine import run
 from .core.probe import Answer, Tcp, ask_api, request
 from .kubelet import SCHEDULABLE, node_name
 from .service_account import SERVICE_ACCOUNT
+from .trace import has_rules, known_to_rules
 
 _KINDS = {
     **{kind: f"/apis/apps/v1/{kind}" for kind in ("deployments", "replicasets")},
@@ -86,7 +87,7 @@ class Followed:
     def refuse_unknown(self) -> None:
         """Raise DmucError when the Deployment that is wanted is not there, and not ours to create."""
         if self.objects and self.wanted and self.wanted != deployment.NAME and self.deployment is None:
-            there = ", ".join(map(_full_name, self.objects["deployments"])) or "none"
+            there = ", ".join(map(full_name, self.objects["deployments"])) or "none"
             several = [one for one in self.objects["deployments"] if one["metadata"]["name"] == self.wanted]
             seen = f"there {'is more than one' if several else 'is no'} Deployment called {self.wanted!r}"
             raise DmucError("following a Deployment", seen, f"There are: {there}.")
@@ -96,7 +97,7 @@ class Followed:
         """The Deployment: the one that is wanted, else `web`, else the first; None when there is none."""
         there = self.objects["deployments"]
         if "/" in self.wanted:
-            return next((one for one in there if _full_name(one) == self.wanted), None)
+            return next((one for one in there if full_name(one) == self.wanted), None)
         named = [one for one in there if one["metadata"]["name"] == (self.wanted or deployment.NAME)]
         at_home = [one for one in named if one["metadata"]["namespace"] == "default"]
         found = at_home or (named if len(named) == 1 else [])
@@ -160,7 +161,7 @@ class Followed:
             return broken("there is no Deployment", "scripts/doit deployment")
         spec, ready = self.deployment["spec"], self.deployment["status"].get("readyReplicas", 0)
         images = ", ".join(c["image"] for c in spec["template"]["spec"]["containers"])
-        return works(f"{_full_name(self.deployment)} (image {images}): {ready}/{spec['replicas']} ready")
+        return works(f"{full_name(self.deployment)} (image {images}): {ready}/{spec['replicas']} ready")
 
     def _replica_set(self) -> Finding:
         meta, status = self.deployment["metadata"], self.deployment["status"]
@@ -240,7 +241,7 @@ class Followed:
         waiting, ended = state.get("waiting"), state.get("terminated")
         if waiting and waiting["reason"] in _PULLING:
             failed = self._event(pod, "Failed", begins="Failed to pull") or waiting.get("message", "")
-            ours = _full_name(self.deployment) == f"default/{deployment.NAME}"
+            ours = full_name(self.deployment) == f"default/{deployment.NAME}"
             image = f"{status['name']}={deployment.IMAGE if ours else 'IMAGE'}"
             mend = self._kubectl("set", "image", f"deployment/{self.deployment['metadata']['name']}", image)
             seen = failed if status["image"] in failed else f"{status['image']}: {failed or 'to be pulled again'}"
@@ -264,7 +265,7 @@ class Followed:
         """The last line of its log."""
         meta, before = pod["metadata"], str(previous).lower()
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/log"
-        url = f"https://{self.context.settings.address}:6443{path}?container={container}&tailLines=1&previous={before}"
+        url = f"{self.context.server}{path}?container={container}&tailLines=1&previous={before}"
         try:
             status, text = request(self.context, url)
         except (OSError, http.client.HTTPException):
@@ -283,16 +284,14 @@ class Followed:
     def _service(self) -> Finding:
         name = self.deployment["metadata"]["name"]
         if self._services:
-            return works(
-                ", ".join(f"{_full_name(s)}: {', '.join(_addresses(s)) or 'headless'}" for s in self._services)
-            )
+            return works(", ".join(f"{full_name(s)}: {', '.join(_addresses(s)) or 'headless'}" for s in self._services))
         for one in self._in("services"):
             if one["metadata"]["name"] == name:
                 selector = one["spec"].get("selector") or {}
                 right = self.deployment["spec"]["selector"].get("matchLabels") or self._labels
                 mend = self._kubectl("set", "selector", "service", name, _pairs(right))
                 return broken(f"it selects {_pairs(selector) or 'nothing'}; the Pods have {_pairs(self._labels)}", mend)
-        if _full_name(self.deployment) == f"default/{deployment.NAME}":
+        if full_name(self.deployment) == f"default/{deployment.NAME}":
             return broken("no Service leads to its Pods", f"scripts/doit {service.SERVICE.name}")
         containers = self.deployment["spec"]["template"]["spec"]["containers"]
         port = next((p["containerPort"] for c in containers for p in c.get("ports", [])), 80)
@@ -320,7 +319,8 @@ class Followed:
 
     def _page(self) -> Finding:
         if not self.objects:
-            known = _known_to_rules(self.context, self.wanted or deployment.NAME)
+            name = self.wanted or deployment.NAME
+            known = known_to_rules(self.context, name if "/" in name else f"default/{name}")
             if not known:
                 return unknown("cannot be told without apiserver")
         elif self.deployment is None or not self._services:
@@ -337,31 +337,8 @@ class Followed:
         for one in self.objects["deployments"]:
             ready, wanted = one["status"].get("readyReplicas", 0), one["spec"]["replicas"]
             if one is not self.deployment and not self.wanted and ready < wanted:
-                return broken(f"{_full_name(one)}: {ready}/{wanted} ready", f"scripts/doit why {_full_name(one)}")
+                return broken(f"{full_name(one)}: {ready}/{wanted} ready", f"scripts/doit why {full_name(one)}")
         return works("")
-
-
-def has_rules(context: Context, service: Any) -> Answer:
-    """Has kube-proxy written rules for each ClusterIP and port of `service` (the API's object)?"""
-    rules = run(context.machine, "iptables-save", "-t", "nat", timeout=2)
-    if ":KUBE-SERVICES " not in rules:
-        return Answer(False, "kube-proxy has written no rules: there is no chain KUBE-SERVICES in iptables -t nat")
-    chains = []
-    for address in _addresses(service):
-        ip, _, port = address.partition(":")
-        found = re.search(rf"^-A KUBE-SERVICES .*-d {re.escape(ip)}/32 .*--dport {port} -j (\S+)", rules, re.MULTILINE)
-        if found is None:
-            return Answer(False, f"no rule in the chain KUBE-SERVICES is for {address}")
-        chains.append(found[1])
-    return Answer(True, f"KUBE-SERVICES → {', '.join(chains)}" if chains else "it is headless and needs none")
-
-
-def _known_to_rules(context: Context, name: str) -> list[str]:
-    """Where the Service of this name is reached, as the rules know it when nobody else can be asked."""
-    name = name if "/" in name else f"default/{name}"
-    rules = run(context.machine, "iptables-save", "-t", "nat", timeout=2)
-    pattern = rf'^-A KUBE-SERVICES -d (\S+)/32 -p tcp .*"{re.escape(name)}[ :].*cluster IP".* --dport (\d+) -j KUBE-SVC'
-    return [f"{ip}:{port}" for ip, port in re.findall(pattern, rules, re.MULTILINE)]
 
 
 def _addresses(service: Any) -> list[str]:
@@ -387,10 +364,6 @@ def _asked(context: Context, address: str) -> Answer:
         return Answer(False, f"{url} does not answer: {error or type(error).__name__}")
     title = re.search(r"<title>\s*(.*?)\s*</title>", body, re.DOTALL | re.IGNORECASE)
     return Answer(status < 500, f"{url} answers: {title[1] if title else status}")
-
-
-def _full_name(thing: Any) -> str:
-    return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
 
 
 def _is_alive(pod: Any) -> bool:

@@ -35,7 +35,7 @@ def flags(context: Context) -> Sequence[Flag]:
     pki = context.pki
     return [
         Flag("proxy", "The command."),
-        Flag(f"--server=https://{context.settings.address}:6443", "Where the API server really is."),
+        Flag(f"--server={context.server}", "Where the API server really is."),
         Flag(f"--certificate-authority={pki / 'ca.crt'}", "Tells that it is ours."),
         Flag(f"--client-certificate={pki / 'admin.crt'}", "Who everybody is who comes through this door."),
         Flag(f"--client-key={pki / 'admin.key'}", "The key to that certificate."),

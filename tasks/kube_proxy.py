@@ -1,4 +1,8 @@
-"""kube-proxy: makes Services reachable. For each it writes iptables rules that lead from the ClusterIP to its Pods."""
+"""kube-proxy: makes Services reachable. For each it writes rules that lead from the ClusterIP to its Pods.
+
+With proxy_mode=iptables they are iptables rules, as in the walk-through; with nftables a table of nftables; with ipvs
+the kernel's load balancer, and some iptables rules beside it.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,52 @@ from . import etcd
 from .core import iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
-from .core.probe import Http
+from .core.machine import run
+from .core.probe import All, Answer, Http
 from .front_door import needs, way_in
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [way_in(context, "kube-proxy")]
+    flags, mode = [way_in(context, "kube-proxy")], context.settings.proxy_mode
+    if mode != "iptables":
+        flags.append(Flag(f"--proxy-mode={mode}", f"Not with iptables, the default, but with {mode}."))
+    if gate := context.release_of("kube-proxy").proxy_modes.get(mode):
+        flags.append(Flag(f"--feature-gates={gate}=true", f"In this release {mode} must be allowed first."))
     if context.settings.on_host:
         flags.append(Flag("--conntrack-max-per-core=0", "Leave nf_conntrack_max as it is: it is the host's."))
     return flags
 
 
+def _mode(context: Context) -> Answer:
+    mode = context.settings.proxy_mode
+    passing = mode in context.release_of("kube-proxy").proxy_deprecated
+    return Answer(True, f"Services are reached through {mode}{', which is deprecated' if passing else ''}")
+
+
 # Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
-_CHAINS = "KUBE-(SERVICES|SVC|SEP|XLB|FW|FORWARD|EXTERNAL-SERVICES|NODEPORTS|PROXY-CANARY)"
+_CHAINS = "KUBE-(SERVICES|SVC|SVL|SEP|EXT|XLB|FW|FORWARD|NODEPORTS|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES|PROXY-)"
+_DROP_TABLES = """
+command -v nft >/dev/null || exit 0
+for family in ip ip6; do nft "add table $family kube-proxy; delete table $family kube-proxy" || exit; done
+"""
+_LEAVE_IPVS = 'if ip link show kube-ipvs0 >/dev/null 2>&1; then "$1" --cleanup; fi'
+
+
+def _remove_rules(context: Context, *, but: str = "") -> None:
+    """Remove what it has written in any mode but this one."""
+    if but != "ipvs":
+        run(context.machine, "sh", "-c", _LEAVE_IPVS, "sh", str(context.program("kube-proxy")))
+    if but != "nftables":
+        run(context.machine, "sh", "-c", _DROP_TABLES)
+    if but != "iptables":
+        iptables.remove(context.machine, _CHAINS)
+
+
+def _remove_other_rules(context: Context) -> None:
+    """Remove what one of ours has left that ran in another mode: only later releases do that themselves."""
+    if KUBE_PROXY.has_run(context):
+        _remove_rules(context, but=context.settings.proxy_mode)
 
 
 KUBE_PROXY = Daemon(
@@ -31,10 +67,15 @@ KUBE_PROXY = Daemon(
     flags=flags,
     needs=needs,
     after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
-    ready=Http("http://127.0.0.1:10256/healthz"),
+    ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
-    take_back=lambda context: iptables.remove(context.machine, _CHAINS),
+    prepare=_remove_other_rules,
+    take_back=_remove_rules,
     needs_root=True,
+    causes={
+        "ProxyMode: Invalid value": "This kube-proxy does not have the mode of proxy_mode=; nftables came with 1.29.",
+        "nft.*executable file not found": "It needs nft, of the package nftables.",
+    },
 )
 
 PARTS = [KUBE_PROXY]

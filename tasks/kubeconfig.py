@@ -46,7 +46,7 @@ contexts:
 clusters:
 - name: {name}
   cluster:
-    server: https://{context.settings.address}:6443
+    server: {context.server}
     certificate-authority-data: {embedded("ca.crt")}
 users:
 - name: {user}

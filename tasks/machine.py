@@ -56,7 +56,7 @@ def context(
     made_with = settings.remembered(state)
     chosen = load(remembered=made_with) if made_with else chosen
     machine: Machine = (
-        Host()
+        Host(chosen.machine, whole=chosen.free_ports)
         if chosen.on_host
         else Namespaces(chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, KERNEL)
     )

@@ -14,10 +14,13 @@ from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.goal import Goal
 from .core.graph import Part
+from .core.ports import Port
 from .core.probe import Answer, Http, ask_api, wait_or_fail
 from .core.progress import Progress
 from .front_door import needs, way_in
 from .kubelet import node_name
+
+PORT = Port("scheduler", 10259)
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -28,7 +31,10 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
-        flags.append(Flag("--port=0", "No second port without TLS."))
+        if context.release_of("kube-scheduler").scheduler_http:
+            flags.append(Flag("--port=0", "No second port without TLS."))
+    if context.settings.free_ports:
+        flags.append(Flag(f"--secure-port={context.port(PORT)}", "A free port: on the standard one may be another's."))
     return flags
 
 
@@ -36,9 +42,10 @@ SCHEDULER = Daemon(
     name="scheduler",
     doc="start the scheduler, which gives each Pod a node",
     program="kube-scheduler",
+    ports=(PORT,),
     flags=flags,
     needs=needs,
-    ready=Http("https://127.0.0.1:10259/healthz", own_ca=False),
+    ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     unwanted=lambda context: "" if context.settings.scheduling == "scheduler" else "scheduling=manual",
 )

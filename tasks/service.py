@@ -97,23 +97,19 @@ def objects(context: Context) -> list[tuple[str, str, str]]:
     def pods(answer: Any) -> Answer:
         for pod in answer["items"]:
             where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
-            found.append(("pod", _full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
+            found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
         return Answer(True, "")
 
     def services(answer: Any) -> Answer:
         for service in answer["items"]:
             ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
-            found.append(("service", _full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
+            found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
         return Answer(True, "")
 
     for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
         if not ask_api(context, f"/api/v1/{path}", judge):
             break  # it does not answer: asking again only takes time
     return found
-
-
-def _full_name(thing: Any) -> str:
-    return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
 
 
 PARTS = [SERVICE]

@@ -3,7 +3,8 @@
 kube-proxy writes the same way in one of two forms. With iptables (pkg/proxy/iptables/proxier.go in Kubernetes' source):
 KUBE-SERVICES knows the addresses, a KUBE-SVC-… the Pods of one port, a KUBE-SEP-… is one Pod. As each rule is asked
 only when those before it said no, four Pods have the probabilities 1/4, 1/3, 1/2 and 1: a quarter each. With nftables
-(pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which draws one of the endpoint-… chains.
+(pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which draws one of the endpoint-… chains, or,
+in later releases, where nothing more is to be asked, the Pod itself.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
+from .core.api import full_name
 from .core.cluster import Cluster
 from .core.commands import Command
 from .core.context import Context
@@ -30,11 +33,12 @@ REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together
 _FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at most once a second
 _LIMIT = 1.0  # seconds for one request
+_LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
 _WIDTH = 110  # of a line
 _PROXY = "Run: scripts/doit kube_proxy; its log: scripts/doit logs kube_proxy"
 _ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
-_MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade"}
+_MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,41 @@ class Entry:
         return f"{self.kind} {self.packet.address}:{self.packet.port}/{self.packet.protocol}"
 
 
+def has_rules(context: Context, service: Any) -> Answer:
+    """Has kube-proxy written rules that lead on from each ClusterIP and port of `service` (the API's object)?
+
+    Raises nothing.
+    """
+    if reason := _needs_none(service):
+        return Answer(True, reason)
+    try:
+        found = way(context, service)
+    except DmucError as error:
+        return Answer(False, str(error))
+    if isinstance(found, str):
+        return Answer(False, found)
+    for entry in found.children:
+        if entry.label.startswith("ClusterIP") and not any(end.destination for end in entry.ends()):
+            return Answer(False, f"kube-proxy's rules for {entry.label} lead to no Pod")
+    return Answer(True, f"{found.label} has its rules")
+
+
+def known_to_rules(context: Context, name: str) -> list[str]:
+    """Where TCP reaches the Service of this full name, ADDRESS:PORT, as the rules know it when nobody can be asked.
+
+    Raises DmucError when the rules cannot be read.
+    """
+    # The comment of a rule of iptables, or the chain that nftables goes to.
+    leads = re.compile(rf"{re.escape(name)}[ :].*cluster IP KUBE-SVC-.*|\S* service-\w+-{re.escape(name)}/tcp/.*")
+    return [
+        f"{network.removesuffix('/32')}:{rule.port}"
+        for chain in (_rules(context) or {"nat": Table((), {})})["nat"].chains.values()
+        for rule in chain
+        if rule.protocol == "tcp" and rule.port and leads.fullmatch(" ".join([rule.comment, *rule.targets]))
+        for network in rule.networks or ()
+    ]
+
+
 def way(context: Context, service: Any) -> Branch | str:
     """Give the tree of ways to `service` (the API's object): for each of its entries, from the live rules.
 
@@ -86,15 +125,17 @@ def way(context: Context, service: Any) -> Branch | str:
         if not branches and entry.kind == "ClusterIP":
             return f"kube-proxy has written no rules for {entry}"
         found.append(Branch(str(entry), branches, remarks=() if branches else ("no rules",)))
-    return Branch(_name(service), found)
+    return Branch(full_name(service), found)
 
 
 def _needs_none(service: Any) -> str | None:
     spec = service["spec"]
     if spec.get("type") == "ExternalName":
-        return f"{_name(service)} is another name for {spec['externalName']}, which DNS says: it needs no rules"
+        return f"{full_name(service)} is another name for {spec['externalName']}, which DNS says: it needs no rules"
     if spec.get("clusterIP") == "None":
-        return f"{_name(service)} is headless (clusterIP: None), DNS says its Pods' own addresses: it needs no rules"
+        return (
+            f"{full_name(service)} is headless (clusterIP: None), DNS says its Pods' own addresses: it needs no rules"
+        )
     return None
 
 
@@ -159,13 +200,13 @@ def _walk(
             continue
         known = named or rule.names
         here = []
-        for target in rule.targets:
+        for target, destination in zip_longest(rule.targets, rule.destinations, fillvalue=""):
             chance = rule.probability / len(rule.targets)
             part = share * left * chance
             shown = None if asks else chance
             if target in _ENDS and known:
-                label = f"{target} to {rule.destination}" if rule.destination else f"{target} {rule.comment}".strip()
-                here.append(Branch(label, (), shown, part, asks, (), rule.destination, rule.packets))
+                label = f"{target} to {destination}" if destination else f"{target} {rule.comment}".strip()
+                here.append(Branch(label, (), shown, part, asks, (), destination, rule.packets))
             elif target in table.chains:
                 children, said = _walk(table, target, packet, part, named=known)
                 if children:
@@ -174,10 +215,6 @@ def _walk(
         if here and not asks:
             left *= 1 - rule.probability
     return found, tuple(dict.fromkeys(remarks))
-
-
-def _name(service: Any) -> str:
-    return f"{service['metadata']['namespace']}/{service['metadata']['name']}"
 
 
 # Requests
@@ -271,9 +308,9 @@ def _taken(context: Context, packet: Packet) -> dict[str, int | None]:
 
 
 def _tracked(context: Context, packet: Packet, ports: set[int]) -> dict[str, int]:
-    """Count the connections from these ports of ours in the kernel's table of connections, where it shows one."""
+    """Count the connections from these ports of ours in the kernel's table of connections."""
     try:
-        text = run(context.machine, "cat", "/proc/net/nf_conntrack")
+        text = run(context.machine, "conntrack", "-L", "-d", packet.address, timeout=_LIST)
     except DmucError:
         return {}
     there = rf"dst={re.escape(packet.address)} sport=(\d+) dport={packet.port} .*?src=(\S+) dst=\S+ sport=(\d+)"
@@ -361,7 +398,7 @@ class Trace(Command):
 
 
 def _find(context: Context, arguments: Sequence[str]) -> Any:
-    services = {_name(service): service for service in _list(context, "/api/v1/services")}
+    services = {full_name(service): service for service in _list(context, "/api/v1/services")}
     wanted = arguments[0] if len(arguments) == 1 else ""
     found = services.get(wanted if "/" in wanted else f"default/{wanted}")
     if found is None:
@@ -396,14 +433,14 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
 
     answer = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
     if isinstance(root, str):
-        raise DmucError(f"tracing the way to {_name(service)}", root, _PROXY)
+        raise DmucError(f"tracing the way to {full_name(service)}", root, _PROXY)
     notes = [] if answer else [f"The rules do not follow the Endpoints: {answer.why}. {_PROXY}"]
-    return root, pods, notes if pods else [*notes, f"{_name(service)} has no endpoints: no Pod of it is Ready."]
+    return root, pods, notes if pods else [*notes, f"{full_name(service)} has no endpoints: no Pod of it is Ready."]
 
 
 def _endpoints(context: Context, service: Any) -> Sequence[Any]:
     everybody = _list(context, f"/api/v1/namespaces/{service['metadata']['namespace']}/endpoints")
-    return [subset for one in everybody if _name(one) == _name(service) for subset in one.get("subsets") or []]
+    return [subset for one in everybody if full_name(one) == full_name(service) for subset in one.get("subsets") or []]
 
 
 def _list(context: Context, path: str) -> Sequence[Any]:

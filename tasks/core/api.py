@@ -14,6 +14,11 @@ from .errors import DmucError
 from .probe import Http
 
 
+def full_name(thing: Any) -> str:
+    """Give NAMESPACE/NAME of an object."""
+    return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
+
+
 def load_ahead(context: Context) -> None:
     """Begin to import the client, which takes half a second, while there is something else to wait for."""
     threading.Thread(target=importlib.import_module, args=("kubernetes.utils",), daemon=True).start()
@@ -37,7 +42,7 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
 
 def delete(context: Context, path: str) -> None:
     """Delete the object at `path`, and what it owns. Does nothing when it, or the API server, is gone."""
-    if Http("https://{address}:6443/readyz")(context):
+    if Http("{server}/readyz")(context):
         send(context, "DELETE", path, {"propagationPolicy": "Background"}, accept=(HTTPStatus.NOT_FOUND,))
 
 
@@ -66,7 +71,7 @@ def _saying(context: Context, tried: str) -> Iterator[Any]:
     from urllib3.exceptions import HTTPError
 
     # Not from the kubeconfig: what is embedded there would be written into temporary files, keys included.
-    configuration = client.Configuration(host=f"https://{context.settings.address}:6443")
+    configuration = client.Configuration(host=context.server)
     configuration.ssl_ca_cert = str(context.pki / "ca.crt")
     configuration.cert_file, configuration.key_file = str(context.pki / "admin.crt"), str(context.pki / "admin.key")
     try:

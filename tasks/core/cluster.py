@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .context import Context
 from .daemon import Daemon
 from .graph import Part, join
+from .process import Record
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,17 @@ class Cluster:
     def daemons(self) -> list[Daemon]:
         """The parts that are processes, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
+
+    def running(self) -> dict[str, Record]:
+        """Give the daemons that run, by label."""
+        records = {daemon.label: Record.load(daemon.record(self.context)) for daemon in self.daemons}
+        return {label: record for label, record in records.items() if record and record.alive()}
+
+    def choose_ports(self) -> None:
+        """Have a port for everything that listens, before anything is started that must know it."""
+        for daemon in self.daemons:
+            taken = {self.context.port(port) for other in self.daemons for port in other.ports}
+            daemon.choose_ports(self.context, taken)
 
     def power_off(self) -> None:
         """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated."""

@@ -106,8 +106,9 @@ class Run(DoitRun):  # type: ignore[misc]
         BOARD.expected = add_order(tasks, self.sel_tasks)
 
         def run() -> int:
-            with only_one(cluster.context.machine.name):
+            with only_one(cluster.context.machine.name, cluster.context.lock):
                 _make_state(cluster.context)
+                cluster.choose_ports()
                 return int(DoitRun._execute(self, *args, **kwargs))
 
         return told(run)()
@@ -130,7 +131,7 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
         check_tasks_exist(tasks, names)
 
         def clean() -> int:
-            with only_one(cluster.context.machine.name):
+            with only_one(cluster.context.machine.name, cluster.context.lock):
                 if not names and not dryrun:
                     cluster.remove()
                 for goal in reversed(join(cluster.parts, cluster.context)):
@@ -173,7 +174,7 @@ class Down(Command):
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Power off."""
-        with only_one(cluster.context.machine.name):
+        with only_one(cluster.context.machine.name, cluster.context.lock):
             cluster.power_off()
         return 0
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import DmucError
 from .machine import Machine
+from .ports import API, Port
 from .release import Release, of
 from .settings import Settings
 
@@ -72,6 +73,24 @@ class Context:
             part = path.with_suffix(".part")
             part.write_text(json.dumps(decisions | {question: answer}, indent=1))
             part.rename(path)
+
+    @property
+    def lock(self) -> str:
+        """What one `doit` at a time works on: the machine; of clusters beside each other, their state."""
+        return str(self.state) if self.settings.free_ports else self.machine.name
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return f"https://{self.settings.address}:{self.port(API)}"
+
+    def port(self, port: Port) -> int:
+        """Give the number of `port` on this cluster: its standard one or, where clusters are beside each other, the
+        free one that was chosen for it; 0, where nobody ever answers, before the first start.
+        """
+        if not self.settings.free_ports:
+            return port.standard
+        return int(self.decided(port.decision) or 0)
 
     def program(self, name: str) -> Path:
         """Give the path of the program `name`. Raises DmucError when it has not been found yet."""

@@ -18,7 +18,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from .context import Context
 from .errors import DmucError
 from .goal import Goal, Names, resolve
 from .machine import Machine, Spawned, is_root, run
+from .ports import Port, a_free_one, is_free
 from .probe import All, Answer, Http, Probe, Tcp, wait
 from .process import Record, find, marks
 from .progress import Progress
@@ -65,6 +66,7 @@ class Daemon:
     program: str | Callable[[Context], str]  # a function where it depends on the settings
     flags: Callable[[Context], Sequence[Flag]]
     ready: Probe
+    ports: Sequence[Port] = ()  # where it listens, and there may be others beside it on this host
     answers: Probe | None = None  # not specified: when it is ready
     needs: Names = ()
     after: Sequence[str] = ()
@@ -131,6 +133,10 @@ class Daemon:
         """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
         return context.run / f"{self.label}.ran"
 
+    def has_run(self, context: Context) -> bool:
+        """Whether it has run since the machine was last emptied of it."""
+        return self._ran(context).exists()
+
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
         return context.state / self.label
@@ -172,6 +178,19 @@ class Daemon:
             return Answer(Record.load(self.record(context)) is None, unwanted)
         answer = self.running(context)
         return probe(context) if answer else answer
+
+    def choose_ports(self, context: Context, taken: Collection[int]) -> None:
+        """Have a free port for each of its `ports`, and none of `taken`, where the standard ones are not ours.
+
+        A port stays what it is, until clean; but one that somebody else has taken while ours did not run is given up.
+        """
+        record = Record.load(self.record(context))
+        if record is not None and record.alive():
+            return
+        for port in self.ports if context.settings.free_ports else ():
+            number = context.port(port)
+            if not number or not is_free(number):
+                context.decide(port.decision, str(a_free_one(taken)))
 
     # Start, wait, stop
 
@@ -215,7 +234,7 @@ class Daemon:
         if not self.log(context).exists():
             return
         on = context.machine.down() is None
-        if on and self.take_back is not None and self._ran(context).exists():
+        if on and self.take_back is not None and self.has_run(context):
             self.take_back(context)
         for path in self.keeps(context):
             if on and is_root():
@@ -227,9 +246,13 @@ class Daemon:
             path.unlink(missing_ok=True)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
-        command, log = self.command(context), self.log(context)
+        program = self.program_name(context)
         if self.needs_root and not is_root():
-            raise DmucError(f"starting {self.label}", f"{self.program_name(context)} takes root.", "Run it as root.")
+            raise DmucError(f"starting {self.label}", f"{program} takes root.", "Run it as root.")
+        if self.needs_root and context.settings.free_ports:
+            seen = f"{program} takes all of a machine; beside others there can be what needs no root."
+            raise DmucError(f"starting {self.label}", seen, "Use a machine of its own: machine=NAME.")
+        command, log = self.command(context), self.log(context)
         self._refuse_unknown_flags(context)
         self._refuse_what_is_there(context, probe)
         for directory in (context.logs, context.run, context.home, self.directory(context), *self.keeps(context)):

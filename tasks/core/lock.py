@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import struct
 from collections.abc import Iterator
 
 from .errors import DmucError
 
+_LONGEST = 108  # bytes of a name: sun_path in unix(7)
+
 
 @contextlib.contextmanager
-def only_one(name: str) -> Iterator[None]:
-    """Hold the machine `name` for as long as the body runs. Raises DmucError when another process holds it.
+def only_one(name: str, lock: str = "") -> Iterator[None]:
+    """Hold the machine `name`, or what is called `lock`, for as long as the body runs.
+
+    Raises DmucError when another process holds it.
 
     The lock is a name in the kernel's abstract socket namespace (unix(7)): it leaves no file, is the same for every
     checkout on this host (so are the names of links and cgroups), and is gone with the process however that ends.
     """
-    address = f"\0dmuc/{name}"
-    with socket.socket(socket.AF_UNIX) as lock:
+    address = f"\0dmuc/{lock or name}"
+    if len(address.encode()) > _LONGEST:
+        address = f"\0dmuc/{hashlib.sha256(lock.encode()).hexdigest()}"
+    with socket.socket(socket.AF_UNIX) as held:
         try:
-            lock.bind(address)
+            held.bind(address)
         except OSError:
             raise DmucError(
                 f"taking the machine {name}",
                 f"Another doit is at work on it{_holder(address)}.",
                 "Wait for it or end it; or work on another machine: machine=NAME.",
             ) from None
-        lock.listen()
+        held.listen()
         yield
 
 

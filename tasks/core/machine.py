@@ -100,7 +100,10 @@ def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, e
 
 @dataclass(frozen=True)
 class Host:
-    """The machine that you are on. It is always up, and powering it off is not ours to do."""
+    """The machine that you are on. It is always up, and powering it off is not ours to do.
+
+    It is `whole` for a cluster of which nothing is outside of its state.
+    """
 
     name: str = "host"
     whole: bool = False

@@ -21,6 +21,8 @@ from .machine import Machine, run
 
 VERDICTS = frozenset({"DNAT", "REJECT", "DROP"})  # after these a packet goes through no more rules of the table
 
+_LIMIT = 5.0  # seconds to list the rules in
+
 
 @dataclass(frozen=True)
 class Packet:
@@ -54,7 +56,7 @@ class Rule:
     conditions: Sequence[str] = ()  # what else it asks of a packet
     again: int | None = None  # only for who has come within so many seconds
     comment: str = ""
-    destination: str = ""  # of DNAT: ADDRESS:PORT
+    destinations: Sequence[str] = ()  # of DNAT: ADDRESS:PORT, one for each of the targets
     packets: int | None = None  # how many it has taken; None: it has no counter
 
     def may_take(self, packet: Packet) -> bool:
@@ -82,13 +84,13 @@ class Table:
 
 def read_iptables(machine: Machine) -> dict[str, Table]:
     """Give the machine's iptables, `nat` and `filter` among them. Raises DmucError when they cannot be read."""
-    return parse_iptables(run(machine, "iptables-save", "-c"))
+    return parse_iptables(run(machine, "iptables-save", "-c", timeout=_LIMIT))
 
 
 def read_nftables(machine: Machine, name: str) -> dict[str, Table]:
     """Give the nftables table `ip NAME` of the machine, as `parse_nftables` does; nothing when there is none."""
     try:
-        return parse_nftables(run(machine, "nft", "-j", "list", "table", "ip", name))
+        return parse_nftables(run(machine, "nft", "-j", "list", "table", "ip", name, timeout=_LIMIT))
     except DmucError:  # no such table, or no nft on this machine: then nobody has made one
         return {}
 
@@ -110,7 +112,7 @@ _FACT_OF: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "--probability": ("probability", lambda number: Fraction(number).limit_denominator(10_000)),  # 0.33333333349
     "--seconds": ("again", int),
     "--comment": ("comment", str),
-    "--to-destination": ("destination", str),
+    "--to-destination": ("destinations", lambda destination: (destination,)),
 }
 _FACTS: Mapping[tuple[str, str], Mapping[str, Any]] = {("--dst-type", "LOCAL"): {"local": True}}
 _WORDS = {
@@ -205,7 +207,10 @@ def _nftables_rules(rule: Any, sets: Mapping[str, Any]) -> Iterator[Rule]:
             case "counter" if isinstance(value, dict):
                 made = replace(made, packets=value["packets"])
             case "dnat":
-                made = replace(made, targets=("DNAT",), destination=f"{value['addr']}:{value['port']}")
+                destinations = tuple(_destinations(value))
+                made = replace(made, targets=("DNAT",) * len(destinations), destinations=destinations)
+            case "mangle" if "|" in value["value"]:  # a bit more for those who look at the mark later
+                made = replace(made, targets=("MARK",))
             case "jump" | "goto" | "reject" | "drop" | "return" | "masquerade":
                 made = replace(made, targets=(_target(statement),))
             case "vmap" if "numgen" in value["key"]:
@@ -241,11 +246,23 @@ def _matching(rule: Rule, left: Any, op: str, right: Any, sets: Mapping[str, Any
             facts = {"protocol": str(right)}
         case "ct", "in" | "==" if "new" in right:
             facts = {}  # the first packet of a connection is
-        case "fib", "==" if right == "local":
+        case "fib", "==" if right == "local" and "daddr" in left["fib"]["flags"]:
             facts = {"local": True}
+        case "fib", "==" if right == "local" and "saddr" in left["fib"]["flags"]:
+            facts = {"conditions": (*rule.conditions, "from LOCAL addresses")}
         case _:
             facts = {"conditions": (*rule.conditions, f"{json.dumps(left)} {op} {json.dumps(right)}")}
     return replace(rule, **facts)
+
+
+def _destinations(dnat: Any) -> Iterator[str]:
+    """Give where it leads: to one address and port, or to one of several that `numgen` draws from a map."""
+    if "port" in dnat:
+        yield f"{dnat['addr']}:{dnat['port']}"
+    else:
+        for _, one in dnat["addr"]["map"]["data"]["set"]:
+            address, port = one["concat"]
+            yield f"{address}:{port}"
 
 
 def _elements(data: Any, sets: Mapping[str, Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DmucError, Interrupted
+from .ports import Port
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -45,25 +46,27 @@ Probe = Callable[["Context"], Answer]
 class Tcp:
     """Does something accept connections on this port, asked from inside the machine?"""
 
-    port: int
+    port: int | Port
     host: str = "127.0.0.1"
 
     def __call__(self, context: Context) -> Answer:
         """Ask."""
+        port = self.port if isinstance(self.port, int) else context.port(self.port)
         try:
-            context.machine.connect(self.host, self.port, _LIMIT).close()
+            context.machine.connect(self.host, port, _LIMIT).close()
         except OSError as error:
-            return Answer(False, f"{self.host}:{self.port}: {_plain(error)}")
-        return Answer(True, f"{self.host}:{self.port} accepts connections")
+            return Answer(False, f"{self.host}:{port}: {_plain(error)}")
+        return Answer(True, f"{self.host}:{port} accepts connections")
 
 
 @dataclass(frozen=True)
 class Http:
     """Is a GET answered with status 200 and a body in which `expect` (a regular expression) is found?
 
-    `url` is http://, https:// or unix://SOCKET:PATH. With https the daemon's serving certificate must be signed by our
-    CA and we present the administrator's (others: `ca`, `client`), unless `own_ca` is false: then it is a certificate
-    that the daemon made for itself in memory, which nothing could be checked against.
+    `url` is http://, https:// or unix://SOCKET:PATH; in it, {server} is the API server's URL, {address} the machine's
+    address, and {port} the number that `port` has on this cluster. With https the daemon's serving certificate must be
+    signed by our CA and we present the administrator's (others: `ca`, `client`), unless `own_ca` is false: then it is a
+    certificate that the daemon made for itself in memory, which nothing could be checked against.
     """
 
     url: str
@@ -71,10 +74,12 @@ class Http:
     own_ca: bool = True
     ca: str = "ca"
     client: str = "admin"
+    port: Port | None = None
 
     def __call__(self, context: Context) -> Answer:
         """Ask."""
-        url = self.url.format(address=context.settings.address)
+        port = context.port(self.port) if self.port else ""
+        url = self.url.format(server=context.server, address=context.settings.address, port=port)
         try:
             status, body = request(context, url, own_ca=self.own_ca, ca=self.ca, client=self.client)
         except (OSError, http.client.HTTPException) as error:
@@ -105,7 +110,7 @@ class All:
 def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
     """GET `path` from the API server; `judge` answers about the object when there is one."""
     try:
-        status, body = request(context, f"https://{context.settings.address}:6443{path}")
+        status, body = request(context, f"{context.server}{path}")
         if status == 404:
             return Answer(False, f"{path}: there is no such object")
         return judge(json.loads(body)) if status == 200 else Answer(False, f"{path}: {status} {body[:160]}")

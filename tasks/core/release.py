@@ -44,6 +44,7 @@ class Release:
     older_kubelet: int  # how many minor releases older than the API server its kubelet and kube-proxy may be
     # kube-proxy
     proxy_modes: Mapping[str, str]  # the modes that it has -> the feature gate that one needs, or ""
+    proxy_deprecated: Sequence[str]  # those of them that it says will go
     # What it is known to work with, and is downloaded for it
     etcd: str
     containerd: str
@@ -71,6 +72,7 @@ _FIRST = Release(
     node_first=True,
     older_kubelet=2,
     proxy_modes={"iptables": "", "ipvs": ""},
+    proxy_deprecated=(),
     etcd="3.4.23",
     containerd="1.7.27",
 )
@@ -123,8 +125,9 @@ _NEW: dict[str, dict[str, Any]] = {
     "1.32": {"default": "1.32.13"},
     "1.33": {"default": "1.33.13"},
     "1.34": {"default": "1.34.10", "etcd": "3.6.8"},
-    # CHANGELOG "Urgent Upgrade Notes": cgroup v1 is refused unless failCgroupV1 is false.
-    "1.35": {"default": "1.35.7", "fail_cgroup_v1": True},
+    # CHANGELOG "Urgent Upgrade Notes": cgroup v1 is refused unless failCgroupV1 is false. ipvs is deprecated:
+    # CHANGELOG "Deprecation", cmd/kube-proxy/app/server_linux.go.
+    "1.35": {"default": "1.35.7", "fail_cgroup_v1": True, "proxy_deprecated": ("ipvs",)},
     "1.36": {"default": "1.36.3"},
 }
 

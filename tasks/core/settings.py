@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .errors import DmucError
 
-HOST = "host"  # the machine name that means: no machine of its own, the one you are on
+HOST = "host"  # the machine name that means: no machine of its own, the one you are on; host.NAME: beside others
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
 
 
@@ -30,10 +30,12 @@ def _default_cache() -> Path:
 class Settings:
     """What a user can choose. The comment behind each field is its documentation (shown in README)."""
 
-    machine: str = "dmuc1"  # the machine's name; "host" is the machine you are on
+    machine: str = "dmuc1"  # the machine's name; "host", the machine you are on; "host.NAME", one of several there
     kubernetes: str = "1.20"  # the release, minor ("1.20") or full ("1.20.2")
     bin_dir: str = ""  # a directory of programs that are taken before all others, e.g. your own build
     obtain: str = "auto"  # where missing programs come from: "download", "debian", or "auto": the first that answers
+    kubernetes_site: str = "https://dl.k8s.io"  # Kubernetes is downloaded from here, or from a mirror of its layout
+    github_site: str = "https://github.com"  # likewise etcd, containerd, runc and the rest, from their releases
     registry: str = "auto"  # images: "local" (made from Debian's packages), a registry's URL, or "auto"
     link_range: str = (
         "10.95.0.0/30"  # the link between the host and the machine: .1 is the host's end, .2 the machine's
@@ -56,7 +58,14 @@ class Settings:
     @property
     def on_host(self) -> bool:
         """Whether everything runs on the machine we are on, not on one of its own."""
-        return self.machine == HOST
+        return self.machine.partition(".")[0] == HOST
+
+    @property
+    def free_ports(self) -> bool:
+        """Whether it is one of several clusters on this host, or an ordinary user's: on ports that are free, and no
+        further than to the scheduler.
+        """
+        return self.on_host and (self.machine != HOST or os.geteuid() != 0)
 
     @property
     def uses_front_door(self) -> bool:
@@ -202,7 +211,7 @@ def _checked(source: str, name: str, value: object) -> object:
         return _number(source, name, value)
     if name == "cache":
         return Path(text).expanduser().absolute()
-    if name == "machine" and not _NAME.match(text):
+    if name == "machine" and not _NAME.match(text.removeprefix(f"{HOST}.")):
         raise _bad(source, f"machine={text}: not a name", "Use up to 13 small letters, digits and dashes.")
     if name == "link_range":
         return _range(source, name, text, 30)
@@ -210,6 +219,10 @@ def _checked(source: str, name: str, value: object) -> object:
         return _range(source, name, text, 24)
     if name in _CHOICES and text not in _CHOICES[name]:
         raise _bad(source, f"{name}={text}: must be one of {', '.join(_CHOICES[name])}")
+    if name in {"kubernetes_site", "github_site"}:
+        if not re.match(r"https?://[^/\s?#]+(/[^\s?#]*)?\Z", text):
+            raise _bad(source, f"{name}={text}: must be the URL of a site such as https://mirror.example/kubernetes")
+        return text.rstrip("/")
     if name == "registry" and text not in {"auto", "local"} and not re.match(r"https?://[^/\s]+/?\Z", text):
         raise _bad(
             source, f"registry={text}: must be auto, local, or a registry's URL such as https://registry.example"

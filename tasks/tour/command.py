@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from ..core.cluster import Cluster
 from ..core.commands import Command, told
 from ..core.errors import DmucError
 from ..core.lock import only_one
-from ..core.process import Record
 from ..core.settings import Settings, arguments, remember, remembered
 from ..facts import facts
 from .play import Stage, Unexpected
@@ -78,13 +77,12 @@ class Position:
     @classmethod
     def of(cls, cluster: Cluster, directory: Path) -> Position:
         """Read it; of a machine on which no tour is under way, give its beginning."""
-        context = cluster.context
+        context, chapters = cluster.context, load(directory)
         try:
             kept: dict[str, Any] = json.loads((context.state / "tour.json").read_text())
         except (OSError, ValueError):
-            kept = {"choices": _choices(context.settings), "done": [], "running": []}
-        chapters = chosen(load(directory), facts(context), kept["choices"])
-        return cls(cluster, chapters, **kept)
+            kept = {"choices": _choices(chapters, context.settings), "done": [], "running": []}
+        return cls(cluster, chosen(chapters, facts(context), kept["choices"]), **kept)
 
     @property
     def steps(self) -> list[Step]:
@@ -108,7 +106,7 @@ class Position:
 
     def save(self) -> None:
         """Keep it."""
-        self.running = running(self.cluster)
+        self.running = [*self.cluster.running()]
         state = self.cluster.context.state
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = state / "tour.part"
@@ -117,7 +115,7 @@ class Position:
 
     def check(self) -> None:
         """Raise DmucError when the machine is not as the tour has left it."""
-        name, now = self.cluster.context.settings.machine, running(self.cluster)
+        name, now = self.cluster.context.settings.machine, [*self.cluster.running()]
         used = any(daemon.log(self.cluster.context).exists() for daemon in self.cluster.daemons)
         if now == self.running and (self.done or not used):
             return
@@ -139,19 +137,15 @@ class Position:
         )
 
 
-def running(cluster: Cluster) -> list[str]:
-    """Give the daemons that run."""
-    records = {d.label: Record.load(d.record(cluster.context)) for d in cluster.daemons}
-    return [label for label, record in records.items() if record and record.alive()]
-
-
 def _task(cluster: Cluster, label: str) -> str:
     return next(d.name for d in cluster.daemons if d.label == label)
 
 
-def _choices(settings: Settings) -> dict[str, str]:
-    mine = ("service_account", "scheduling")
-    return {name: getattr(settings, name) for name in mine if getattr(settings, name) != getattr(Settings, name)}
+def _choices(chapters: Sequence[Chapter], settings: Settings) -> dict[str, str]:
+    """Give the settings that a step asks for, where the user has chosen otherwise than they are by default."""
+    names = {step.choice.partition("=")[0] for chapter in chapters for step in chapter.step if step.choice}
+    mine = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name in names}
+    return {name: value for name, value in mine.items() if value != getattr(Settings, name)}
 
 
 def _list(position: Position) -> int:

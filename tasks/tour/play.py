@@ -79,7 +79,7 @@ class Stage:
                 self.cluster,
                 context=replace(context, settings=replace(context.settings, **command.set)),  # type: ignore[arg-type]
             )
-        before = self._running()
+        before = self.cluster.running()
         self.say(textwrap.indent(self._prompt(command) + command.typed.strip(), "  "), "bold")
         code, output = self._until_as_expected(command)
         for line in self._shown(command, output):
@@ -128,14 +128,10 @@ class Stage:
 
     # What has been started
 
-    def _running(self) -> dict[str, Record]:
-        records = {d.label: Record.load(d.record(self.cluster.context)) for d in self.cluster.daemons}
-        return {label: record for label, record in records.items() if record and record.alive()}
-
     def _started_since(self, before: Mapping[str, Record]) -> None:
         """Show the command line of each daemon that is new, with the reason for each flag."""
         for daemon in self.cluster.daemons:
-            record = self._running().get(daemon.label)
+            record = self.cluster.running().get(daemon.label)
             if record is None or before.get(daemon.label) == record:
                 continue
             old = before[daemon.label].command[1:] if daemon.label in before else []

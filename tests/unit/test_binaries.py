@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from tasks import binaries
-from tasks.binaries import BINARIES, PROGRAMS, find, known, versions
+from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.goal import UpToDate
 from tasks.core.progress import Silent
+from tasks.programs import PROGRAMS, TOOLS
 from tests.unit.support import Site, a_context, a_program, serving
 
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
@@ -369,8 +370,6 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "x86_64")))
     monkeypatch.setattr(download, "PAUSE", 0.0)
     with serving(Site()) as site:
-        monkeypatch.setattr(binaries, "KUBERNETES_SITE", site.url)
-        monkeypatch.setattr(binaries, "ETCD_SITE", f"{site.url}/etcd")
         yield site
 
 
@@ -397,10 +396,10 @@ def publish_etcd(site: Site, version: str, member: str = "etcd") -> str:
         content = f"#!/bin/sh\necho etcd Version: {version}\n".encode()
         for file in (f"{name}/README.md", f"{name}/{member}"):
             entry = tarfile.TarInfo(file)
-            entry.size, entry.mode = len(content), 0o755
+            entry.size, entry.mode = len(content), 0o644 if file.endswith(".md") else 0o755
             archive.addfile(entry, io.BytesIO(content))
-    path = f"/etcd/v{version}/{name}.tar.gz"
-    publish(site, path, buffer.getvalue(), sums=f"/etcd/v{version}/SHA256SUMS")
+    path = f"/etcd-io/etcd/releases/download/v{version}/{name}.tar.gz"
+    publish(site, path, buffer.getvalue(), sums=f"/etcd-io/etcd/releases/download/v{version}/SHA256SUMS")
     return path
 
 
@@ -412,10 +411,10 @@ def executables(context: Context) -> list[str]:
 
 
 @pytest.fixture
-def online(context: Context, shelf: Shelf) -> Context:
+def online(context: Context, shelf: Shelf, site: Site) -> Context:
     """What cannot be downloaded is on PATH; Kubernetes and etcd are not."""
     shelf.put_all("path", names=[name for name in OTHERS if name != "etcd"])
-    return having(context, obtain="download")
+    return having(context, obtain="download", kubernetes_site=site.url, github_site=site.url)
 
 
 def test_kubernetes_and_etcd_are_downloaded(online: Context, site: Site) -> None:
@@ -491,7 +490,7 @@ def test_an_archive_with_a_wrong_sum_is_not_unpacked(online: Context, site: Site
 def test_an_archive_without_the_program_is_said(online: Context, site: Site) -> None:
     publish_kubernetes(site, f"v{online.release.default}")
     publish_etcd(site, online.release.etcd, member="etcdctl")
-    with pytest.raises(DmucError, match=r"etcd-v.*/etcd"):
+    with pytest.raises(DmucError, match="There is no etcd in it"):
         BINARIES.make(online, Silent())
 
 
@@ -517,7 +516,7 @@ def test_a_run_that_was_killed_right_after_a_download_does_no_harm(online: Conte
 def test_how_they_are_obtained_is_found_out_once(
     context: Context, shelf: Shelf, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    auto = having(context, obtain="auto")
+    auto = having(context, obtain="auto", kubernetes_site=site.url, github_site=site.url)
     shelf.put_all("path", names=[name for name in OTHERS if name != "etcd"])
     publish_kubernetes(site, f"v{auto.release.default}")
     publish_etcd(site, auto.release.etcd)
@@ -535,19 +534,22 @@ def test_without_a_look_the_packages_are_not_known_to_be_there(context: Context)
 def test_the_tools_that_are_missing_are_named(context: Context, shelf: Shelf) -> None:
     shelf.put_all("path")
     BINARIES.make(context, Silent())
-    for tool in binaries.TOOLS:
-        if tool not in ("ip", "socat"):
-            shelf.put("path", tool, "1.0.0")
+    nftables = having(context, proxy_mode="nftables")
+    for tool in TOOLS:
+        if tool.name not in ("ip", "socat", "nft"):
+            shelf.put("path", tool.name, "1.0.0")
     assert binaries.PACKAGES.holds(context).why == "missing: iproute2, socat"
-    for tool in ("ip", "socat"):
-        shelf.put("path", tool, "1.0.0")
+    for name in ("ip", "socat"):
+        shelf.put("path", name, "1.0.0")
     assert binaries.PACKAGES.holds(context)
+    BINARIES.make(nftables, Silent())
+    assert binaries.PACKAGES.holds(nftables).why == "missing: nftables"
 
 
 def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
-    for tool in (*binaries.TOOLS, *PROGRAMS):
+    for tool in (*(tool.name for tool in TOOLS), *PROGRAMS):
         if tool not in ("socat", "etcd", "runc"):
             shelf.put("path", tool, "v1.20.2")
     binaries.PACKAGES.make(context, Silent())
@@ -561,7 +563,7 @@ def test_exactly_what_is_missing_is_installed(context: Context, shelf: Shelf, mo
 def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[list[str]] = []
     monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
-    for tool in binaries.TOOLS:
-        shelf.put("path", tool, "1.0.0")
+    for tool in TOOLS:
+        shelf.put("path", tool.name, "1.0.0")
     binaries.PACKAGES.make(having(context, obtain="download"), Silent())
-    assert installed == [["containerd", "docker-registry", "docker.io", "runc"]]
+    assert installed == [["docker-registry", "docker.io"]]

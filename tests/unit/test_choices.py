@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tasks import binaries, machine
+from tasks import facts, machine, programs
 from tasks.choices import engine, secure
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 
 
 def a_cluster(root: Path, **settings: str) -> Context:
-    return machine.context(root, {}, settings, programs=binaries.PROGRAMS, tasks=())
+    return machine.context(root, {}, settings, programs=programs.PROGRAMS, tasks=())
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,43 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     for text in said:
         assert text in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def a_kernel(root: Path, monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
+    """Have these files of /proc and /lib/modules be all that there are."""
+    for file in files:
+        path, _, text = file.partition(": ")
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    monkeypatch.setattr(facts, "Path", lambda *parts: root.joinpath(*(part.lstrip("/") for part in parts)))
+
+
+MODULES = f"lib/modules/{os.uname().release}"
+MODULE = "kernel/net/netfilter/ipvs/ip_vs.ko.xz"
+
+
+@pytest.mark.parametrize(
+    ("files", "has"),
+    [
+        ((), False),
+        ((f"{MODULES}/modules.dep: kernel/net/netfilter/xt_ipvs.ko: {MODULE}x",), True),
+        ((f"{MODULES}/modules.dep: kernel/net/netfilter/nf_nat.ko:", f"{MODULES}/modules.builtin: a.ko"), False),
+        ((f"{MODULES}/modules.builtin: {MODULE}",), True),
+        (("lib/modules/another/modules.dep: " + MODULE,), False),
+        (("proc/net/ip_vs: IP Virtual Server version 1.2.1",), True),
+    ],
+)
+def test_ipvs_is_refused_when_the_kernel_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], has: bool
+) -> None:
+    a_kernel(tmp_path / "kernel", monkeypatch, *files)
+    if has:
+        assert a_cluster(tmp_path / "checkout", proxy_mode="ipvs").settings.proxy_mode == "ipvs"
+    else:
+        with pytest.raises(DmucError, match=r"this kernel has no IPVS: no /proc/net/ip_vs") as error:
+            a_cluster(tmp_path / "checkout", proxy_mode="ipvs")
+        assert "CONFIG_IP_VS" in error.value.do
+
+
+def test_a_kube_proxy_of_ones_own_may_have_what_the_release_lacks(tmp_path: Path) -> None:
+    assert a_cluster(tmp_path, proxy_mode="nftables", kube_proxy_bin="/my/kube-proxy")

@@ -1,41 +1,49 @@
 """The golden text: every command line, each flag with its reason, and every file that is written for a program.
 
 A changed flag is a difference that can be read and agreed with. What the text depends on besides the settings (what
-this host may do and has, what was found out about its network) is set here, both ways.
+this host may do and has, what was found out about its network) is set here, both ways. Of each release the text has the
+default in full, and of each choice what it changes; the releases in WHOLE have all there is.
+
+And no flag is in it that the release's own program does not name in its --help (tests/data/help).
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tasks import binaries, kubeconfig, pki
+from tasks import choices, kubeconfig, pki, programs
+from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
+from tasks.core.errors import DmucError
 from tasks.core.namespaces import Namespaces, setup_script
 from tasks.image_content import registry_root
-from tests.unit.support import CHECKOUT, load_dodo, set_programs
+from tests.unit.support import CHECKOUT, load_dodo
 
 GOLDEN = CHECKOUT / "tests" / "golden"
-RELEASES = ("1.20",)
+HELP = CHECKOUT / "tests" / "data" / "help"
+RELEASES = ("1.19", "1.20", "1.23", "1.24", "1.28", "1.31", "1.35", "1.36")
+WHOLE = ("1.20", "1.36")  # the last with Docker that CI can run, and the newest
 UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written anew
 MACHINES = ("dmuc1", "host")
-CHOICES = (
-    "security=none",
-    "service_account=no-mount",
-    "service_account=disabled",
-    "scheduling=manual",
-    "front_door=on",
+CHOICES = ("engine=docker", "engine=containerd", "security=rbac", "security=none")
+ALL_CHOICES = (
+    *CHOICES,
+    *("proxy_mode=nftables", "proxy_mode=ipvs", "service_account=no-mount", "service_account=disabled"),
+    *("scheduling=manual", "front_door=on"),
 )
 
 SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
@@ -63,25 +71,52 @@ def a_host(*, swap: bool, may_all: bool) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "read_text", read_text)
+        patch.setattr(os, "geteuid", lambda: 0)  # an ordinary user's ports are free ones
         yield
 
 
-def a_cluster(directory: Path, release: str, machine: str) -> tuple[ModuleType, Context]:
-    """The real dodo.py with a cluster of these settings, with nothing found out yet but where the programs are."""
+def flags_in_help(minor: str) -> dict[str, list[str]]:
+    """The flags that each program of this release names; `kubectl proxy` is a program of its own here."""
+    with (HELP / f"{minor}.toml").open("rb") as file:
+        read = tomllib.load(file)
+    assert read["from"].keys() == read["flags"].keys()
+    return {program: [f"--{name}" for name in names.split()] for program, names in read["flags"].items()}
+
+
+def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Context]:
+    """The real dodo.py with a cluster of these settings, with nothing found out yet but what the programs are."""
     directory.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         dodo = load_dodo(directory)
-    arguments = {"machine": machine, "kubernetes": release}
-    context = dodo.machine.context(
-        directory, {}, arguments | {"cache": str(directory / "cache")}, programs=binaries.PROGRAMS, tasks=()
-    )
+    context = with_settings(dodo, directory, minor, machine)
     context.state.mkdir(parents=True)
     context.pki.mkdir()
     for name in pki.files(context):
         (context.pki / name).write_text(f"placeholder for {name}")
-    set_programs(context, {name: f"/programs/{name}" for name in binaries.PROGRAMS})
+    flags, version = flags_in_help(minor), f"v{release.find(minor).default}"
+    found = {
+        name: {
+            "path": f"/programs/{name}",
+            "version": version if program.of_kubernetes else "",
+            "flags": flags.get(name, ()),
+        }
+        for name, program in programs.PROGRAMS.items()
+    }
+    context.programs_file.write_text(json.dumps(found))
+    for port in (port for daemon in dodo.DMUC.daemons for port in daemon.ports):
+        context.decide(port.decision, str(port.standard + 10000))  # used on free ports only
     return dodo, context
+
+
+def with_settings(dodo: ModuleType, directory: Path, minor: str, machine: str, *more: str) -> Context:
+    """The context of a cluster with these settings. Raises DmucError when they cannot be."""
+    own = {"machine": machine, "kubernetes": minor, "cache": str(directory / "cache")}
+    arguments = own | dict(setting.split("=") for setting in more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choices, "has_ipvs", lambda: True)  # not every kernel
+        context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
+    return context
 
 
 def of_daemon(daemon: Daemon, context: Context) -> str:
@@ -100,45 +135,64 @@ def of_daemon(daemon: Daemon, context: Context) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sections(directory: Path, release: str, machine: str) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a cluster."""
+
+    title: str  # empty: the usual one
+    context: Context | None  # None: it cannot be
+    refused: str = ""
+    host: Callable[[], AbstractContextManager[None]] = lambda: a_host(swap=False, may_all=True)
+
+
+def variants(dodo: ModuleType, context: Context, directory: Path, minor: str) -> Iterator[Variant]:
+    """The usual way, then the others. What was decided holds while one is looked at."""
+    yield Variant("", context)
+    context.decide("registry", UPSTREAM)
+    yield Variant(f"when {UPSTREAM} can be reached", context)
+    context.decide("registry", "none")
+    if minor in WHOLE:
+        yield Variant("on a host with swap", context, host=lambda: a_host(swap=True, may_all=True))
+        yield Variant("without CAP_SYS_RESOURCE", context, host=lambda: a_host(swap=False, may_all=False))
+    for choice in ALL_CHOICES if minor in WHOLE else CHOICES:
+        try:
+            yield Variant(f"with {choice}", with_settings(dodo, directory, minor, context.settings.machine, choice))
+        except DmucError as error:
+            yield Variant(f"with {choice}", None, refused=error.seen)
+
+
+def sections(directory: Path, minor: str, machine: str) -> Iterator[tuple[str, str]]:
     """All there is to tell, with the placeholders' real paths."""
-    dodo, context = a_cluster(directory, release, machine)
-    usual = {}
-    with a_host(swap=False, may_all=True):
+    dodo, context = a_cluster(directory, minor, machine)
+    if minor in WHOLE:
         if isinstance(context.machine, Namespaces):
             yield "machine.sh, on a host with cgroup v1", setup_script(context.machine, V1) + "\n"
             yield "machine.sh, on a host with cgroup v2", setup_script(context.machine, V2) + "\n"
         yield str(kubeconfig.path(context)), kubeconfig.text(context)
-        for daemon in dodo.DMUC.daemons:
-            usual[daemon.name] = of_daemon(daemon, context)
-            yield daemon.label, usual[daemon.name]
-    context.decide("registry", UPSTREAM)
-    others = {
-        f"when {UPSTREAM} can be reached": a_host(swap=False, may_all=True),
-        "on a host with swap": a_host(swap=True, may_all=True),
-        "without CAP_SYS_RESOURCE": a_host(swap=False, may_all=False),
-    }
-    for title, host in others.items():
-        with host:
-            for daemon in dodo.DMUC.daemons:
-                text = of_daemon(daemon, context)
-                if text != usual[daemon.name]:
-                    yield f"{daemon.label}, {title}", text
-        context.decide("registry", "none")
-    for choice in CHOICES:
-        name, _, value = choice.partition("=")
-        if context.settings.on_host and name == "front_door":
-            continue  # refused there
-        chosen = replace(context, settings=replace(context.settings, **{name: value}))  # type: ignore[arg-type]
-        with a_host(swap=False, may_all=True):
-            for daemon in dodo.DMUC.daemons:
-                text = of_daemon(daemon, chosen)
-                if text != usual[daemon.name]:
-                    yield f"{daemon.label}, with {choice}", text
+    usual: dict[str, str] = {}
+    for variant in variants(dodo, context, directory, minor):
+        if variant.context is None:
+            yield variant.title, f"refused: {variant.refused}\n"
+            continue
+        with variant.host():
+            texts = {daemon.label: of_daemon(daemon, variant.context) for daemon in dodo.DMUC.daemons}
+        for label, text in texts.items():
+            if not variant.title:
+                yield label, text
+            elif text != usual[label]:
+                yield f"{label}, {variant.title}", difference(usual[label], text)
+        usual = usual or texts
 
 
-def golden_text(directory: Path, release: str, machine: str) -> str:
-    text = "".join(f"=== {title}\n{text}\n" for title, text in sections(directory, release, machine))
+def difference(usual: str, text: str) -> str:
+    """The lines that are gone and new; the whole text where hardly any stayed."""
+    lines = [*difflib.ndiff(usual.splitlines(), text.splitlines())]
+    changed = [line.rstrip() for line in lines if line[0] in "+-"]
+    return "\n".join(changed) + "\n" if len(changed) < len(text.splitlines()) else text
+
+
+def golden_text(directory: Path, minor: str, machine: str) -> str:
+    text = "".join(f"=== {title}\n{text}\n" for title, text in sections(directory, minor, machine))
     cache = directory / "cache"
     places = {
         registry_root(cache): "IMAGES",
@@ -151,16 +205,19 @@ def golden_text(directory: Path, release: str, machine: str) -> str:
     return text
 
 
-CASES = [(release, machine) for release in RELEASES for machine in MACHINES]
+CASES = [
+    *((minor, machine) for minor in RELEASES for machine in MACHINES),
+    *((minor, "host.one") for minor in ("1.19", *WHOLE)),  # on free ports
+]
 
 
-def file_of(release: str, machine: str) -> Path:
-    return GOLDEN / f"{release}-{machine}.txt"
+def file_of(minor: str, machine: str) -> Path:
+    return GOLDEN / f"{minor}-{machine}.txt"
 
 
-@pytest.mark.parametrize(("release", "machine"), CASES)
-def test_the_command_lines_and_files_are_the_golden_ones(tmp_path: Path, release: str, machine: str) -> None:
-    file, now = file_of(release, machine), golden_text(tmp_path / "checkout", release, machine)
+@pytest.mark.parametrize(("minor", "machine"), CASES)
+def test_the_command_lines_and_files_are_the_golden_ones(tmp_path: Path, minor: str, machine: str) -> None:
+    file, now = file_of(minor, machine), golden_text(tmp_path / "checkout", minor, machine)
     if os.environ.get(UPDATE):
         file.parent.mkdir(exist_ok=True)
         file.write_text(now)
@@ -187,23 +244,46 @@ def test_there_is_no_golden_text_of_what_is_no_more() -> None:
     assert {path.name for path in GOLDEN.iterdir()} == {file_of(*case).name for case in CASES}
 
 
+# That the programs take these flags
+
+
+@pytest.mark.parametrize(("minor", "machine"), CASES)
+def test_every_flag_is_one_that_the_programs_of_the_release_name(tmp_path: Path, minor: str, machine: str) -> None:
+    dodo, context = a_cluster(tmp_path / "checkout", minor, machine)
+    known = flags_in_help(minor)
+    known["kubectl"] = known.pop("kubectl proxy")
+    looked_at = set()
+    for variant in variants(dodo, context, tmp_path / "checkout", minor):
+        if variant.context is None:
+            continue
+        with variant.host():
+            for daemon in dodo.DMUC.daemons:
+                program = daemon.program_name(variant.context)
+                given = {flag.text.partition("=")[0] for flag in daemon.flags(variant.context)}
+                if program in known and not daemon.unwanted(variant.context):
+                    looked_at.add(program)
+                    unknown = {name for name in given if name.startswith("-")} - {*known[program]}
+                    assert not unknown, f"{program} of {minor} {variant.title}"
+    assert looked_at >= {name for name in known if name != "kubectl"}
+
+
 # That the text would show what matters
 
 
 def test_no_path_of_this_host_is_in_it(tmp_path: Path) -> None:
-    for release, machine in CASES:
-        assert str(tmp_path) not in golden_text(tmp_path / release / machine, release, machine)
+    for minor, machine in CASES:
+        assert str(tmp_path) not in golden_text(tmp_path / minor / machine, minor, machine)
 
 
 def test_it_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
-    for release, machine in CASES:
-        texts = {golden_text(tmp_path / where / machine, release, machine) for where in ("one", "other/place")}
+    for minor, machine in CASES:
+        texts = {golden_text(tmp_path / where / minor / machine, minor, machine) for where in ("one", "other/place")}
         assert len(texts) == 1
 
 
 def test_on_the_host_nothing_has_an_address_of_a_link_that_is_not_there(tmp_path: Path) -> None:
-    for release in RELEASES:
-        text = golden_text(tmp_path / release, release, "host")
+    for minor in RELEASES:
+        text = golden_text(tmp_path / minor, minor, "host")
         assert [line for line in text.splitlines() if "10.95." in line] == []
 
 

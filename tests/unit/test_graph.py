@@ -13,7 +13,7 @@ import pytest
 from doit.control import TaskControl
 from doit.loader import load_tasks
 
-from tasks import binaries
+from tasks import programs
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
@@ -173,7 +173,7 @@ def daemons_on(machine: str, root: Path) -> Iterator[tuple[Daemon, Context]]:
     root.mkdir()
     dodo = load_dodo(root)
     context = a_context(root, machine=machine)
-    set_programs(context, {name: f"/programs/{name}" for name in binaries.PROGRAMS})
+    set_programs(context, {name: f"/programs/{name}" for name in programs.PROGRAMS})
     context.decide("registry", "https://registry.example")
     for daemon in dodo.DMUC.daemons:
         yield daemon, context
@@ -203,7 +203,7 @@ def programs_of(daemon: Daemon, context: Context) -> list[str]:
 
 def test_every_daemon_says_what_it_needs_of_programs_that_exist(dodo: ModuleType) -> None:
     needed = {program for daemon in dodo.DMUC.daemons for program in programs_of(daemon, dodo.DMUC.context)}
-    assert needed - binaries.PROGRAMS.keys() == set()
+    assert needed - programs.PROGRAMS.keys() == set()
 
 
 def test_every_known_cause_is_a_pattern_and_a_sentence(dodo: ModuleType) -> None:

@@ -20,9 +20,13 @@ def iptables() -> dict[str, Table]:
     return parse_iptables((DATA / "iptables-save-1.20.txt").read_text())
 
 
-@pytest.fixture(scope="module")
-def nftables() -> dict[str, Table]:
-    return parse_nftables((DATA / "nft-list-table-kube-proxy.json").read_text())
+@pytest.fixture(scope="module", params=["1.31", "1.36"])
+def nftables(request: pytest.FixtureRequest) -> dict[str, Table]:
+    return of_nftables(request.param)
+
+
+def of_nftables(release: str) -> dict[str, Table]:
+    return parse_nftables((DATA / f"nft-list-table-kube-proxy-{release}.json").read_text())
 
 
 def rule(text: str) -> Rule:
@@ -44,7 +48,7 @@ def test_the_probabilities_of_four_pods(iptables: dict[str, Table]) -> None:
     rules = iptables["nat"].chains[WEB]
     assert [rule.probability for rule in rules] == [Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), 1]
     ends = [iptables["nat"].chains[rule.targets[0]][-1] for rule in rules]
-    assert [(*end.targets, end.destination) for end in ends] == [("DNAT", f"10.90.0.{n}:80") for n in (2, 3, 4, 5)]
+    assert [(*end.targets, *end.destinations) for end in ends] == [("DNAT", f"10.90.0.{n}:80") for n in (2, 3, 4, 5)]
     assert all(end.packets is not None and end.comment == "default/web" for end in ends)
 
 
@@ -83,7 +87,7 @@ def test_probabilities_are_fractions(printed: str, meant: str) -> None:
         ),
         (
             "-A C -p tcp -m recent --set --name N --mask 255.255.255.255 --rsource -j DNAT --to-destination 1.2.3.4:5",
-            Rule(("DNAT",), protocol="tcp", destination="1.2.3.4:5"),
+            Rule(("DNAT",), protocol="tcp", destinations=("1.2.3.4:5",)),
         ),
         ("-A C -j REJECT --reject-with icmp-port-unreachable", Rule(("REJECT",))),
         ("-A C -j MARK --set-xmark 0x4000/0x4000", Rule(("MARK",))),
@@ -118,45 +122,63 @@ def test_what_is_known_of_a_packet_decides(asks: dict[str, Any], taken: bool) ->
 
 def test_nftables_hooks_by_what_they_are_for(nftables: dict[str, Table]) -> None:
     assert set(nftables["nat"].hooks) == {"nat-output", "nat-prerouting", "nat-postrouting"}
-    assert "filter-forward" in nftables["filter"].hooks
+    assert {"filter-input", "filter-forward", "filter-output"} < set(nftables["filter"].hooks)
 
 
 def test_a_map_becomes_a_rule_for_each_element(nftables: dict[str, Table]) -> None:
     services = nftables["nat"].chains["services"]
     assert {(rule.networks, rule.protocol, rule.port, *rule.targets) for rule in services} == {
-        (("10.89.80.232/32",), "tcp", 80, "service-NWBZK7IH-default/web/tcp/"),
-        (("10.89.205.184/32",), "tcp", 80, "service-PORTSX4A-default/ports/tcp/http"),
-        (("10.88.0.2/32",), "tcp", 30080, "external-PORTSX4A-default/ports/tcp/http"),
+        (("10.51.9.194/32",), "tcp", 80, "service-PFISGYVC-default/web/tcp/"),
+        (("10.51.0.1/32",), "tcp", 443, "service-2QRHZV4L-default/kubernetes/tcp/https"),
+        (("10.51.11.193/32",), "udp", 53, "service-Z3XHB2ZZ-default/dns/udp/dns"),
+        (("10.51.11.193/32",), "tcp", 53, "service-4R6EASBP-default/dns/tcp/dns-tcp"),
+        (("10.51.89.178/32",), "tcp", 80, "service-R5BBS2CD-default/ports/tcp/http"),
+        (("10.51.89.178/32",), "tcp", 8080, "service-FKU2KEAV-default/ports/tcp/more"),
+        (("10.50.0.2/32",), "tcp", 30080, "external-R5BBS2CD-default/ports/tcp/http"),
+        (("10.50.0.2/32",), "tcp", 30081, "external-FKU2KEAV-default/ports/tcp/more"),
+        (("10.51.18.230/32",), "tcp", 81, "service-O7JKBUXF-default/local/tcp/"),
+        (("10.50.0.2/32",), "tcp", 81, "external-O7JKBUXF-default/local/tcp/"),
+        (("10.50.0.2/32",), "tcp", 30256, "external-O7JKBUXF-default/local/tcp/"),
     }
     (nobody,) = nftables["filter"].chains["service-endpoints-check"]  # its element has a comment
-    assert (nobody.networks, nobody.targets) == (("10.89.128.34/32",), ("reject-chain",))
+    assert (nobody.networks, nobody.targets) == (("10.51.194.36/32",), ("reject-chain",))
     assert nftables["filter"].chains["firewall-check"] == []
 
 
-def test_numgen_draws_one_of_several(nftables: dict[str, Table]) -> None:
-    masquerade, draw = nftables["nat"].chains["service-NWBZK7IH-default/web/tcp/"]
-    assert (masquerade.targets, masquerade.conditions) == (("mark-for-masquerade",), ("not from 10.90.0.0/24",))
-    assert draw.targets == tuple(f"endpoint-NWBZK7{n - 2}Q-default/web/tcp/__10.90.0.{n}/80" for n in (2, 3, 4, 5))
-    own, dnat = nftables["nat"].chains[draw.targets[0]]
-    assert own.conditions == ("from 10.90.0.2",)
-    assert (dnat.targets, dnat.protocol, dnat.destination, dnat.packets) == (("DNAT",), "tcp", "10.90.0.2:80", None)
+def test_numgen_draws_one_of_several_chains() -> None:
+    chains = of_nftables("1.31")["nat"].chains
+    (draw,) = chains["service-PFISGYVC-default/web/tcp/"]
+    assert [target.rpartition("__")[2] for target in draw.targets] == [f"10.52.0.{n}/80" for n in (2, 3, 4, 5)]
+    own, dnat = chains[draw.targets[0]]
+    assert (own.targets, own.conditions) == (("mark-for-masquerade",), ("from 10.52.0.2",))
+    assert dnat == Rule(("DNAT",), protocol="tcp", destinations=("10.52.0.2:80",))
+
+
+def test_numgen_draws_one_of_several_addresses() -> None:
+    (draw,) = of_nftables("1.36")["nat"].chains["service-PFISGYVC-default/web/tcp/"]
+    where = tuple(f"10.52.0.{n}:80" for n in (2, 3, 4, 5))
+    assert draw == Rule(("DNAT",) * 4, protocol="tcp", destinations=where)
 
 
 def test_a_set_of_who_came_before(nftables: dict[str, Table]) -> None:
-    _, sticky, _ = nftables["nat"].chains["service-PORTSX4A-default/ports/tcp/http"]
-    assert sticky.again == 10800
+    *sticky, draw = nftables["nat"].chains["service-R5BBS2CD-default/ports/tcp/http"]
+    assert [rule.again for rule in sticky] == [10800] * 4 and len(draw.targets) == 4
+
+
+@pytest.mark.parametrize(("release", "mark"), [("1.31", "mark-for-masquerade"), ("1.36", "MARK")])
+def test_who_comes_from_the_machine_itself_is_told_from_who_goes_to_it(release: str, mark: str) -> None:
+    masquerade, shortcut, local = of_nftables(release)["nat"].chains["external-O7JKBUXF-default/local/tcp/"]
+    assert masquerade.targets == (mark,) and masquerade.conditions == shortcut.conditions == ("from LOCAL addresses",)
+    assert not masquerade.local and local == Rule(("local-O7JKBUXF-default/local/tcp/",))
 
 
 def test_other_statements(nftables: dict[str, Table]) -> None:
-    invalid, unallocated = nftables["filter"].chains["cluster-ips-check"]
-    assert invalid.targets == ("REJECT",) and "10.89.80.232/32" in (invalid.networks or ())
-    assert (unallocated.targets, unallocated.networks) == (("DROP",), ("10.89.0.0/16",))
+    invalid, *unallocated = nftables["filter"].chains["cluster-ips-check"]
+    assert invalid.targets == ("REJECT",) and "10.51.9.194/32" in (invalid.networks or ())
+    assert [(rule.targets, rule.networks) for rule in unallocated] in ([], [(("DROP",), ("10.51.0.0/16",))])
     (to_services,) = nftables["nat"].chains["nat-output"]
     assert to_services == Rule(("services",))
     assert nftables["filter"].chains["filter-output"][0] == Rule(("service-endpoints-check",))  # ct state new
-    unmarked, _, masquerade = nftables["nat"].chains["masquerading"]
-    assert unmarked.targets == ("RETURN",) and len(unmarked.conditions) == 1
-    assert masquerade.targets == ("MASQUERADE",)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from tests.unit.support import CHECKOUT, load_dodo
 
 README = CHECKOUT / "README.md"
 STATE = Path("$PWD/var/dmuc1")
+_LISTENING = ("etcd", "api", "controller_manager", "scheduler")
+FREE_PORTS = {f"port {name}": str(20001 + number) for number, name in enumerate(_LISTENING)}
 # What the command lines depend on, beside the settings: the host's files, and what was decided at the first start.
 PLAIN = {
     Path("/proc/self/status"): f"CapEff:\t{2**41 - 1:016x}\n",
@@ -40,6 +42,10 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
     ),
     "with `machine=host`": ({}, Settings(machine=HOST)),
     "with `security=none`": ({}, Settings(security="none")),
+    "with `machine=host.NAME`, a free port": (
+        {STATE / "decisions.json": json.dumps(FREE_PORTS)},
+        Settings(machine=f"{HOST}.one"),
+    ),
     "with `front_door=on`": ({}, Settings(front_door="on")),
     "with `service_account=disabled`": ({}, Settings(service_account="disabled")),
 }
@@ -79,6 +85,7 @@ def flags(
 ) -> dict[str, str]:
     """The daemon's flags and their reasons on a host with these files."""
     read_text = Path.read_text
+    monkeypatch.setattr(os, "geteuid", lambda: 0)  # an ordinary user's ports are free ones
     monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: files.get(self) or read_text(self, *a, **k))
     return {flag.text: flag.why for flag in daemon.flags(a_context(settings))}
 

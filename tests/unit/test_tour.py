@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from tasks.core.errors import DmucError
 from tasks.facts import facts
 from tasks.tour.steps import CHAPTERS, Command, chosen, load
-from tests.unit.support import a_context
+from tests.unit.support import a_context, eventually
 from tests.unit.test_commands import DOIT, Checkout, is_told
 
 CTRL_C = "\x03"
@@ -249,6 +250,10 @@ def test_a_command_says_in_words_what_must_come_of_it() -> None:
 # With a person
 
 
+def sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def at_a_terminal(checkout: Checkout, keys: list[tuple[str, str]]) -> tuple[int, str]:
     """Take the tour at a terminal: wait for each text, then type its keys. Gives the exit status and what was shown."""
     leader, follower = pty.openpty()
@@ -270,6 +275,8 @@ def at_a_terminal(checkout: Checkout, keys: list[tuple[str, str]]) -> tuple[int,
                     shown += os.read(leader, 4096).decode(errors="replace")
                 seen = shown.index(text, seen) + len(text)
                 if typed == CTRL_C:  # which a terminal sends to those only whose own it is
+                    # Not before it waits for a key: a signal between the prompt and that is noted only after the key.
+                    eventually(partial(sleeps, process.pid), "it waits for a key")
                     process.send_signal(signal.SIGINT)
                 else:
                     terminal.write(typed.encode())

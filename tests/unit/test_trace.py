@@ -24,7 +24,24 @@ from tests.unit.support import Site, a_context, a_program, serving
 
 DATA = Path(__file__).parent / "data"
 IPTABLES = (DATA / "iptables-save-1.20.txt").read_text()
-NFTABLES = (DATA / "nft-list-table-kube-proxy.json").read_text()
+_AS_THERE = {  # the addresses of the same Services and Pods in the file of iptables
+    "10.50.0.2": "10.88.0.2",
+    "10.52.0.": "10.90.0.",
+    "10.51.9.194": "10.89.80.232",
+    "10.51.89.178": "10.89.205.184",
+    "10.51.194.36": "10.89.128.34",
+    "10.51.18.230": "10.89.179.39",
+}
+
+
+def _of_nftables(release: str) -> str:
+    text = (DATA / f"nft-list-table-kube-proxy-{release}.json").read_text()
+    for recorded, there in _AS_THERE.items():
+        text = text.replace(recorded, there)
+    return text
+
+
+NFTABLES = {release: _of_nftables(release) for release in ("1.31", "1.36")}
 NO_RULES = "*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
 PODS = {f"10.90.0.{n}": f"web-{n}" for n in (2, 3, 4, 5)}
 
@@ -245,16 +262,70 @@ def test_the_chains_of_newer_releases(stage: Stage) -> None:
     ]
 
 
-def test_nftables(stage: Stage) -> None:
-    stage.world.have(NO_RULES, NFTABLES)
+FOUR_PODS_OF_NFTABLES = """\
+default/web                                               share
+└── ClusterIP 10.89.80.232:80/tcp
+    └── nat-output, nat-prerouting
+        └── services
+            └── service-PFISGYVC-default/web/tcp/
+                ├── 1/4 DNAT to 10.90.0.2:80, Pod web-2     1/4
+                ├── 1/4 DNAT to 10.90.0.3:80, Pod web-3     1/4
+                ├── 1/4 DNAT to 10.90.0.4:80, Pod web-4     1/4
+                └── 1/4 DNAT to 10.90.0.5:80, Pod web-5     1/4"""
+
+
+def test_nftables_draw_the_pod(stage: Stage) -> None:
+    stage.world.have(NO_RULES, NFTABLES["1.36"])
+    assert drawn(stage, WEB) == FOUR_PODS_OF_NFTABLES
+
+
+def test_nftables_draw_a_chain_for_each_pod(stage: Stage) -> None:
+    stage.world.have(NO_RULES, NFTABLES["1.31"])
     web = drawn(stage, WEB)
     assert "nat-output, nat-prerouting" in web
-    assert len(re.findall(r"[├└]── 1/4 endpoint-\w+-default/web/tcp/__10\.90\.0\.\d/80", web)) == 4
+    drawing = r"[├└]── 1/4 endpoint-\w+-default/web/tcp/__(10\.90\.0\.\d)/80  \(masquerades packets from \1\)$"
+    assert len(re.findall(drawing, web, re.MULTILINE)) == 4
     assert len(re.findall(r"DNAT to 10\.90\.0\.(\d):80, Pod web-\1 +1/4$", web, re.MULTILINE)) == 4
+
+
+@pytest.mark.parametrize("release", NFTABLES)
+def test_the_other_services_of_nftables(stage: Stage, release: str) -> None:
+    stage.world.have(NO_RULES, NFTABLES[release])
     ports = drawn(stage, PORTS)
-    assert "same client, same Pod for 10800 s" in ports and "external-PORTSX4A-default/ports/tcp/http" in ports
+    assert ports.count("(same client, same Pod for 10800 s)") == 1 and ports.count(" 1/4\n") == 4
+    assert "external-R5BBS2CD-default/ports/tcp/http  (masquerades all packets)" in ports
+    local = drawn(stage, LOCAL)
+    assert "external-O7JKBUXF-default/local/tcp/  (masquerades packets from LOCAL addresses)" in local
+    assert "service-O7JKBUXF-default/local/tcp/  (only packets from LOCAL addresses; as above)" in local
     nobody = drawn(stage, NOBODY)
     assert "filter-output" in nobody and "reject-chain" in nobody and "REJECT" in nobody
+
+
+# For `doit why`
+
+
+@pytest.mark.parametrize(
+    ("iptables", "nftables"),
+    [(IPTABLES, ""), *((NO_RULES, rules) for rules in NFTABLES.values())],
+    ids=["iptables", *NFTABLES],
+)
+def test_what_the_rules_know_of_a_service(stage: Stage, iptables: str, nftables: str) -> None:
+    stage.world.have(iptables, nftables)
+    assert trace.known_to_rules(stage.context, "default/web") == ["10.89.80.232:80"]
+    assert trace.known_to_rules(stage.context, "default/we") == trace.known_to_rules(stage.context, "web") == []
+    assert "10.89.205.184:80" in trace.known_to_rules(stage.context, "default/ports")
+    assert trace.has_rules(stage.context, WEB) == probe.Answer(True, "default/web has its rules")
+    nobody = trace.has_rules(stage.context, NOBODY)
+    assert not nobody and "lead to no Pod" in nobody.why
+    assert "needs no rules" in trace.has_rules(stage.context, HEADLESS).why
+
+
+def test_without_rules_none_are_known(stage: Stage) -> None:
+    stage.world.have(NO_RULES)
+    assert trace.known_to_rules(stage.context, "default/web") == []
+    assert "no chain KUBE-SERVICES" in trace.has_rules(stage.context, WEB).why
+    (stage.world.root / "bin/iptables-save").write_text("#!/bin/sh\nexit 1\n")
+    assert "exit code 1" in trace.has_rules(stage.context, WEB).why
 
 
 # Without rules
@@ -386,29 +457,30 @@ def test_no_time_is_left(stage: Stage, capsys: pytest.CaptureFixture[str], monke
     assert "0 of 100 requests, 0 answered" in asked(capsys)[1]
 
 
+@pytest.mark.parametrize("release", NFTABLES)
 def test_without_counters_the_kernels_connections_are_counted(
-    stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, release: str
 ) -> None:
     root = stage.world.root
-    stage.world.have(NO_RULES, NFTABLES)
+    stage.world.have(NO_RULES, NFTABLES[release])
     table: list[str] = []
 
     def connect(host: str, port: int, timeout: float) -> socket.socket:
         stream = socket.create_connection(("127.0.0.1", stage.world.port), timeout)
         pod, ours = f"10.90.0.{len(table) % 4 + 2}", stream.getsockname()[1]
         table.append(
-            f"ipv4     2 tcp      6 119 TIME_WAIT src=10.88.0.2 dst={host} sport={ours} dport={port} "
-            f"src={pod} dst=10.88.0.2 sport=80 dport={ours} [ASSURED] mark=0 zone=0 use=2\n"
+            f"tcp      6 119 TIME_WAIT src=10.88.0.2 dst={host} sport={ours} dport={port} "
+            f"src={pod} dst=10.88.0.2 sport=80 dport={ours} [ASSURED] mark=0 use=1\n"
         )
         (root / "conntrack").write_text("".join(table))
         return stream
 
     monkeypatch.setattr(stage.world, "connect", connect)
-    a_program(root / "bin/cat", f'[ "$1" != /proc/net/nf_conntrack ] || set -- {root}/conntrack; exec /bin/cat "$@"')
+    a_program(root / "bin/conntrack", f'[ "$*" = "-L -d 10.89.80.232" ] && exec cat {root}/conntrack')
     assert stage.trace("web") == 0
     numbers, said = asked(capsys)
     assert numbers == [25] * 4 and said.endswith("100 requests, 100 answered")
-    (root / "conntrack").unlink()  # not every kernel shows it
+    (root / "conntrack").unlink()
     monkeypatch.setattr(stage.world, "connect", lambda *_: socket.create_connection(("127.0.0.1", stage.world.port)))
     assert stage.trace("web") == 0
     numbers, said = asked(capsys)

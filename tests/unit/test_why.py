@@ -8,16 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import followed, why
-from tasks.core import diagnosis
+from tasks.core import diagnosis, netfilter
 from tasks.core.daemon import Daemon
 from tasks.core.diagnosis import Diagnosis, Finding, Link, State, broken, unknown, waits, works
 from tasks.core.errors import DmucError
+from tasks.core.machine import Machine
 from tasks.core.probe import Answer, Http
 from tasks.core.process import Record
 from tasks.followed import Followed
@@ -38,9 +40,33 @@ NEEDS = {
     "kube_proxy": ("apiserver",),
 }
 RULES = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
 :KUBE-SERVICES - [0:0]
+:KUBE-SVC-LO - [0:0]
+:KUBE-SVC-X - [0:0]
+:KUBE-SEP-LO - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
 -A KUBE-SERVICES -d 10.82.0.7/32 -p tcp -m comment --comment "default/web cluster IP" -m tcp --dport 80 -j KUBE-SVC-LO
 -A KUBE-SERVICES -d 10.82.0.8/32 -p tcp -m comment --comment "default/webby cluster IP" -m tcp --dport 80 -j KUBE-SVC-X
+-A KUBE-SVC-LO -m comment --comment "default/web" -j KUBE-SEP-LO
+-A KUBE-SEP-LO -p tcp -m comment --comment "default/web" -m tcp -j DNAT --to-destination 10.83.0.2:80
+COMMIT
+"""
+NO_POD = """\
+*filter
+:OUTPUT ACCEPT [0:0]
+:KUBE-SERVICES - [0:0]
+-A OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.82.0.7/32 -p tcp -m comment --comment "default/web has no endpoints" -m tcp --dport 80 -j REJECT
+COMMIT
+*nat
+:OUTPUT ACCEPT [0:0]
+:KUBE-SERVICES - [0:0]
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+COMMIT
 """
 NO_TOKEN = 'Error creating: No API token found for service account "default", retry after the token is automatically c'
 UNREADABLE = "cannot be asked: the API server does not answer: connection refused"
@@ -135,7 +161,7 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(followed, "SERVICE_ACCOUNT", _goal(SERVICE_ACCOUNT, token))
         monkeypatch.setattr(followed, "SCHEDULABLE", _goal(SCHEDULABLE, taint))
         monkeypatch.setattr(followed, "node_name", lambda context: "dmuc1")
-        monkeypatch.setattr(followed, "run", lambda machine, *command, timeout: rules)
+        monkeypatch.setattr(netfilter, "run", partial(_listed, rules))
         monkeypatch.setattr(
             followed, "_asked", lambda context, address: Answer(page is None, page or f"http://{address}/ answers")
         )
@@ -158,6 +184,13 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return diagnosed
 
     return diagnose
+
+
+def _listed(rules: str, machine: Machine, *command: str, timeout: float) -> str:
+    """What iptables-save has printed; there are no rules of nftables."""
+    if command[0] == "iptables-save":
+        return rules
+    raise DmucError(" ".join(command), "No such file or directory")
 
 
 def _goal(goal: Any, lacks: str) -> Any:
@@ -256,7 +289,7 @@ def test_what_only_takes_time_is_waited_for(
 
 def test_a_complete_cluster_works(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(diagnose(), capsys)
-    assert "✓ rules              KUBE-SERVICES → KUBE-SVC-LO\n" in text
+    assert "✓ rules              default/web has its rules\n" in text
     assert "✓ page               http://10.82.0.7:80/ answers\n" in text
     assert set(re.findall(r"^\S", text, re.MULTILINE)) == {"✓", "E"}
 
@@ -315,10 +348,18 @@ def test_an_image_that_there_is_not(diagnose: Any, capsys: pytest.CaptureFixture
 
 def test_a_deployment_that_is_scaled_to_nothing(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     objects = {**COMPLETE, "deployments": [a_deployment(replicas=0)], "pods": [], "endpoints": [endpoints()]}
-    text = told(diagnose(objects, rules=":KUBE-SERVICES \n", page="refused"), capsys)
+    text = told(diagnose(objects, rules=NO_POD, page="refused"), capsys)
     assert "cause: pod: the Deployment is scaled to 0" in text
     assert "next: scripts/doit shell -- kubectl scale deployment web --replicas=1\n" in text
-    assert "✗ rules              (because of pod) no rule in the chain KUBE-SERVICES is for 10.82.0.7:80" in text
+    assert (
+        "✗ rules              (because of pod) kube-proxy's rules for ClusterIP 10.82.0.7:80/tcp lead to no Pod" in text
+    )
+
+
+def test_a_service_that_kube_proxy_has_not_seen(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    objects = {**COMPLETE, "services": [a_service("10.82.0.9")]}
+    text = told(diagnose(objects, page="timed out"), capsys)
+    assert "waiting for: rules: kube-proxy has written no rules for ClusterIP 10.82.0.9:80/tcp\n" in text
 
 
 def test_a_container_that_ends_again_and_again(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,83 @@
+"""The programs of the cluster, one line each, and the small tools that they and we run besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import sites
+from .choices import engine
+from .core.context import Context
+from .sites import Project
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program of the cluster."""
+
+    name: str
+    version: tuple[str, ...] = ("--version",)  # the arguments that make it say its version
+    project: Project | None = None  # whose release site has it; None: it cannot be downloaded
+    package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
+    wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
+    says_flags: bool = False  # its --help names every flag that it takes
+
+    @property
+    def of_kubernetes(self) -> bool:
+        """Whether it is one of Kubernetes' own, of which only the wanted release will do."""
+        return self.project is sites.KUBERNETES
+
+    @property
+    def shelf(self) -> str:
+        """Its directory in the cache: that of its project."""
+        return self.project.name if self.project else self.name
+
+
+def _with_docker(context: Context) -> bool:
+    return engine(context) == "docker"
+
+
+PROGRAMS = {
+    program.name: program
+    for program in (
+        Program("etcd", project=sites.ETCD, package="etcd-server"),
+        Program("kube-apiserver", project=sites.KUBERNETES, says_flags=True),
+        Program("kube-controller-manager", project=sites.KUBERNETES, says_flags=True),
+        Program("kube-scheduler", project=sites.KUBERNETES, says_flags=True),
+        Program("kube-proxy", project=sites.KUBERNETES, says_flags=True),
+        Program("kubelet", project=sites.KUBERNETES, says_flags=True),
+        Program("kubectl", ("version", "--client"), project=sites.KUBERNETES),
+        Program("dockerd", package="docker.io", wanted=_with_docker),  # Docker publishes no sums
+        Program("docker", package="docker.io", wanted=_with_docker),
+        Program("containerd", project=sites.CONTAINERD, package="containerd"),
+        Program("runc", project=sites.RUNC, package="runc"),
+        Program("docker-registry", package="docker-registry"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A small program that the others, and we, run besides: any version will do."""
+
+    name: str
+    package: str  # the Debian package that has it
+    wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
+
+
+TOOLS = (
+    Tool("ip", "iproute2"),  # the link
+    Tool("unshare", "util-linux"),  # the machine's namespaces
+    Tool("nsenter", "util-linux"),
+    Tool("mount", "mount"),
+    Tool("iptables", "iptables"),  # dockerd and kube-proxy
+    Tool("nft", "nftables", lambda context: context.settings.proxy_mode == "nftables"),  # kube-proxy
+    Tool("ipset", "ipset", lambda context: context.settings.proxy_mode == "ipvs"),
+    Tool("conntrack", "conntrack"),  # kube-proxy, when a Service of UDP loses a Pod
+    Tool("socat", "socat"),  # kubelet, for `kubectl port-forward`
+)
+
+
+def wanted(context: Context) -> dict[str, Program]:
+    """The programs that this cluster needs, by name."""
+    return {name: program for name, program in PROGRAMS.items() if program.wanted(context)}

@@ -1,0 +1,121 @@
+"""kube-proxy's modes: what it is told, and what is removed of what it has written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tasks.core.context import Context
+from tasks.core.machine import Host
+from tasks.kube_proxy import KUBE_PROXY
+from tests.unit.support import a_context, a_program, set_programs
+
+RULES = """\
+*nat
+:KUBE-SERVICES - [0:0]
+:DOCKER - [0:0]
+-A OUTPUT -j KUBE-SERVICES
+-A KUBE-EXT-X -j KUBE-SVC-X
+-A DOCKER -j RETURN
+COMMIT
+"""
+
+
+@dataclass(frozen=True)
+class Fake(Host):
+    """A machine whose programs say what they are asked, in the file `said`."""
+
+    bin: Path = Path()
+    others: str = ":/usr/bin:/bin"
+
+    def enter(self) -> Sequence[str]:
+        return ("/usr/bin/env", f"PATH={self.bin}{self.others}")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("nft", "kube-proxy", "ip6tables-save", "ip6tables-restore", "iptables-restore"):
+        a_program(tmp_path / "bin" / name, f'echo "{name} $*" >> {tmp_path}/said; cat >> {tmp_path}/said')
+    (tmp_path / "rules").write_text(RULES)
+    a_program(tmp_path / "bin/iptables-save", f"cat {tmp_path}/rules")
+    a_program(tmp_path / "bin/ip", "exit 1")  # there is no link kube-ipvs0
+    return tmp_path
+
+
+def cluster(root: Path, mode: str, kubernetes: str = "1.36") -> Context:
+    context = a_context(root, on=Fake(bin=root / "bin"), proxy_mode=mode, kubernetes=kubernetes)
+    set_programs(context, {"kube-proxy": root / "bin/kube-proxy"})
+    context.run.mkdir(exist_ok=True)
+    return context
+
+
+def said(root: Path) -> str:
+    return (root / "said").read_text() if (root / "said").exists() else ""
+
+
+def prepare(context: Context, *, has_run: bool = True) -> None:
+    if has_run:
+        (context.run / "kube_proxy.ran").touch()
+    assert KUBE_PROXY.prepare is not None
+    KUBE_PROXY.prepare(context)
+
+
+@pytest.mark.parametrize(
+    ("kubernetes", "mode", "told"),
+    [
+        ("1.36", "iptables", []),
+        ("1.36", "nftables", ["--proxy-mode=nftables"]),
+        ("1.30", "nftables", ["--proxy-mode=nftables", "--feature-gates=NFTablesProxyMode=true"]),
+        ("1.20", "ipvs", ["--proxy-mode=ipvs"]),
+    ],
+)
+def test_the_mode_is_said_where_it_is_not_the_default(root: Path, kubernetes: str, mode: str, told: list[str]) -> None:
+    flags = [flag.text for flag in KUBE_PROXY.flags(cluster(root, mode, kubernetes))]
+    assert [flag for flag in flags if flag.startswith(("--proxy", "--feature"))] == told
+
+
+@pytest.mark.parametrize(("kubernetes", "says"), [("1.34", False), ("1.35", True)])
+def test_that_ipvs_is_deprecated_is_said(root: Path, kubernetes: str, says: bool) -> None:
+    probes = KUBE_PROXY.ready.probes  # type: ignore[attr-defined]
+    assert ("deprecated" in probes[-1](cluster(root, "ipvs", kubernetes)).why) is says
+
+
+def test_nftables_follow_iptables(root: Path) -> None:
+    prepare(cluster(root, "nftables"))
+    restored = said(root).partition("iptables-restore -w\n")[2]
+    assert "KUBE-" not in restored and "-A DOCKER -j RETURN" in restored
+    assert "nft" not in said(root) and "kube-proxy" not in said(root)
+
+
+def test_iptables_follow_nftables(root: Path) -> None:
+    prepare(cluster(root, "iptables"))
+    assert said(root).splitlines() == [
+        f"nft add table {family} kube-proxy; delete table {family} kube-proxy" for family in ("ip", "ip6")
+    ]
+
+
+def test_iptables_follow_ipvs(root: Path) -> None:
+    a_program(root / "bin/ip", '[ "$*" = "link show kube-ipvs0" ]')
+    prepare(cluster(root, "iptables"))
+    assert "kube-proxy --cleanup" in said(root)
+
+
+def test_without_nft_there_are_no_tables_of_it(root: Path) -> None:
+    (root / "bin/nft").unlink()
+    (root / "bin/sh").symlink_to("/bin/sh")
+    prepare(replace(cluster(root, "iptables"), machine=Fake(bin=root / "bin", others="")))
+    assert said(root) == ""
+
+
+def test_what_is_not_ours_stays(root: Path) -> None:
+    prepare(cluster(root, "nftables"), has_run=False)
+    assert said(root) == ""
+
+
+def test_taking_it_back_takes_all(root: Path) -> None:
+    assert KUBE_PROXY.take_back is not None
+    KUBE_PROXY.take_back(cluster(root, "nftables"))
+    assert "delete table ip kube-proxy" in said(root) and "iptables-restore -w" in said(root)
