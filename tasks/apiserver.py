@@ -66,8 +66,8 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
-        if context.release_of("kube-apiserver").insecure_port:
-            flags.append(Flag("--insecure-port=0", "Nor may all who can reach the host's localhost:8080."))
+    if context.release_of("kube-apiserver").insecure_port and (settings.on_host or secure(context)):
+        flags.append(Flag("--insecure-port=0", "Nor may everybody who can reach its localhost:8080."))
     if settings.free_ports:
         flags.append(Flag(f"--secure-port={context.port(API)}", "A free port: on the standard one may be another's."))
     return flags

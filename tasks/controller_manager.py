@@ -29,8 +29,8 @@ def flags(context: Context) -> Sequence[Flag]:
             why = "Goes with each token, so that Pods can trust the API server."
             flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))
     if secure(context):
-        why = "Each controller may do what it must, and no more: they are somebody of their own, too."
-        flags.append(Flag("--use-service-account-credentials", why, "security"))
+        why = "Each controller is somebody of its own: the roles that they need are given to those, not to it."
+        flags.append(Flag("--use-service-account-credentials", why))
     if not context.settings.uses_front_door:
         why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
         flags.append(Flag("--leader-elect=false", why, "speed"))
