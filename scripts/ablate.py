@@ -156,7 +156,10 @@ def _without_part(gone: Part, parts: Sequence[Part]) -> list[Part]:
             instead = resolve(gone.needs, context)  # type: ignore[attr-defined]
             return [n for name in resolve(part.needs, context) for n in (instead if name in names else [name])]
 
-        changed: Part = replace(part, needs=needs, after=[name for name in part.after if name not in names])
+        def after(context: Context) -> list[str]:
+            return [name for name in resolve(part.after, context) if name not in names]
+
+        changed: Part = replace(part, needs=needs, after=after)
         return changed
 
     return [left(part) for part in parts if part.name != gone.name]

@@ -12,14 +12,16 @@ packages can be had, taken from those; Kubernetes is then built from Debian's so
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import kubernetes_source, sites
+from . import etcd, kubernetes_source, sites
 from .core import debian, download, executable, release
 from .core.context import Context
 from .core.errors import DmucError
@@ -27,6 +29,7 @@ from .core.executable import Found, fingerprint
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
+from .core.settings import Settings
 from .programs import PROGRAMS, TOOLS, Program, wanted
 
 # Find
@@ -41,7 +44,7 @@ def _named_by_user(context: Context, name: str) -> Path | None:
     directory = Path(settings.bin_dir).expanduser().absolute()
     if not directory.is_dir():
         raise DmucError(f"looking for {name}", f"bin_dir={directory}: there is no such directory.")
-    return directory / name if (directory / name).exists() else None
+    return directory / name if os.path.lexists(directory / name) else None
 
 
 def _on_path(name: str) -> Path | None:
@@ -50,13 +53,16 @@ def _on_path(name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def _installed(program: Program) -> list[tuple[Path, str]]:
+    """Where it is installed, and how to say that."""
+    if program.places:
+        return [(Path(place, program.name), f"in {place}") for place in program.places]
+    on_path = _on_path(program.name)
+    return [(on_path, "on PATH")] if on_path else []
+
+
 def _cached(context: Context, program: Program) -> list[Path]:
     return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
-
-
-def _fits_debian(context: Context) -> bool:
-    """Whether what Debian has the source of is of the wanted release."""
-    return release.fits(context.settings.kubernetes, kubernetes_source.VERSION)
 
 
 def _how_cached(path: Path) -> str:
@@ -76,10 +82,8 @@ def find(context: Context, program: Program) -> Found | None:
     named = _named_by_user(context, program.name)
     if named:
         return _look_at(context, program, named, "as you said")
-    on_path = _on_path(program.name)
-    candidates = [(on_path, "on PATH")] if on_path else []
-    candidates += [(path, _how_cached(path)) for path in _cached(context, program)]
-    for path, how in candidates:
+    cached = [(path, _how_cached(path)) for path in _cached(context, program)]
+    for path, how in _installed(program) + cached:
         with contextlib.suppress(DmucError):  # nobody named it: it may be anything
             found = _look_at(context, program, path, how)
             if _fits(context, program, found.version):
@@ -89,8 +93,15 @@ def find(context: Context, program: Program) -> Found | None:
 
 def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
     do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
-    cache = context.settings.cache
-    return executable.look_at(path, program.version, says_flags=program.says_flags, how=how, cache=cache, do=do)
+    return executable.look_at(
+        path,
+        program.version,
+        says=program.says_version,
+        usage=program.name if program.says_flags else "",
+        how=how,
+        cache=context.settings.cache,
+        do=do,
+    )
 
 
 # What is known
@@ -108,7 +119,7 @@ def known(context: Context) -> dict[str, Found]:
         if read.pop("_asked_for") != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
-        same = all(fingerprint(Path(p.path)) == p.print and (context.bin / n).exists() for n, p in programs.items())
+        same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
         return programs if same and programs.keys() == wanted(context).keys() else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
@@ -119,10 +130,11 @@ def _are_known(context: Context) -> Answer:
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
     server = programs["kube-apiserver"]
-    others = ", ".join(
-        f"{name} {programs[name].version}" for name in ("etcd", "dockerd", "containerd") if name in programs
-    )
-    return Answer(True, f"Kubernetes {server.version} ({server.how}), {others}")
+    own = (p.name for p in wanted(context).values() if p.of_kubernetes and programs[p.name].version != server.version)
+    others = [name for name in ("etcd", "dockerd", "containerd") if name in programs]
+    with_them = ", ".join(f"{name} {programs[name].version}" for name in (*own, *others))
+    skew = "".join(f"; {line}" for line in release.skew(versions(context)))
+    return Answer(True, f"Kubernetes {server.version} ({server.how}), {with_them}{skew}")
 
 
 def versions(context: Context) -> dict[str, str]:
@@ -133,15 +145,48 @@ def versions(context: Context) -> dict[str, str]:
 # Obtain
 
 
-def _way(context: Context) -> str:
-    """How missing programs are obtained: "download" or "debian"; found out once."""
-    if context.settings.obtain != "auto":
-        return context.settings.obtain
-    way = context.decided("obtain")
-    if way is None:
-        way = "download" if download.reachable(context.settings.kubernetes_site) else "debian"
-        context.decide("obtain", way)
-    return way
+def _is_downloaded(context: Context, program: Program) -> bool:
+    """Whether this program, if it is missing, is downloaded."""
+    settings, project = context.settings, program.project
+    if project is None or settings.obtain == "debian":
+        return False
+    site = getattr(settings, project.site)
+    if settings.obtain == "download" or site != getattr(Settings, project.site):
+        return True  # who names a mirror wants it
+    return _answers(site)
+
+
+@functools.cache
+def _answers(site: str) -> bool:
+    return download.reachable(site)
+
+
+def _find_all(context: Context) -> dict[str, Found | None]:
+    programs = wanted(context)
+    with ThreadPoolExecutor(len(programs)) as pool:
+        return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
+
+
+def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[Program], list[Program]]:
+    """Give the programs that are to be downloaded, and the others that are missing.
+
+    Raises DmucError when Debian cannot give those of Kubernetes among the others.
+    """
+    missing = [PROGRAMS[name] for name, program in found.items() if program is None]
+    downloaded = [program for program in missing if _is_downloaded(context, program)]
+    others = [program for program in missing if program not in downloaded]
+    names = [program.name for program in others if program.of_kubernetes]
+    if names and not release.fits(context.settings.kubernetes, kubernetes_source.VERSION):
+        asked = context.settings.obtain == "auto"
+        raise DmucError(
+            f"obtaining Kubernetes {context.settings.kubernetes} ({', '.join(names)})",
+            (f"{context.settings.kubernetes_site} does not answer" if asked else "obtain=debian")
+            + f", and what can be built from Debian's source package is {kubernetes_source.VERSION}.",
+            "If you have the programs: bin_dir=DIRECTORY (or kubelet_bin=PATH and so on).\n"
+            "If you have a mirror of dl.k8s.io: kubernetes_site=URL (for etcd and the rest: github_site=URL).\n"
+            "If another release will do: kubernetes=1.20 can be built here.",
+        )
+    return downloaded, others
 
 
 def _missing_tools(context: Context) -> list[str]:
@@ -150,11 +195,9 @@ def _missing_tools(context: Context) -> list[str]:
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
-    missing = [program for program in wanted(context).values() if find(context, program) is None]
-    if missing and _way(context) == "download":
-        missing = [program for program in missing if program.project is None]
-    packages = {*_missing_tools(context), *(p.package for p in missing if p.package)}
-    if any(p.of_kubernetes for p in missing) and _fits_debian(context):
+    _, others = _missing(context, _find_all(context))
+    packages = {*_missing_tools(context), *(program.package for program in others if program.package)}
+    if any(program.of_kubernetes for program in others):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
 
@@ -183,52 +226,51 @@ PACKAGES = Goal(
 )
 
 
-def _find_all(context: Context) -> dict[str, Found | None]:
-    programs = wanted(context)
-    with ThreadPoolExecutor(len(programs)) as pool:
-        return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
-
-
 def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
-    missing = [PROGRAMS[name] for name, program in found.items() if program is None]
-    if missing and _way(context) == "download":
-        sites.obtain(context, [(p.project, p.name) for p in missing if p.project], progress)
-    elif any(program.of_kubernetes for program in missing):
-        _build(context, progress)
-    if missing:
+    downloaded, others = _missing(context, found)
+    sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
+    if any(program.of_kubernetes for program in others):
+        kubernetes_source.build(context.settings.cache, progress)
+    if downloaded or others:
         found = _find_all(context)
     lost = [name for name, program in found.items() if program is None]
     if lost:
         raise DmucError(
             "looking for the programs",
-            f"There is no {', '.join(lost)} of the release {context.settings.kubernetes}, and no way to obtain it.",
+            f"There is no {', '.join(lost)}, and no way to obtain it.",
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
-    context.bin.mkdir(mode=0o700, exist_ok=True)
+    before = _server_before(context)
     for name, program in found.items():
         assert program is not None
-        link = context.bin / name
+        link = _link(context, name)
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
     written = {"_asked_for": _asked_for(context)} | {n: asdict(p) for n, p in found.items() if p is not None}
     context.programs_file.write_text(json.dumps(written, indent=1))
-    progress.note(_are_known(context).why)
+    step = release.step(before, versions(context)["kube-apiserver"]) if before else ""
+    progress.note("; ".join(filter(None, (_are_known(context).why, step))))
 
 
-def _build(context: Context, progress: Progress) -> None:
-    if not _fits_debian(context):
-        raise DmucError(
-            f"obtaining Kubernetes {context.settings.kubernetes}",
-            f"Debian's source package is {kubernetes_source.VERSION}, and nothing can be downloaded.",
-            "Name your own programs with bin_dir=DIRECTORY.",
-        )
-    kubernetes_source.build(context.settings.cache, progress)
+def _server_before(context: Context) -> str:
+    """The version of the API server that wrote what is in etcd, if there is anything."""
+    try:
+        read = json.loads(context.programs_file.read_text()) if etcd.identity(context).exists() else {}
+        return str(read["kube-apiserver"]["version"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def _link(context: Context, name: str) -> Path:
+    return context.state / PROGRAMS[name].links / name
 
 
 def _forget(context: Context) -> None:
     context.programs_file.unlink(missing_ok=True)
-    shutil.rmtree(context.bin, ignore_errors=True)
+    for links in {program.links for program in PROGRAMS.values()}:
+        shutil.rmtree(context.state / links, ignore_errors=True)
 
 
 BINARIES = Goal(

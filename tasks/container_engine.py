@@ -1,126 +1,83 @@
-"""The container engine: runs the containers that the kubelet asks for. Docker, as in the walk-through.
+"""The container engine: runs the containers that the kubelet asks for. Docker, as in the walk-through, or containerd.
 
-On the slide it is `dockerd`. It keeps its images in /var/lib/docker, which in the machine is a directory of its own.
-With front_door=on it is `dockerd` here, too, and what the flags say stands in its configuration file.
+What each is stands in docker.py and containerd.py. `engine=` chooses, at any time: the other's containers end, and its
+network goes, for both give the Pods addresses of the same range.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from .core import iptables
+from . import choices, containerd, docker, upgrade
 from .core.context import Context
-from .core.daemon import Daemon, Flag
-from .core.machine import run
-from .core.probe import Http
-from .facts import may_lower_oom_score
-from .machine import DISK
-from .registry import LOCAL, pull_through_address
-
-# Without CAP_SYS_RESOURCE nothing may lower its oom_score_adj, and runc, asked to, refuses to start the pod sandbox
-# ("can't get final child's PID from pipe"). This stands in front of runc and asks for 0 where less was asked for.
-_RUNC_ADAPTER = """\
-#!/bin/sh
-previous=
-for argument in "$@"; do
-  [ "$previous" = --bundle ] && sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$argument/config.json"
-  previous=$argument
-done
-exec {runc} "$@"
-"""
+from .core.daemon import Daemon
+from .core.goal import resolve
+from .core.probe import Chosen, Probe
 
 
-def _adapter(context: Context) -> Path:
-    return context.state / "runc-adapter"
+class Engine(Protocol):
+    """What docker.py and containerd.py are, both."""
+
+    DAEMON: Daemon
+
+    def pause_image(self, context: Context) -> str:
+        """Give the name of the pod sandbox's image."""
+
+    def has(self, image: str) -> Probe:
+        """Ask whether the image is there."""
+
+    def pull(self, context: Context, image: str) -> None:
+        """Fetch it. Raises DmucError when it does not come."""
+
+    def remove(self, context: Context, image: str) -> None:
+        """Forget it."""
 
 
-def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
-    if context.settings.uses_front_door:
-        return ()
-    return [flag for flag, _ in _wishes(context)]
+ENGINES: dict[str, Engine] = {"docker": docker, "containerd": containerd}
+_LAST = "engine"  # which one was started last
 
 
-def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
-    """What it is told: each as a flag, and as a part of its configuration file.
-
-    https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
-    """
-    network = ipaddress.ip_network(context.settings.pod_range)
-    bip = f"{network[1]}/{network.prefixlen}"
-    why = "The Pods' addresses; Docker's default may be the host's Docker's."
-    wishes: list[tuple[Flag, dict[str, Any]]] = [(Flag(f"--bip={bip}", why, "isolation"), {"bip": bip})]
-    mirrors = [f"http://{m}" for m in (pull_through_address(context), LOCAL) if m]
-    wishes += [
-        (
-            Flag(f"--registry-mirror={mirror}", "Serves `nginx` without a way out of the machine."),
-            {"registry-mirrors": mirrors},
-        )
-        for mirror in mirrors
-    ]
-    if not may_lower_oom_score():
-        why = "We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without."
-        adapter = str(_adapter(context))
-        wishes += [
-            (Flag(f"--add-runtime=adapter={adapter}", why), {"runtimes": {"adapter": {"path": adapter}}}),
-            (Flag("--default-runtime=adapter", why), {"default-runtime": "adapter"}),
-        ]
-    return wishes
+def engine(context: Context) -> Engine:
+    """The one that is chosen."""
+    return ENGINES[choices.engine(context)]
 
 
-def _config(context: Context) -> Path:
-    return context.state / DISK["/etc/docker"] / "daemon.json"
+def _daemon(context: Context) -> Daemon:
+    return engine(context).DAEMON
 
 
-def _forget_config(context: Context) -> None:
-    """What stands in the file and on the command line, too, Docker refuses."""
-    if not context.settings.uses_front_door:
-        _config(context).unlink(missing_ok=True)
+def _prepare(context: Context) -> None:
+    chosen = choices.engine(context)
+    if context.decided(_LAST) not in (None, chosen):
+        _take_back(context)
+    context.decide(_LAST, chosen)
+    if (prepare := _daemon(context).prepare) is not None:
+        prepare(context)
 
 
-def _files(context: Context) -> Mapping[Path, str]:
-    files = {}
-    if not may_lower_oom_score():
-        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=context.bin / "runc")
-    if context.settings.uses_front_door:
-        config: dict[str, Any] = {}
-        for _, part in _wishes(context):
-            config |= part
-        files[_config(context)] = json.dumps(config, indent=1) + "\n"
-    return files
-
-
-def _keeps(context: Context) -> Sequence[Path]:
-    return [Path("/var/lib/docker") if context.settings.on_host else context.state / "container_engine"]
-
-
-def _remove_network(context: Context) -> None:
-    run(context.machine, "sh", "-c", "ip link delete docker0 || true")
-    iptables.remove(context.machine, "DOCKER|docker0")
+def _take_back(context: Context) -> None:
+    last = ENGINES[context.decided(_LAST) or choices.engine(context)].DAEMON
+    assert last.take_back is not None
+    last.take_back(context)
 
 
 CONTAINER_ENGINE = Daemon(
     name="container_engine",
-    doc="start the container engine, which runs containers: Docker",
-    program="dockerd",
-    tools=("containerd", "runc"),
-    flags=flags,
+    doc="start the container engine, which runs containers: Docker or containerd",
+    program=lambda context: _daemon(context).program_name(context),
+    tools=lambda context: resolve(_daemon(context).tools, context),
+    flags=lambda context: _daemon(context).flags(context),
     needs=("machine", "binaries", "_upstream"),
-    ready=Http("unix:///run/docker.sock:/_ping", expect="OK"),
-    writes=_files,
-    prepare=_forget_config,
-    keeps=_keeps,
-    take_back=_remove_network,
+    # Another engine ends all containers: it comes when the kubelet does.
+    after=lambda context: upgrade.first(context, "controller_manager", "scheduler"),
+    ready=Chosen(lambda context: _daemon(context).ready),
+    writes=lambda context: _daemon(context).writes(context),
+    prepare=_prepare,
+    keeps=lambda context: _daemon(context).keeps(context),
+    take_back=_take_back,
     needs_root=True,
-    causes={
-        "Devices cgroup isn't mounted": "The machine's cgroups are not as Docker needs them.",
-        "iptables": "Docker could not set up its iptables chains; see the lines above.",
-    },
-    grace=20.0,  # it ends its containers first
+    causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},
+    grace=20.0,  # Docker ends its containers first
 )
 
 PARTS = [CONTAINER_ENGINE]

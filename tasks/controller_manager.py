@@ -23,8 +23,9 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     flags = [way_in(context, "kube-controller-manager")]
     if context.settings.service_account == "keys":
-        why = "Signs a token for each ServiceAccount; without one a Pod waits for ever."
-        flags.append(Flag(f"--service-account-private-key-file={context.pki / 'sa.key'}", why))
+        if not context.release_of("kube-apiserver").projected_tokens:
+            why = "Signs a token for each ServiceAccount; without one a Pod waits for ever."
+            flags.append(Flag(f"--service-account-private-key-file={context.pki / 'sa.key'}", why))
         if context.settings.uses_front_door:  # else it takes the CA from the kubeconfig
             why = "Goes with each token, so that Pods can trust the API server."
             flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .core import cgroups
 from .core.context import Context
 
 _CAP_SYS_RESOURCE = 24  # <linux/capability.h>
@@ -23,6 +24,11 @@ def may_lower_oom_score() -> bool:
 def has_swap() -> bool:
     """Whether the host swaps."""
     return len(Path("/proc/swaps").read_text().splitlines()) > 1
+
+
+def has_cgroup_v1() -> bool:
+    """Whether the host's cgroups are of version 1, or of both: the kubelet takes /sys/fs/cgroup for its answer."""
+    return not any(h.is_v2 and h.mount_point == Path("/sys/fs/cgroup") for h in cgroups.mounted())
 
 
 def has_ipvs() -> bool:

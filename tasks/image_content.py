@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from .core import debian, oci
@@ -24,14 +25,19 @@ from .core.progress import Progress
 class Recipe:
     """What an image holds: files of Debian packages, and what we add to them. All paths are relative to its `/`."""
 
-    repository: str
-    tag: str
+    repositories: tuple[str, ...]  # under all of these it is served,
+    tags: tuple[str, ...]  # with all of these
     packages: tuple[str, ...]
     take: tuple[str, ...]  # patterns; each must match something in the packages
     config: oci.ImageConfig
     links: Mapping[str, str] = field(default_factory=dict)  # name: what it points to
     files: Mapping[str, str] = field(default_factory=dict)  # name: text
     directories: Mapping[str, int] = field(default_factory=dict)  # name: mode
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
+        return f"{self.repositories[0]}:{self.tags[0]}"
 
 
 # For `kubectl exec`, `docker run nginx echo` and a look around. wget, because the image has no curl.
@@ -59,8 +65,8 @@ http {
 """
 
 NGINX = Recipe(
-    repository="library/nginx",
-    tag="latest",
+    repositories=("library/nginx",),
+    tags=("latest",),
     packages=(
         *("nginx", "nginx-common", "busybox-static"),
         *("libc6", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"),
@@ -95,8 +101,9 @@ NGINX = Recipe(
 )
 
 PAUSE = Recipe(
-    repository="library/pause",
-    tag="3.2",  # the one that kubelet 1.20 is made for
+    # As Docker asks for it, and as containerd asks a mirror for registry.k8s.io/pause and k8s.gcr.io/pause.
+    repositories=("library/pause", "pause"),
+    tags=("3.2", "3.4.1", "3.5", "3.6", "3.7", "3.8", "3.9", "3.10"),  # those that Kubernetes 1.19 to 1.36 know
     packages=("catatonit",),
     take=("usr/bin/catatonit",),
     links={"catatonit": "usr/bin/catatonit"},
@@ -174,12 +181,14 @@ def _make(scratch: Path, progress: Progress) -> Path:
     """Do all the work in `scratch`; give the directory in it that is to be kept."""
     packages, made = scratch / "packages", scratch / "registry"
     for recipe in RECIPES:
-        progress.note(f"making the image {recipe.repository}:{recipe.tag}")
-        tree = scratch / recipe.repository
+        progress.note(f"making the image {recipe.name}")
+        tree = scratch / recipe.repositories[0]
         for deb in debian.fetch_debs(recipe.packages, scratch / "debs", progress):
             debian.extract(deb, packages)
         _fill(tree, packages, recipe)
-        oci.store(made, recipe.repository, recipe.tag, oci.pack(tree, recipe.config))
+        image = oci.pack(tree, recipe.config)
+        for repository, tag in product(recipe.repositories, recipe.tags):
+            oci.store(made, repository, tag, image)
     return made
 
 
@@ -189,7 +198,7 @@ def _fill(tree: Path, packages: Path, recipe: Recipe) -> None:
         found = list(packages.glob(pattern))
         if not found:
             raise DmucError(
-                f"making the container image {recipe.repository}:{recipe.tag}",
+                f"making the container image {recipe.name}",
                 f"No file {pattern} in the packages {', '.join(recipe.packages)}.",
                 "They are expected as in Debian 12. Check where apt gets its packages from: apt-cache policy nginx",
             )

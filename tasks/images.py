@@ -5,54 +5,35 @@ The kubelet would pull nginx by itself, since it asks for nginx:latest; having i
 
 from __future__ import annotations
 
+from .container_engine import CONTAINER_ENGINE, engine
 from .core.context import Context
 from .core.goal import Goal
 from .core.graph import Part
-from .core.machine import run
-from .core.probe import All, Answer, Http
+from .core.probe import All, Answer
 from .core.progress import Progress
 from .registry import PARTS as REGISTRY_PARTS
 
 NGINX = "nginx:latest"
 
 
-def _has(image: str) -> Http:
-    return Http(f"unix:///run/docker.sock:/images/{image}/json")
+def _wanted(context: Context) -> list[str]:
+    return [NGINX, engine(context).pause_image(context)]
 
 
 def _are_there(context: Context) -> Answer:
-    return All([_has(NGINX), _has(context.release.pause_image)])(context)
+    return All([engine(context).has(image) for image in _wanted(context)])(context)
 
 
 def _pull(context: Context, progress: Progress) -> None:
-    docker, deadline = str(context.bin / "docker"), context.settings.deadline_of("images")
-    pause = context.release.pause_image
-    progress.note(f"docker pull {NGINX}")
-    run(context.machine, docker, "pull", NGINX, timeout=deadline)
-    # The registry has it under its plain name: engines ask mirrors only for what has no registry in its name.
-    plain = pause.rpartition("/")[2]
-    progress.note(f"docker pull {plain}")
-    run(context.machine, docker, "pull", plain, timeout=deadline)
-    run(context.machine, docker, "tag", plain, pause, timeout=deadline)
+    for image in _wanted(context):
+        progress.note(f"pulling {image}")
+        engine(context).pull(context, image)
 
 
 def _remove(context: Context) -> None:
-    if context.machine.down() is None and Http("unix:///run/docker.sock:/_ping")(context):
-        docker = str(context.bin / "docker")
-        pause = context.release.pause_image
-        run(
-            context.machine,
-            "sh",
-            "-c",
-            '"$@" || true',
-            "sh",
-            docker,
-            "rmi",
-            "-f",
-            NGINX,
-            pause,
-            pause.rpartition("/")[2],
-        )
+    if context.machine.down() is None and CONTAINER_ENGINE.ready(context):
+        for image in _wanted(context):
+            engine(context).remove(context, image)
 
 
 IMAGES = Goal(

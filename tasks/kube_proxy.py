@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import etcd
+from . import etcd, upgrade
 from .core import iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -66,7 +66,8 @@ KUBE_PROXY = Daemon(
     program="kube-proxy",
     flags=flags,
     needs=needs,
-    after=("kubelet",),  # it looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again
+    # It looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again.
+    after=lambda context: ("kubelet", *upgrade.first(context, "_schedulable")),
     ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     prepare=_remove_other_rules,

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import etcd, front_door, kubeconfig
-from .choices import secure
+from . import etcd, front_door, kubeconfig, upgrade
+from .choices import engine, secure
 from .core import api, iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -21,7 +21,8 @@ from .core.graph import Part
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
-from .facts import has_swap
+from .core.release import CONTAINERD_SOCKET
+from .facts import has_cgroup_v1, has_swap
 
 
 def node_name(context: Context) -> str:
@@ -64,6 +65,14 @@ def flags(context: Context) -> Sequence[Flag]:
         ]
     if has_swap():
         flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
+    row = context.release_of("kubelet")
+    if row.fail_cgroup_v1 and has_cgroup_v1():
+        why = "The host has cgroup v1, and by default the kubelet refuses to run then."
+        flags.append(Flag("--fail-cgroupv1=false", why))
+    if engine(context) == "containerd" and row.runtime_flag:
+        flags.append(Flag("--container-runtime=remote", "The engine is another program than the kubelet's own Docker."))
+    if engine(context) == "containerd" and row.endpoint != CONTAINERD_SOCKET:
+        flags.append(Flag(f"--container-runtime-endpoint=unix://{CONTAINERD_SOCKET}", "Where the engine is."))
     return flags
 
 
@@ -72,7 +81,7 @@ def _make_node(context: Context) -> None:
 
     https://kubernetes.io/docs/concepts/architecture/nodes/#manual-node-administration
     """
-    if context.release.node_first and not ask_api(context, _path(context), lambda node: Answer(True, "")):
+    if context.release_of("kubelet").node_first and not ask_api(context, _path(context), lambda node: Answer(True, "")):
         api.create(context, _manifest(context))
 
 
@@ -134,7 +143,7 @@ KUBELET = Daemon(
     program="kubelet",
     flags=flags,
     needs=lambda context: (*front_door.needs(context), "kubeconfig", "container_engine"),
-    after=("images",),
+    after=lambda context: ("images", *upgrade.first(context, "controller_manager", "scheduler")),
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,
@@ -146,6 +155,8 @@ KUBELET = Daemon(
         "running with swap on is not supported": "The kubelet refuses to run with swap: --fail-swap-on=false.",
         "misconfiguration: kubelet cgroup driver": "Kubelet and engine must use the same cgroup driver.",
         "docker.sock. Is the docker daemon running": "The container engine does not answer.",
+        "unknown service runtime.v1": "Kubelet and containerd have no version of CRI in common: up to 1.22 the kubelet "
+        "has only v1alpha2, which containerd has up to 1.7; from 1.26 on only v1, which containerd has from 1.6 on.",
     },
 )
 

@@ -24,6 +24,7 @@ from .core.progress import Progress
 # kubelet need no flag for it, and what they keep there never meets the host's own.
 DISK = {
     "/var/lib/docker": "container_engine",
+    "/var/lib/containerd": "containerd",
     "/var/lib/kubelet": "kubelet",
     "/etc/docker": "docker",  # Docker's configuration file, where it has one
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from . import sites
 from .choices import engine
 from .core.context import Context
+from .core.executable import VERSION
 from .sites import Project
 
 
@@ -21,6 +22,9 @@ class Program:
     package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
     wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
     says_flags: bool = False  # its --help names every flag that it takes
+    says_version: str = VERSION  # how its version is found in what it says: a regular expression
+    places: tuple[str, ...] = ()  # the directories in which it is installed, where these are on nobody's PATH
+    links: str = "bin"  # the directory, below the state directory, that has the link to it
 
     @property
     def of_kubernetes(self) -> bool:
@@ -37,6 +41,24 @@ def _with_docker(context: Context) -> bool:
     return engine(context) == "docker"
 
 
+def _with_containerd(context: Context) -> bool:
+    return engine(context) == "containerd"
+
+
+def _cni_plugin(name: str) -> Program:
+    """Without arguments it says what it is. (`bridge` on PATH is another program, iproute2's.)"""
+    return Program(
+        name,
+        (),
+        project=sites.CNI_PLUGINS,
+        package="containernetworking-plugins",
+        wanted=_with_containerd,
+        says_version=rf"(?<=CNI {name} plugin ).+",
+        places=("/opt/cni/bin", "/usr/lib/cni"),
+        links="cni/bin",
+    )
+
+
 PROGRAMS = {
     program.name: program
     for program in (
@@ -50,6 +72,11 @@ PROGRAMS = {
         Program("dockerd", package="docker.io", wanted=_with_docker),  # Docker publishes no sums
         Program("docker", package="docker.io", wanted=_with_docker),
         Program("containerd", project=sites.CONTAINERD, package="containerd"),
+        Program(
+            "containerd-shim-runc-v2", ("-v",), project=sites.CONTAINERD, package="containerd", wanted=_with_containerd
+        ),
+        Program("ctr", project=sites.CONTAINERD, package="containerd", wanted=_with_containerd),
+        *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
         Program("runc", project=sites.RUNC, package="runc"),
         Program("docker-registry", package="docker-registry"),
     )

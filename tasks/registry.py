@@ -40,6 +40,11 @@ def pull_through_address(context: Context) -> str | None:
     return f"{context.settings.host_address}:5001" if upstream(context) else None
 
 
+def mirrors(context: Context) -> list[str]:
+    """The registries that the engine asks for an image, the first first."""
+    return [f"http://{mirror}" for mirror in (pull_through_address(context), LOCAL) if mirror]
+
+
 def _wanted(context: Context) -> str | None:
     """What the setting says; None when it leaves that to be found out."""
     setting = context.settings.registry

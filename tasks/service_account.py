@@ -4,8 +4,9 @@ The walk-through lists three ways out of the missing token, and service_account=
 
 - `disabled`: the API server gives Pods no ServiceAccount (its admission plugin is disabled), so none needs a token;
 - `no-mount`: the ServiceAccount is told not to mount its token, so its Pods do not wait for it;
-- `keys`: done properly, with a key pair: the controller manager has the private key, to sign tokens with, and the API
-  server the public one, to check them.
+- `keys`: done properly, with a key pair. Up to 1.20 the controller manager has the private key, signs a token for each
+  ServiceAccount and keeps it in a Secret; the API server has the public one, to check them. Since 1.21 the API server
+  signs, too, a token for each Pod; what Pods wait for is the ConfigMap with the CA, from the controller manager.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .core.probe import Answer, ask_api, wait_or_fail
 from .core.progress import Progress
 
 _SECRETS = "/api/v1/namespaces/default/secrets"
+_CA = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
 _REPLICA_SETS = "/apis/apps/v1/namespaces/default/replicasets"
 ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 
@@ -51,11 +53,27 @@ def _ask(context: Context) -> tuple[Answer, list[str]]:
     return answer, names
 
 
+def _is_given_to_pods(context: Context) -> Answer:
+    """Does each Pod get a token from the API server, and the CA beside it?"""
+
+    def judge(account: Any) -> Answer:
+        if account.get("automountServiceAccountToken") is False:
+            return Answer(False, "it has automountServiceAccountToken: false")
+        return ask_api(context, _CA, is_ours)
+
+    def is_ours(ca: Any) -> Answer:
+        if ca["data"].get("ca.crt", "").strip() != (context.pki / "ca.crt").read_text().strip():
+            return Answer(False, "the ConfigMap kube-root-ca.crt has another CA than ours")
+        return Answer(True, "Pods get its token from the API server, and the CA from the ConfigMap kube-root-ca.crt")
+
+    return ask_api(context, ACCOUNT, judge)
+
+
 def _needs_no_token(context: Context) -> Answer:
     def judge(account: Any) -> Answer:
         if account.get("automountServiceAccountToken") is False:
             return Answer(True, "it does not mount its token (automountServiceAccountToken: false)")
-        return Answer(False, "it mounts its token into Pods, and there is none")
+        return Answer(False, "it mounts its token into Pods, and none is wanted")
 
     return ask_api(context, ACCOUNT, judge)
 
@@ -67,7 +85,13 @@ def _is_there(context: Context) -> Answer:
 def _holds(context: Context) -> Answer:
     if context.settings.service_account == "disabled":
         return ask_api(context, "/version", lambda _: Answer(True, "the API server gives Pods no ServiceAccount"))
-    return _ask(context)[0] if context.settings.service_account == "keys" else _needs_no_token(context)
+    if context.settings.service_account == "no-mount":
+        return _needs_no_token(context)
+    return _is_given_to_pods(context) if _projected(context) else _ask(context)[0]
+
+
+def _projected(context: Context) -> bool:
+    return context.release_of("kube-apiserver").projected_tokens
 
 
 def _make(context: Context, progress: Progress) -> None:
@@ -78,7 +102,7 @@ def _make(context: Context, progress: Progress) -> None:
         mounts = False if way == "no-mount" else None  # null takes the field away
         api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
     if way == "keys":
-        answer, secrets = _ask(context)
+        answer, secrets = (Answer(True, ""), []) if _projected(context) else _ask(context)
         for secret in secrets if not answer else ():  # the controller manager makes another
             api.delete(context, f"{_SECRETS}/{secret}")
         tried = "waiting for the controller manager to make a token for the ServiceAccount default"

@@ -1,6 +1,7 @@
 """Where the programs are downloaded from: each project's own releases, as it lays them out at its site.
 
 The sites are settings: `kubernetes_site` (dl.k8s.io) and `github_site` (github.com), or mirrors of the same layout.
+What is downloaded must have the SHA-256 sum that is pinned in sums.txt, or else the one that is published beside it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from .core import download
 from .core.context import Context
+from .core.download import Download
 from .core.errors import DmucError
 from .core.progress import Progress
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_PINNED = Path(__file__).with_name("sums.txt")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,9 @@ class Project:
 
     name: str  # its directory in the cache
     version: Callable[[Context], str]  # which one is downloaded
-    site: Callable[[Context], str]
+    site: str  # the setting that says where
     path: str  # a program, or an archive of programs
-    sums: str  # the file with the SHA-256 sums
+    sums: str  # the file with the published SHA-256 sums
 
 
 def _kubernetes(context: Context) -> str:
@@ -39,90 +42,108 @@ def _kubernetes(context: Context) -> str:
     return wanted if wanted.count(".") == 2 else context.release.default
 
 
-def _github(context: Context) -> str:
-    return context.settings.github_site
-
-
 KUBERNETES = Project(
-    "kubernetes",
-    _kubernetes,
-    lambda context: context.settings.kubernetes_site,
-    "release/v{version}/bin/linux/{arch}/{program}",
-    "{file}.sha256",
+    "kubernetes", _kubernetes, "kubernetes_site", "release/v{version}/bin/linux/{arch}/{program}", "{file}.sha256"
 )
 ETCD = Project(
     "etcd",
     lambda context: context.release.etcd,
-    _github,
+    "github_site",
     "etcd-io/etcd/releases/download/v{version}/etcd-v{version}-linux-{arch}.tar.gz",
     "SHA256SUMS",
 )
 CONTAINERD = Project(
     "containerd",
     lambda context: context.release.containerd,
-    _github,
+    "github_site",
     "containerd/containerd/releases/download/v{version}/containerd-{version}-linux-{arch}.tar.gz",
     "{file}.sha256sum",
 )
 RUNC = Project(
     "runc",
-    lambda context: "1.2.6",
-    _github,
+    lambda context: "1.3.6",
+    "github_site",
     "opencontainers/runc/releases/download/v{version}/runc.{arch}",
     "runc.sha256sum",
 )
 CNI_PLUGINS = Project(
     "cni-plugins",
-    lambda context: "1.6.2",
-    _github,
+    lambda context: "1.9.1",
+    "github_site",
     "containernetworking/plugins/releases/download/v{version}/cni-plugins-linux-{arch}-v{version}.tgz",
     "{file}.sha256",
 )
 COREDNS = Project(
     "coredns",
     lambda context: "1.12.1",
-    _github,
+    "github_site",
     "coredns/coredns/releases/download/v{version}/coredns_{version}_linux_{arch}.tgz",
     "{file}.sha256",
 )
 
 
 def obtain(context: Context, wanted: Iterable[tuple[Project, str]], progress: Progress) -> None:
-    """Download programs, given as project and name, to `cache/PROJECT/vVERSION/NAME`.
+    """Download programs, given as project and name, to `cache/PROJECT/vVERSION/NAME`; all at the same time.
 
-    An archive is downloaded once, and all programs that are in it are put there. Raises DmucError as
-    download.fetch does.
+    An archive is downloaded once, and all programs that are in it are put there. Raises DmucError when one cannot be
+    had, and then stops the others.
     """
-    arch = _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
+    pinned = pinned_sums()
+    files: dict[Path, Download] = {}
+    programs: dict[Path, list[str]] = {}  # what is wanted of each file
     for project, program in wanted:
-        version = project.version(context)
-        directory = context.settings.cache / project.name / f"v{version}"
-        to = directory / program
-        url = f"{project.site(context)}/{project.path.format(version=version, arch=arch, program=program)}"
-        base, _, file = url.rpartition("/")
-        sums = f"{base}/{project.sums.format(file=file)}"
-        directory.mkdir(parents=True, exist_ok=True)
-        if not file.endswith((".tar.gz", ".tgz")):
-            download.fetch(url, to, sha256=None, sums_url=sums, progress=progress)
-            to.chmod(0o755)
-        elif not to.exists():  # another program of the same archive may have brought it
-            archive = directory / file
-            download.fetch(url, archive, sha256=None, sums_url=sums, progress=progress)
-            _unpack(archive, program)
+        file = _file(context, project, program, pinned)
+        files.setdefault(file.to, file)
+        programs.setdefault(file.to, []).append(program)
+    download.fetch_all(list(files.values()), progress)
+    for path, names in programs.items():
+        if path.name in names:
+            path.chmod(0o755)
+        else:
+            progress.note(f"unpack {path.name}")
+            _unpack(path, names)
 
 
-def _unpack(archive: Path, program: str) -> None:
-    """Put all programs of the archive beside it, and remove it. Raises DmucError when `program` is not among them."""
-    with tarfile.open(archive) as opened:
-        members = {Path(m.name).name: m for m in opened if m.isfile() and m.mode & 0o100}
-        if program not in members:
-            raise DmucError(f"unpacking {archive}", f"There is no {program} in it.", "Remove it and run again.")
-        for name, member in members.items():
-            content = opened.extractfile(member)
-            assert content is not None  # it is a file
-            part = archive.with_name(f"{name}.part")
-            with content, part.open("wb") as file:
-                shutil.copyfileobj(content, file)
-            part.chmod(0o755)
-            part.rename(archive.with_name(name))
-    archive.unlink()
+def pinned_sums() -> dict[str, str]:
+    """Give the pinned SHA-256 sums, by path below the site."""
+    lines = (line.split() for line in _PINNED.read_text().splitlines() if not line.startswith("#"))
+    return {path: digest for digest, path in lines}
+
+
+def _file(context: Context, project: Project, program: str, pinned: dict[str, str]) -> Download:
+    version, arch = project.version(context), _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
+    path = project.path.format(version=version, arch=arch, program=program)
+    beside, _, file = f"{getattr(context.settings, project.site)}/{path}".rpartition("/")
+    name = file if file.endswith((".tar.gz", ".tgz")) else program  # an archive, or the program itself
+    return Download(
+        url=f"{beside}/{file}",
+        to=context.settings.cache / project.name / f"v{version}" / name,
+        sha256=pinned.get(path),
+        sums_url=f"{beside}/{project.sums.format(file=file)}",
+        else_do=("Another release: kubernetes=VERSION. " if project is KUBERNETES else "")
+        + f"Another site of the same layout: {project.site}=URL.\n"
+        f"Programs of your own: {program.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY.",
+    )
+
+
+def _unpack(archive: Path, wanted: Iterable[str]) -> None:
+    """Put all programs of the archive beside it, and remove it. Raises DmucError when a wanted one is not in it."""
+    part = archive.with_name("unpacking.part")
+    try:
+        with tarfile.open(archive) as opened:
+            members = {Path(m.name).name: m for m in opened if m.isfile() and m.mode & 0o100}
+            lost = [name for name in wanted if name not in members]
+            if lost:
+                raise DmucError(f"unpacking {archive}", f"There is no {', '.join(lost)} in it.")
+            for name, member in members.items():
+                content = opened.extractfile(member)
+                assert content is not None  # it is a file
+                with content, part.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+                part.chmod(0o755)
+                part.rename(archive.with_name(name))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DmucError(f"unpacking {archive}", str(error)) from None
+    finally:
+        part.unlink(missing_ok=True)
+        archive.unlink()

@@ -28,7 +28,7 @@ from .errors import DmucError
 from .goal import Goal, Names, resolve
 from .machine import Machine, Spawned, is_root, run
 from .ports import Port, a_free_one, is_free
-from .probe import All, Answer, Http, Probe, Tcp, wait
+from .probe import Answer, Http, Probe, Tcp, Unix, simple, wait
 from .process import Record, find, marks
 from .progress import Progress
 
@@ -69,7 +69,7 @@ class Daemon:
     ports: Sequence[Port] = ()  # where it listens, and there may be others beside it on this host
     answers: Probe | None = None  # not specified: when it is ready
     needs: Names = ()
-    after: Sequence[str] = ()
+    after: Names = ()
     reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that others write
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
     keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # what it stores
@@ -262,6 +262,7 @@ class Daemon:
         if self.prepare is not None:
             self.prepare(context)
         for path, text in self.writes(context).items():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.write_text(text)
             path.chmod(0o700 if text.startswith("#!") else 0o600)
         with log.open("a") as out:
@@ -295,8 +296,8 @@ class Daemon:
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
         """Raise DmucError when somebody else answers in its place, or keeps something where it would."""
         tried = f"starting {self.label} on {context.machine.name}"
-        probes = [probe, *(self.ready.probes if isinstance(self.ready, All) else ())]
-        for answer in (p(context) for p in probes if isinstance(p, Tcp | Http)):
+        probes = [*simple(probe, context), *simple(self.ready, context)]
+        for answer in (p(context) for p in probes if isinstance(p, Tcp | Unix | Http)):
             if answer:
                 raise DmucError(
                     tried,

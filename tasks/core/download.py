@@ -9,9 +9,12 @@ import os
 import re
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -24,47 +27,87 @@ _T = TypeVar("_T")
 
 TRIES = 4  # how often a download that stalls or breaks off is begun or resumed
 PAUSE = 1.0  # seconds between two tries
+SLOWEST = 1000  # bytes a second; what is slower has stalled
 
 
 class Unreachable(DmucError):
     """There is no way to the server: no such name, no route, connection refused, no TLS. Another way may do."""
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file that is wanted: see `fetch`."""
+
+    url: str
+    to: Path
+    sha256: str | None
+    sums_url: str | None
+    else_do: str = ""  # what else people can do when it cannot be had there
+
+
 class _BrokenOff(ConnectionError):
     """The server ended its answer before it was complete."""
 
 
-def fetch(
-    url: str, to: Path, *, sha256: str | None, sums_url: str | None, progress: Progress, patience: float = 30.0
-) -> None:
-    """Download `url` to the file `to`, which appears only when it is complete and its SHA-256 sum is right.
+def fetch_all(wanted: Sequence[Download], progress: Progress, patience: float = 30.0) -> None:
+    """Fetch them all at the same time, each with a line of progress. Raises what `fetch` raises.
 
-    The sum is `sha256`, else the one published at `sums_url`: a file of just the digest (dl.k8s.io has one beside each
-    program) or a list of `digest  filename` lines (etcd's releases on GitHub have a SHA256SUMS). What has arrived is
-    kept in `to` + `.part`, where the next try, or the next run, goes on. `patience` is the seconds without a byte
-    after which a try is given up.
+    When one cannot be had, the others stop where they are.
+    """
+    over = threading.Event()
+
+    def one(file: Download) -> None:
+        try:
+            fetch(file, progress.part(file.to.name), patience, over)
+        except BaseException:
+            over.set()
+            raise
+
+    with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
+        done = [pool.submit(one, file) for file in wanted]
+    errors = [error for future in done if (error := future.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # those were only stopped
+        raise error
+
+
+def fetch(wanted: Download, progress: Progress, patience: float = 30.0, over: threading.Event = STOP) -> None:
+    """Download `wanted.url` to the file `wanted.to`, which appears only when it is complete and its sum is right.
+
+    The SHA-256 sum is `sha256`, else the one published at `sums_url`: a file of just the digest (dl.k8s.io has one
+    beside each program) or a list of `digest  filename` lines (etcd's releases on GitHub have a SHA256SUMS). What has
+    arrived is kept in `to` + `.part`, where the next try, or the next run, goes on. `patience` is the seconds with
+    nothing, or next to nothing, after which a try is given up; `over` ends it.
 
     Raises Unreachable when there is no way to the server; DmucError when the server says no (404 …), stalls again and
     again or gives another file, or when the disk is full; Interrupted when the run is being ended.
     """
-    if sha256 is None and sums_url is None:
+    if wanted.sha256 is None and wanted.sums_url is None:
         raise ValueError("one of sha256 and sums_url must be given")
-    name = PurePosixPath(urlsplit(url).path).name
+    to, name = wanted.to, PurePosixPath(urlsplit(wanted.url).path).name
     part = to.with_name(to.name + ".part")
-    progress.note(f"download {name}")
-    expected = sha256 or _published_sum(sums_url or "", name, patience)
-    _try(url, part, lambda: _resume(url, part, progress, patience))
-    progress.note(f"check {name}")
+    waiting = _Waiting(patience, over)
+    progress.note("download")
+    try:
+        expected = wanted.sha256 or _published_sum(wanted.sums_url or "", name, waiting)
+        _try(wanted.url, part, lambda: _resume(wanted.url, part, progress, waiting))
+    except Interrupted:
+        raise
+    except DmucError as error:
+        error = type(error)(error.tried, error.seen, "\n".join(filter(None, (error.do, wanted.else_do))))
+        raise error from None
+    progress.note("check")
     with part.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected.lower():
         part.unlink()
         raise DmucError(
-            f"checking the download of {url}",
-            f"its SHA-256 sum is {actual}\nbut it should be   {expected} ({'pinned' if sha256 else sums_url})",
+            f"checking the download of {wanted.url}",
+            f"its SHA-256 sum is {actual}\n"
+            f"but it should be   {expected} ({'pinned' if wanted.sha256 else wanted.sums_url})",
             "The file was thrown away. Run again; when the sum is wrong again, this is not the file we want.",
         )
     part.replace(to)
+    progress.note("downloaded")
 
 
 def reachable(url: str, timeout: float = 2.0) -> bool:
@@ -87,13 +130,35 @@ def reachable(url: str, timeout: float = 2.0) -> bool:
     return answered.is_set()
 
 
-def _resume(url: str, part: Path, progress: Progress, patience: float) -> None:
+@dataclass(frozen=True)
+class _Waiting:
+    """How long a download waits, and what ends it."""
+
+    patience: float  # seconds with nothing, or next to nothing
+    over: threading.Event
+
+    def pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        """Give what arrives, piece by piece. Raises TimeoutError when it is too little, Interrupted when it is over."""
+        begin, came = time.monotonic(), 0
+        while piece := response.read1(1 << 18):
+            if STOP.is_set() or self.over.is_set():
+                raise Interrupted(f"downloading {response.url}", "the run was ended")
+            yield piece
+            came += len(piece)
+            seconds = time.monotonic() - begin
+            if seconds > self.patience:
+                if came < SLOWEST * seconds:
+                    raise TimeoutError(f"{came} bytes in {seconds:.0f} s")
+                begin, came = time.monotonic(), 0
+
+
+def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None:
     """Get what `part` does not have yet, or all of it when the server cannot resume."""
     part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=patience)
+        response = urllib.request.urlopen(request, timeout=waiting.patience)
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
@@ -106,22 +171,20 @@ def _resume(url: str, part: Path, progress: Progress, patience: float) -> None:
         length = response.headers["Content-Length"]
         total = done + int(length) if length else None
         progress.bar(done, total)
-        while chunk := response.read1(1 << 18):
-            if STOP.is_set():
-                raise Interrupted(f"downloading {url}", "the run was ended")
-            file.write(chunk)
-            done += len(chunk)
+        for piece in waiting.pieces(response):
+            file.write(piece)
+            done += len(piece)
             progress.bar(done, total)
     if total is not None and done < total:
         raise _BrokenOff(f"the answer ended after {done} of {total} bytes")
 
 
-def _published_sum(sums_url: str, name: str, patience: float) -> str:
+def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
     """Give the SHA-256 sum that is published for the file `name`."""
 
     def read() -> str:
-        with urllib.request.urlopen(sums_url, timeout=patience) as response:
-            return str(response.read().decode(errors="replace"))
+        with urllib.request.urlopen(sums_url, timeout=waiting.patience) as response:
+            return b"".join(waiting.pieces(response)).decode(errors="replace")
 
     text = _try(sums_url, None, read)
     for line in text.splitlines():
@@ -148,7 +211,8 @@ def _try(url: str, part: Path | None, action: Callable[[], _T]) -> _T:
             reraise=True,
         )(action)
     except urllib.error.HTTPError as error:  # before URLError and OSError, which it is as well
-        raise DmucError(tried, f"the server answers: {error.code} {error.reason}") from None
+        do = "It has no such file." if error.code == http.client.NOT_FOUND else ""
+        raise DmucError(tried, f"the server answers: {error.code} {error.reason}", do) from None
     except urllib.error.URLError as error:  # urllib says this of whatever goes wrong before the request is sent
         raise Unreachable(
             tried, f"cannot connect: {error.reason}", "Check the network, and the proxy if there is one."

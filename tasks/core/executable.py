@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .errors import DmucError
+
+VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # how nearly all programs say it
+PATIENCE = 20.0  # seconds in which a program must have said its version
+
+# What people take for a program by mistake, by how it begins.
+_NO_PROGRAM = {
+    b"\x1f\x8b": "It is a gzip archive: unpack it.",
+    b"\xfd7zXZ": "It is an xz archive: unpack it.",
+    b"PK\x03\x04": "It is a zip archive: unpack it.",
+    b"MZ": "It is a program for Windows.",
+    b"\xcf\xfa\xed\xfe": "It is a program for macOS.",
+    b"\xca\xfe\xba\xbe": "It is a program for macOS.",
+}
+# ELF's e_machine -> what `uname -m` says there: /usr/include/elf.h.
+_MACHINES = {3: "i686", 8: "mips", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +40,7 @@ class Found:
     how: str  # in words: how it was come by
     print: str  # its fingerprint: whether it is still the same
     flags: Sequence[str] = ()  # what its --help names, where that is asked
+    calls_itself: str | None = None  # the name in its --help, or "" where there is none; None: not asked
 
 
 def fingerprint(path: Path) -> str:
@@ -31,30 +49,50 @@ def fingerprint(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def look_at(path: Path, ask: Sequence[str], *, says_flags: bool, how: str, cache: Path, do: str) -> Found:
+def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, cache: Path, do: str) -> Found:
     """Ask the program at `path` for its version with the arguments `ask`: what it is called proves nothing.
 
-    The answers are kept in `cache`. Raises DmucError, with the advice `do`, for what is no program of this machine.
+    `says` is a regular expression that finds the version in what it answers. With `usage` it is asked for its flags,
+    too, and its --help must call it by this name, if by any. The answers are kept in `cache`. Raises DmucError, with
+    the advice `do`, for what is no program that runs here.
     """
     tried = f"asking {path} for its version"
-    if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
-        seen = "It is not executable." if path.is_file() else "There is no such file."
-        raise DmucError(tried, seen, do)
     known = cache / "versions" / (str(path).strip("/").replace("/", "-") + ".json")
     try:
-        found = Found(**json.loads(known.read_text()))
-        if found.print == fingerprint(path):
-            return replace(found, how=how)
-    except (OSError, ValueError, TypeError):
-        pass
+        if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
+            raise DmucError(tried, _looks(path) or f"It is not executable; if it should be: chmod +x {path}", do)
+        found = _remembered(known, path, usage) or _ask(path, ask, says, usage, known)
+    except subprocess.TimeoutExpired:
+        raise DmucError(tried, f"It has not ended after {PATIENCE:g} s.", do) from None
+    except OSError as error:
+        lost = "the loader that it names is not there." if error.errno == errno.ENOENT else error.strerror
+        raise DmucError(tried, _looks(path) or f"It cannot be run: {lost}", do) from None
+    except ValueError as error:
+        raise DmucError(tried, str(error), do) from None
+    if usage and found.calls_itself not in ("", usage):
+        raise DmucError(tried, f"It calls itself {found.calls_itself}, not {usage}.", do)
+    return replace(found, how=how)
+
+
+def _remembered(known: Path, path: Path, usage: str) -> Found | None:
     try:
-        status, said = _run(path, ask)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise DmucError(tried, f"It cannot be run: {error}", do) from None
-    version = re.search(r"v?\d+\.\d+\.\d+[^\s,\"]*", said)
+        found = Found(**json.loads(known.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if found.print == fingerprint(path) and (found.calls_itself is not None or not usage) else None
+
+
+def _ask(path: Path, ask: Sequence[str], says: str, usage: str, known: Path) -> Found:
+    status, said = _run(path, ask)
+    version = re.search(says, said)
     if status or not version:
-        raise DmucError(tried, f"exit code {status}: {said.strip()[:400]}", do)
-    found = Found(str(path), version[0], how, fingerprint(path), _flags(path) if says_flags else ())
+        raise ValueError(f"exit code {status}: {said.strip()[:400]}")
+    found = Found(str(path), version[0], "", fingerprint(path))
+    if usage:
+        _, said = _run(path, ["--help"])
+        flags = sorted(set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9][\w.-]*)", said, re.MULTILINE)))
+        name = re.search(r"^Usage:\s+(\S+)", said, re.MULTILINE)
+        found = replace(found, flags=flags, calls_itself=name[1] if name else "")
     with contextlib.suppress(OSError):  # a cache that others own serves us all the same
         known.parent.mkdir(parents=True, exist_ok=True)
         part = known.with_suffix(f".{os.getpid()}.part")
@@ -63,14 +101,51 @@ def look_at(path: Path, ask: Sequence[str], *, says_flags: bool, how: str, cache
     return found
 
 
+def _looks(path: Path) -> str:
+    """Say what a file that cannot be run is, by its looks; empty when it looks like a program of this machine."""
+    if path.is_dir():
+        return "It is a directory."
+    try:
+        with path.open("rb") as file:
+            head = file.read(300)
+    except OSError as error:
+        return "There is no such file." if error.errno == errno.ENOENT else ""
+    return next(_objections(head), "")
+
+
+def _objections(head: bytes) -> Iterator[str]:
+    here = os.uname().machine
+    yield from (what for begin, what in _NO_PROGRAM.items() if head.startswith(begin))
+    if head[257:262] == b"ustar":
+        yield "It is a tar archive: unpack it."
+    if head.startswith(b"\x7fELF"):
+        number = int.from_bytes(head[18:20], "little" if head[5:6] == b"\1" else "big")
+        machine = _MACHINES.get(number, f"another machine (number {number} of ELF)")
+        if len(head) > 20 and machine != here:
+            yield f"It is a program for {machine}, and this is {here}."
+    elif head.startswith(b"#!"):
+        interpreter = os.fsdecode(b"".join(head[2:].partition(b"\n")[0].split()[:1]))
+        if not Path(interpreter).is_file():
+            yield f"It is a script for {interpreter}, which is not there."
+    else:
+        line = head.decode(errors="replace").partition("\n")[0][:60].strip()
+        yield f"It is no program; it begins with {line!r}." if head else "It is empty."
+
+
 def _run(path: Path, arguments: Sequence[str]) -> tuple[int, str]:
-    done = subprocess.run(
-        [path, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def _flags(path: Path) -> list[str]:
-    """The flags that the program's --help names."""
-    _, said = _run(path, ["--help"])
-    return sorted(set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9][\w.-]*)", said, re.MULTILINE)))
+    """Give the exit code and what was said. Raises TimeoutExpired, and then leaves no process behind."""
+    with subprocess.Popen(
+        [path, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, said

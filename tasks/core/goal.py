@@ -40,7 +40,7 @@ class Goal:
     make: Callable[[Context, Progress], None]
     undo: Callable[[Context], None] | None = None
     needs: Names = ()
-    after: Sequence[str] = ()
+    after: Names = ()
     early: bool = False  # it is enough for it that the daemons among these answer; they need not be ready
 
     def goals(self) -> Sequence[Goal]:
@@ -92,7 +92,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         "uptodate": [UpToDate(goal, context)],
         "task_dep": list(resolve(goal.needs, context)),
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
-        "meta": {"after": list(goal.after)},
+        "meta": {"after": list(resolve(goal.after, context))},
     }
 
 

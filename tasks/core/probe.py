@@ -60,6 +60,21 @@ class Tcp:
 
 
 @dataclass(frozen=True)
+class Unix:
+    """Does something accept connections on this socket file of the machine's?"""
+
+    path: str
+
+    def __call__(self, context: Context) -> Answer:
+        """Ask."""
+        try:
+            _connect_unix(context, self.path).close()
+        except OSError as error:
+            return Answer(False, f"unix://{self.path}: {_plain(error)}")
+        return Answer(True, f"unix://{self.path} accepts connections")
+
+
+@dataclass(frozen=True)
 class Http:
     """Is a GET answered with status 200 and a body in which `expect` (a regular expression) is found?
 
@@ -107,6 +122,24 @@ class All:
         return answer
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Is the answer to the one that fits this cluster yes?"""
+
+    choose: Callable[[Context], Probe]
+
+    def __call__(self, context: Context) -> Answer:
+        """Ask."""
+        return self.choose(context)(context)
+
+
+def simple(probe: Probe, context: Context) -> list[Probe]:
+    """Give the probes that this one comes to."""
+    if isinstance(probe, Chosen):
+        return simple(probe.choose(context), context)
+    return [one for part in probe.probes for one in simple(part, context)] if isinstance(probe, All) else [probe]
+
+
 def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
     """GET `path` from the API server; `judge` answers about the object when there is one."""
     try:
@@ -128,9 +161,7 @@ def request(
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
         host, _, path = rest.partition(":")
-        stream = socket.socket(socket.AF_UNIX)
-        stream.settimeout(_LIMIT)
-        stream.connect(str(context.machine.path(host)))
+        stream = _connect_unix(context, host)
     else:
         authority, _, path = rest.partition("/")
         host, _, port = authority.partition(":")
@@ -152,6 +183,17 @@ def request(
         if response.length:  # read1 does not complain about what is missing
             raise http.client.IncompleteRead(body, response.length)
         return response.status, body.decode(errors="replace")
+
+
+def _connect_unix(context: Context, path: str) -> socket.socket:
+    stream = socket.socket(socket.AF_UNIX)
+    try:
+        stream.settimeout(_LIMIT)
+        stream.connect(str(context.machine.path(path)))
+    except OSError:
+        stream.close()
+        raise
+    return stream
 
 
 def _tls(pki: Path, own_ca: bool, ca: str, client: str) -> ssl.SSLContext:

@@ -6,13 +6,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a task's action is given to speak through. Both calls are cheap and may come from any thread."""
+    """What a task's action is given to speak through. All calls are cheap and may come from any thread."""
 
     def note(self, text: str) -> None:
         """Say in one short line what is being done or waited for now; replaces the line before."""
 
     def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
         """Show that `done` of `total` (None: not known) units are done."""
+
+    def part(self, name: str) -> Progress:
+        """Give what a piece of the work, done beside others, speaks through: it has a line of its own."""
 
 
 class Silent:
@@ -23,3 +26,7 @@ class Silent:
 
     def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
         """Take the figures and show nothing."""
+
+    def part(self, name: str) -> Silent:
+        """Give itself: nothing is shown of a part either."""
+        return self

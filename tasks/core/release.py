@@ -74,7 +74,7 @@ _FIRST = Release(
     proxy_modes={"iptables": "", "ipvs": ""},
     proxy_deprecated=(),
     etcd="3.4.23",
-    containerd="1.7.27",
+    containerd="1.7.34",
 )
 
 _NEW: dict[str, dict[str, Any]] = {
@@ -211,3 +211,16 @@ def skew(versions: Mapping[str, str]) -> list[str]:
         elif minor < at - older:
             found.append(f"{what} at most {older} minor release{'s' if older > 1 else ''} older")
     return found
+
+
+def step(before: str, now: str) -> str:
+    """Say what Kubernetes does not support about going from one API server's version to another's; empty when it does.
+
+    https://kubernetes.io/releases/version-skew-policy/#kube-apiserver-1
+    """
+    old, new = _numbers(before), _numbers(now)
+    if new < old:
+        return f"from {before} back to {now}: Kubernetes does not support going back"
+    if new > (old[0], old[1] + 1):
+        return f"from {before} to {now}: Kubernetes supports one minor release at a time"
+    return ""

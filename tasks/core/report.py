@@ -6,6 +6,7 @@ and NAME) are one row.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -68,6 +69,9 @@ class _RowProgress:
     def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
         self._board.update(self._name, done=done, total=total, unit=unit)
 
+    def part(self, name: str) -> _RowProgress:
+        return _RowProgress(self._board, self._board.add_part(self._name, name))
+
 
 class Board:
     """All rows; written to from every thread."""
@@ -85,6 +89,13 @@ class Board:
     def progress(self, name: str) -> _RowProgress:
         """Give the Progress through which the task `name` speaks."""
         return _RowProgress(self, name)
+
+    def add_part(self, name: str, part: str) -> str:
+        """Add a row for a part of the task `name`, shown below it while it runs; give the row's name."""
+        with self._lock:
+            row = Row(f"{name.lstrip('_')}/{part}", "starting", begun=time.monotonic())
+            self._rows[row.name] = row
+            return row.name
 
     def why(self, name: str, text: str) -> None:
         """Remember what the last check of `name` said."""
@@ -131,6 +142,8 @@ class Board:
                 row.state, row.ended, row.total = state, time.monotonic(), None
             elif last_step:
                 row.state, row.note, row.ended = "ready", fresh.note, time.monotonic()
+            for part in self._parts(row):
+                del self._rows[part.name]
             if last_step:
                 took = f", {row.seconds:.1f} s" if row.state != "up to date" else ""
                 self._print(row, f"{row.state}{took}{': ' + row.note if row.note and row.state != 'failed' else ''}")
@@ -143,6 +156,9 @@ class Board:
         self.shown = False
 
     # How it looks
+
+    def _parts(self, row: Row) -> list[Row]:
+        return [part for part in self._rows.values() if part.name.startswith(f"{row.name}/")]
 
     def _print(self, row: Row, text: str) -> None:
         row.said = time.monotonic()
@@ -159,12 +175,13 @@ class Board:
             table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis")
         with self._lock:
-            for row in self._rows.values():
+            tasks = [row for row in self._rows.values() if "/" not in row.name]
+            for row in itertools.chain.from_iterable((task, *self._parts(task)) for task in tasks):
                 style = _STYLES.get(row.state, "yellow")
                 bar = ProgressBar(row.total, row.done, width=20) if row.total else ""
                 table.add_row(
                     f"[{style}]{_MARKS.get(row.state, '…')}[/]",
-                    row.name,
+                    f"  {row.name.partition('/')[2]}" if "/" in row.name else row.name,
                     f"[{style}]{row.state}[/]",
                     "" if row.state == "up to date" else f"{row.seconds:.1f} s",
                     bar,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from . import release
 from .cluster import Cluster
 from .process import Record
 
@@ -41,6 +42,8 @@ def show(cluster: Cluster) -> int:
             "[green]ready[/]" if answer else f"[red]not ready[/]: {escape(answer.why)}",
         )
     console.print(table)
+    for line in release.skew(versions):
+        console.print(f"[yellow]! {escape(line)}[/]")
     objects = cluster.objects(context) if down is None else []
     if objects:
         table = Table(box=None, pad_edge=False)

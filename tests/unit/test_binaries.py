@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries
+from tasks import binaries, programs, sites
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.goal import UpToDate
 from tasks.core.progress import Silent
+from tasks.core.settings import Settings
 from tasks.programs import PROGRAMS, TOOLS
 from tests.unit.support import Site, a_context, a_program, serving
 
+CNI = ["bridge", "host-local", "loopback", "portmap"]
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
 OTHERS = [name for name, program in PROGRAMS.items() if not program.of_kubernetes]
 
@@ -38,7 +40,8 @@ class Shelf:
 
     def put(self, directory: str, name: str, version: str) -> Path:
         """Put a program there that writes down each time it is asked."""
-        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{name} {version}"')
+        who = f"CNI {name} plugin" if name in CNI else name
+        return a_program(self.root / directory / name, f'echo "$0 $*" >> {self.root}/asked; echo "{who} {version}"')
 
     def put_all(self, directory: str, version: str = "v1.20.2", names: list[str] | None = None) -> Path:
         for name in names or PROGRAMS:
@@ -171,7 +174,8 @@ def test_a_named_directory_is_no_program(context: Context, shelf: Shelf) -> None
 def test_a_named_program_that_is_not_executable_is_said(context: Context, shelf: Shelf) -> None:
     named = shelf.put("mine", "etcd", "3.4.23")
     named.chmod(0o644)
-    assert refused(having(context, programs={"etcd": str(named)}), "etcd").seen == "It is not executable."
+    seen = refused(having(context, programs={"etcd": str(named)}), "etcd").seen
+    assert seen == f"It is not executable; if it should be: chmod +x {named}"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_a_named_program_that_is_not_executable_is_said(context: Context, shelf:
     [
         ("#!/bin/sh\necho oh dear >&2; exit 4\n", "exit code 4: oh dear"),
         ("#!/bin/sh\necho who knows\n", "exit code 0: who knows"),
-        ("#!/no/such/interpreter\n", "It cannot be run: "),
+        ("#!/no/such/interpreter\n", "It is a script for /no/such/interpreter, which is not there."),
         ("\x7fELF rubbish", "It cannot be run: "),
     ],
 )
@@ -275,17 +279,20 @@ def test_nothing_is_known_at_first(context: Context) -> None:
     assert not BINARIES.holds(context)
 
 
-def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf) -> None:
+@pytest.mark.parametrize(("engine", "networks"), [("docker", []), ("containerd", CNI)])
+def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engine: str, networks: list[str]) -> None:
     shelf.put_all("built", "v1.20.2")
-    context = having(context, bin_dir=str(shelf.root / "built"))
+    context = having(context, bin_dir=str(shelf.root / "built"), engine=engine)
     BINARIES.make(context, Silent())
     answer = BINARIES.holds(context)
     assert answer
     assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
-    assert versions(context) == dict.fromkeys(PROGRAMS, "v1.20.2")
-    assert {path.name: path.resolve() for path in context.bin.iterdir()} == {
-        name: shelf.root / "built" / name for name in PROGRAMS
-    }
+    wanted = programs.wanted(context).keys()
+    assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
+    # The network plugins are apart: one has the name of another program, which the machine has, too.
+    for directory, names in ((context.bin, wanted - {*networks}), (context.state / "cni/bin", networks)):
+        there = {path.name: path.resolve() for path in directory.glob("*")}
+        assert there == {name: shelf.root / "built" / name for name in names}
     assert context.program("kubelet") == shelf.root / "built/kubelet"
 
 
@@ -357,7 +364,7 @@ def test_another_release_than_debians_cannot_be_built(context: Context, shelf: S
     with pytest.raises(DmucError) as error:
         BINARIES.make(having(context, kubernetes="1.20.15"), Silent())
     assert "1.20.15" in error.value.tried
-    assert "nothing can be downloaded" in error.value.seen
+    assert error.value.seen.startswith("obtain=debian, and what can be built")
 
 
 # Downloading
@@ -369,6 +376,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "x86_64")))
     monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(sites, "pinned_sums", dict)
     with serving(Site()) as site:
         yield site
 
@@ -383,13 +391,13 @@ def publish(site: Site, path: str, content: bytes, *, sums: str = "") -> None:
         site.pages[f"{path}.sha256"] = (200, digest.encode())
 
 
-def publish_kubernetes(site: Site, version: str) -> None:
+def publish_kubernetes(site: Site, version: str, below: str = "") -> None:
     for name in OF_KUBERNETES:
         program = f"#!/bin/sh\necho {name} {version}\n".encode()
-        publish(site, f"/release/{version}/bin/linux/amd64/{name}", program)
+        publish(site, f"{below}/release/{version}/bin/linux/amd64/{name}", program)
 
 
-def publish_etcd(site: Site, version: str, member: str = "etcd") -> str:
+def publish_etcd(site: Site, version: str, member: str = "etcd", below: str = "") -> str:
     name = f"etcd-v{version}-linux-amd64"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -398,8 +406,9 @@ def publish_etcd(site: Site, version: str, member: str = "etcd") -> str:
             entry = tarfile.TarInfo(file)
             entry.size, entry.mode = len(content), 0o644 if file.endswith(".md") else 0o755
             archive.addfile(entry, io.BytesIO(content))
-    path = f"/etcd-io/etcd/releases/download/v{version}/{name}.tar.gz"
-    publish(site, path, buffer.getvalue(), sums=f"/etcd-io/etcd/releases/download/v{version}/SHA256SUMS")
+    directory = f"{below}/etcd-io/etcd/releases/download/v{version}"
+    path = f"{directory}/{name}.tar.gz"
+    publish(site, path, buffer.getvalue(), sums=f"{directory}/SHA256SUMS")
     return path
 
 
@@ -513,15 +522,91 @@ def test_a_run_that_was_killed_right_after_a_download_does_no_harm(online: Conte
     assert os.access(half, os.X_OK)
 
 
-def test_how_they_are_obtained_is_found_out_once(
+def test_by_itself_it_is_downloaded_when_the_site_answers_which_is_asked_once(
     context: Context, shelf: Shelf, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    auto = having(context, obtain="auto", kubernetes_site=site.url, github_site=site.url)
+    asked: list[str] = []
+
+    def reachable(url: str) -> bool:
+        asked.append(url)
+        return True
+
+    monkeypatch.setattr(download, "reachable", reachable)
+    monkeypatch.setattr(debian, "install", lambda packages, progress: None)
+    monkeypatch.setattr(Settings, "kubernetes_site", site.url)
+    monkeypatch.setattr(Settings, "github_site", f"{site.url}/github")
+    auto = having(context, obtain="auto", kubernetes_site=site.url, github_site=f"{site.url}/github")
     shelf.put_all("path", names=[name for name in OTHERS if name != "etcd"])
     publish_kubernetes(site, f"v{auto.release.default}")
-    publish_etcd(site, auto.release.etcd)
-    BINARIES.make(auto, Silent())
-    assert auto.decided("obtain") == "download"
+    publish_etcd(site, auto.release.etcd, below="/github")
+    for goal in (binaries.PACKAGES, BINARIES):
+        goal.make(auto, Silent())
+    assert sorted(asked) == [site.url, f"{site.url}/github"]
+    assert versions(auto)["etcd"] == auto.release.etcd
+
+
+def test_each_site_answers_for_itself(
+    context: Context, shelf: Shelf, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
+    monkeypatch.setattr(download, "reachable", lambda url: False)
+    monkeypatch.setattr(Settings, "github_site", f"{site.url}/unreachable")
+    for tool in (*(tool.name for tool in TOOLS), *(name for name in OTHERS if name != "etcd")):
+        shelf.put("path", tool, "1.0.0")
+    github = f"{site.url}/unreachable"
+    binaries.PACKAGES.make(having(context, obtain="auto", kubernetes_site=site.url, github_site=github), Silent())
+    assert installed == [["etcd-server"]]  # and no compiler
+
+
+def test_who_names_a_mirror_need_not_say_that_it_is_to_be_used(context: Context, shelf: Shelf, site: Site) -> None:
+    shelf.put_all("path", names=OTHERS)
+    publish_kubernetes(site, "v1.20.15", below="/mirror")
+    context = having(context, obtain="auto", kubernetes_site=f"{site.url}/mirror")
+    BINARIES.make(context, Silent())
+    assert versions(context)["kubelet"] == "v1.20.15"
+
+
+@pytest.mark.parametrize(
+    ("obtain", "seen"),
+    [("auto", "https://dl.k8s.io does not answer, and what can be built "), ("debian", "obtain=debian, and what ")],
+)
+def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
+    context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, obtain: str, seen: str
+) -> None:
+    monkeypatch.setattr(debian, "install", lambda packages, progress: pytest.fail("installed in vain"))
+    monkeypatch.setattr(download, "reachable", lambda url: False)
+    binaries._answers.cache_clear()
+    wanted = having(context, kubernetes="1.36", obtain=obtain)
+    for goal in (binaries.PACKAGES, BINARIES):
+        with pytest.raises(DmucError) as error:
+            goal.make(wanted, Silent())
+        assert error.value.tried.startswith("obtaining Kubernetes 1.36 (kube-apiserver, ")
+        assert error.value.seen.startswith(seen) and "v1.20.2" in error.value.seen
+        for way in ("bin_dir=DIRECTORY", "kubernetes_site=URL", "github_site=URL", "kubernetes=1.20"):
+            assert way in error.value.do
+    binaries._answers.cache_clear()
+
+
+# Mix and match
+
+
+def test_a_program_of_another_release_is_said_and_so_is_what_is_not_supported(context: Context, shelf: Shelf) -> None:
+    shelf.put_all("path", "v1.20.2")
+    mine = shelf.put("mine", "kubelet", "v1.21.0")
+    proxy = shelf.put("mine", "kube-proxy", "v1.20.15")
+    context = having(context, programs={"kubelet": str(mine), "kube-proxy": str(proxy)})
+    BINARIES.make(context, Silent())
+    said = BINARIES.holds(context).why
+    assert said.startswith("Kubernetes v1.20.2 (on PATH), kube-proxy v1.20.15, kubelet v1.21.0, etcd v1.20.2")
+    assert said.endswith("; kubelet v1.21.0 with kube-apiserver v1.20.2: Kubernetes supports it never newer")
+
+
+def test_a_link_in_the_named_directory_that_leads_nowhere_is_said(context: Context, shelf: Shelf) -> None:
+    shelf.put("path", "kubelet", "v1.20.2")  # not taken instead
+    (shelf.root / "mine").mkdir()
+    (shelf.root / "mine/kubelet").symlink_to("gone")
+    assert refused(having(context, bin_dir=str(shelf.root / "mine")), "kubelet").seen == "There is no such file."
 
 
 # The packages

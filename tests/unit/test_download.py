@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks.core import download
-from tasks.core.download import Unreachable, fetch, reachable
+from tasks.core.download import Download, Unreachable, fetch, fetch_all, reachable
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.progress import Silent
 
@@ -33,6 +33,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.faults: list[str] = []  # one for each request to come
         self.asked: list[tuple[str, str | None]] = []  # path and Range
         self.over = threading.Event()
+        self.meeting: threading.Barrier | None = None  # nobody is served before so many have come
 
     def url(self, path: str = "/program") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -47,7 +48,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers["Range"]
         self.server.asked.append((self.path, wanted))
-        fault = self.server.faults.pop(0) if self.server.faults else ""
+        fault = self.server.faults.pop(0) if self.server.faults and self.path in self.server.files else ""
+        if self.server.meeting:
+            self.server.meeting.wait(20)
         if self.path == "/moved":
             self.send_response(302)
             self.send_header("Location", "/program")
@@ -72,6 +75,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[begin : begin + 100_000])
         if fault == "stall":
             self.server.over.wait(60)
+        while fault == "drip" and not self.server.over.wait(0.02):
+            self.wfile.write(b".")
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -80,6 +85,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Told(Silent):
     def __init__(self) -> None:
         self.bars: list[tuple[int, int | None]] = []
+        self.parts: dict[str, Told] = {}
+
+    def part(self, name: str) -> Told:
+        return self.parts.setdefault(name, Told())
 
     def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
         self.bars.append((done, total))
@@ -110,7 +119,7 @@ def part(to: Path) -> Path:
 
 
 def get(site: Site, to: Path, path: str = "/program", sha256: str | None = SUM, patience: float = 30.0) -> None:
-    fetch(site.url(path), to, sha256=sha256, sums_url=None, progress=Silent(), patience=patience)
+    fetch(Download(site.url(path), to, sha256, None), Silent(), patience)
 
 
 def leave_part(to: Path, content: bytes) -> None:
@@ -120,7 +129,7 @@ def leave_part(to: Path, content: bytes) -> None:
 
 def test_the_file_arrives_whole(site: Site, to: Path) -> None:
     told = Told()
-    fetch(site.url(), to, sha256=SUM.upper(), sums_url=None, progress=told)
+    fetch(Download(site.url(), to, SUM.upper(), None), told)
     assert to.read_bytes() == CONTENT
     assert list(to.parent.iterdir()) == [to]
     assert told.bars[0] == (0, len(CONTENT))
@@ -192,6 +201,46 @@ def test_a_server_that_always_stalls_is_given_up(site: Site, to: Path, monkeypat
     assert not to.exists()
 
 
+def test_a_server_that_drips_is_given_up(site: Site, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TRIES", 2)
+    site.ranges = False
+    site.faults = ["drip"] * 2
+    with pytest.raises(DmucError, match=r"2 tries, the last: \d+ bytes in \d s"):
+        get(site, to, patience=0.2)
+    assert not to.exists()
+
+
+def several(site: Site, to: Path, *names: str) -> list[Download]:
+    return [Download(site.url(f"/{name}"), to.with_name(name), SUM, None) for name in names]
+
+
+def test_several_are_downloaded_at_the_same_time_each_with_its_own_progress(site: Site, to: Path) -> None:
+    names = [f"program{number}" for number in range(6)]
+    site.files = {f"/{name}": CONTENT for name in names}
+    site.meeting = threading.Barrier(6)
+    told = Told()
+    fetch_all(several(site, to, *names), told)
+    assert sorted(path.name for path in to.parent.iterdir()) == names
+    assert {name: part.bars[-1] for name, part in told.parts.items()} == dict.fromkeys(names, (1024000, 1024000))
+
+
+def test_when_one_cannot_be_had_the_others_stop_and_it_is_said(site: Site, to: Path) -> None:
+    site.files["/slow"] = CONTENT
+    site.meeting = threading.Barrier(2)
+    site.faults = ["drip"]
+    begin = time.monotonic()
+    with pytest.raises(DmucError) as error:
+        fetch_all(several(site, to, "slow", "nothing"), Silent())
+    assert error.value.tried.endswith("/nothing") and "404" in error.value.seen
+    assert time.monotonic() - begin < 20
+    assert [path.name for path in to.parent.iterdir()] in ([], ["slow.part"])
+
+
+def test_nothing_is_nothing_to_do(site: Site) -> None:
+    fetch_all([], Silent())
+    assert site.asked == []
+
+
 def test_a_wrong_sum_shows_both_and_leaves_nothing(site: Site, to: Path) -> None:
     with pytest.raises(DmucError) as error:
         get(site, to, sha256=WRONG)
@@ -207,30 +256,31 @@ def test_a_wrong_sum_shows_both_and_leaves_nothing(site: Site, to: Path) -> None
         f"{SUM}\n",
         f"{WRONG}  program.sig\n{SUM}  program\n{WRONG}  other\n",  # etcd's releases
         f"{SUM} *./program\n",
+        f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{SUM}  program\n-----BEGIN PGP SIGNATURE-----\n",
     ],
 )
 def test_the_published_sum_is_found(site: Site, to: Path, sums: str) -> None:
     site.files["/sums"] = sums.encode()
-    fetch(site.url(), to, sha256=None, sums_url=site.url("/sums"), progress=Silent())
+    fetch(Download(site.url(), to, None, site.url("/sums")), Silent())
     assert to.read_bytes() == CONTENT
 
 
 def test_the_published_sum_counts(site: Site, to: Path) -> None:
     site.files["/sums"] = f"{WRONG}  program\n{SUM}  other\n".encode()
     with pytest.raises(DmucError, match=f"{WRONG} .*/sums"):
-        fetch(site.url(), to, sha256=None, sums_url=site.url("/sums"), progress=Silent())
+        fetch(Download(site.url(), to, None, site.url("/sums")), Silent())
     assert not to.exists()
 
 
 def test_no_sum_is_published_for_the_file(site: Site, to: Path) -> None:
     site.files["/sums"] = f"{SUM}  other\n<html>".encode()
     with pytest.raises(DmucError, match="SHA-256 sum of program"):
-        fetch(site.url(), to, sha256=None, sums_url=site.url("/sums"), progress=Silent())
+        fetch(Download(site.url(), to, None, site.url("/sums")), Silent())
     assert site.asked == [("/sums", None)]  # nothing was downloaded in vain
 
 
 def test_a_pinned_sum_goes_before_a_published_one(site: Site, to: Path) -> None:
-    fetch(site.url(), to, sha256=SUM, sums_url=site.url("/sums"), progress=Silent())
+    fetch(Download(site.url(), to, SUM, site.url("/sums")), Silent())
     assert site.asked == [("/program", None)]
 
 
@@ -238,6 +288,12 @@ def test_without_any_sum_nothing_is_downloaded(site: Site, to: Path) -> None:
     with pytest.raises(ValueError, match="must be given"):
         get(site, to, sha256=None)
     assert site.asked == []
+
+
+def test_what_else_can_be_done_is_said(site: Site, to: Path) -> None:
+    with pytest.raises(DmucError) as error:
+        fetch(Download(site.url("/nothing"), to, SUM, None, else_do="Name another site."), Silent())
+    assert error.value.do == "It has no such file.\nName another site."
 
 
 def test_404_is_said_at_once(site: Site, to: Path) -> None:
@@ -264,7 +320,7 @@ def closed_port() -> Iterator[int]:
 
 def test_a_refused_connection_is_unreachable(to: Path, closed_port: int) -> None:
     with pytest.raises(Unreachable, match="Connection refused"):
-        fetch(f"https://127.0.0.1:{closed_port}/x", to, sha256=SUM, sums_url=None, progress=Silent())
+        fetch(Download(f"https://127.0.0.1:{closed_port}/x", to, SUM, None), Silent())
 
 
 def test_an_unknown_name_is_unreachable(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +329,7 @@ def test_an_unknown_name_is_unreachable(to: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(Unreachable, match="Name or service not known"):
-        fetch("https://nowhere.invalid/x", to, sha256=None, sums_url="https://nowhere.invalid/s", progress=Silent())
+        fetch(Download("https://nowhere.invalid/x", to, None, "https://nowhere.invalid/s"), Silent())
 
 
 def test_a_full_disk_is_said_with_its_file_system(site: Site, to: Path) -> None:
@@ -301,7 +357,7 @@ def test_it_stops_when_the_run_is_ended(site: Site, to: Path, monkeypatch: pytes
                 stop.set()
 
     with pytest.raises(Interrupted):
-        fetch(site.url(), to, sha256=SUM, sums_url=None, progress=Stopping())
+        fetch(Download(site.url(), to, SUM, None), Stopping())
     assert 0 < part(to).stat().st_size < len(CONTENT)
     assert not to.exists()
 

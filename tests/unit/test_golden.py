@@ -60,10 +60,18 @@ V1 = [
 V2 = [Hierarchy(Path("/sys/fs/cgroup"), "")]
 
 
+MOUNTS_V1 = "31 30 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+MOUNTS_V2 = "30 29 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+
+
 @contextmanager
-def a_host(*, swap: bool, may_all: bool) -> Iterator[None]:
-    """Be on a host that has swap or not, with all capabilities or without CAP_SYS_RESOURCE."""
-    files = {"/proc/swaps": SWAPS + SWAP * swap, "/proc/self/status": MAY_ALL if may_all else MAY_MOST}
+def a_host(*, swap: bool = False, may_all: bool = True, cgroup_v2: bool = False) -> Iterator[None]:
+    """Be on a host that has swap or not, with all capabilities or without CAP_SYS_RESOURCE, with cgroup v1 or v2."""
+    files = {
+        "/proc/swaps": SWAPS + SWAP * swap,
+        "/proc/self/status": MAY_ALL if may_all else MAY_MOST,
+        "/proc/self/mountinfo": MOUNTS_V2 if cgroup_v2 else MOUNTS_V1,
+    }
     real: Callable[..., str] = Path.read_text
 
     def read_text(path: Path, *args: Any, **keywords: Any) -> str:
@@ -142,18 +150,19 @@ class Variant:
     title: str  # empty: the usual one
     context: Context | None  # None: it cannot be
     refused: str = ""
-    host: Callable[[], AbstractContextManager[None]] = lambda: a_host(swap=False, may_all=True)
+    host: Callable[[], AbstractContextManager[None]] = a_host
 
 
 def variants(dodo: ModuleType, context: Context, directory: Path, minor: str) -> Iterator[Variant]:
     """The usual way, then the others. What was decided holds while one is looked at."""
     yield Variant("", context)
-    context.decide("registry", UPSTREAM)
-    yield Variant(f"when {UPSTREAM} can be reached", context)
-    context.decide("registry", "none")
     if minor in WHOLE:
-        yield Variant("on a host with swap", context, host=lambda: a_host(swap=True, may_all=True))
-        yield Variant("without CAP_SYS_RESOURCE", context, host=lambda: a_host(swap=False, may_all=False))
+        context.decide("registry", UPSTREAM)
+        yield Variant(f"when {UPSTREAM} can be reached", context)
+        context.decide("registry", "none")
+        yield Variant("on a host with swap", context, host=lambda: a_host(swap=True))
+        yield Variant("without CAP_SYS_RESOURCE", context, host=lambda: a_host(may_all=False))
+        yield Variant("on a host with cgroup v2", context, host=lambda: a_host(cgroup_v2=True))
     for choice in ALL_CHOICES if minor in WHOLE else CHOICES:
         try:
             yield Variant(f"with {choice}", with_settings(dodo, directory, minor, context.settings.machine, choice))

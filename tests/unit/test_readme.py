@@ -47,6 +47,11 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
         Settings(machine=f"{HOST}.one"),
     ),
     "with `front_door=on`": ({}, Settings(front_door="on")),
+    "with `engine=containerd`": ({}, Settings(engine="containerd")),
+    "with `kubernetes=1.36` where the host has cgroup v1": (
+        {Path("/proc/self/mountinfo"): "31 30 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"},
+        Settings(kubernetes="1.36"),
+    ),
     "with `service_account=disabled`": ({}, Settings(service_account="disabled")),
 }
 
@@ -145,6 +150,24 @@ def settings() -> Iterator[str]:
         yield f"| {name} | {default(field)} | {comment[several.end() if several else 0 :]} |"
 
 
+def releases() -> Iterator[str]:
+    """What a user sees of the table of releases; one row for those that are alike in it."""
+    yield from (
+        "| Release | security by default | engines | a Pod's token | kube-proxy's modes | on cgroup v1 |",
+        "|---|---|---|---|---|---|",
+    )
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for row in release.RELEASES.values():
+        engines = "docker, containerd" if row.dockershim else "containerd"
+        token = "from the API server" if row.projected_tokens else "in a Secret"
+        modes = ", ".join(f"{mode} (alpha)" if gate else mode for mode, gate in row.proxy_modes.items())
+        cgroups = "refuses, unless told" if row.fail_cgroup_v1 else "runs"
+        rows.setdefault((row.security, engines, token, modes, cgroups), []).append(row.minor)
+    for seen, minors in rows.items():
+        name = minors[0] if len(minors) == 1 else f"{minors[0]} to {minors[-1]}"
+        yield f"| {' | '.join((name, *seen))} |"
+
+
 def default(field: dataclasses.Field[object]) -> str:
     if field.name == "cache":
         return "`~/.cache/dmuc`"
@@ -162,6 +185,7 @@ def test_the_tables_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.Mo
         ("tasks", tasks(parts)),
         ("command lines", command_lines(parts)),
         ("settings", settings()),
+        ("releases", releases()),
         ("counts", counts(parts)),
     ):
         begin, end = f"<!-- {name}: written by tests/unit/test_readme.py -->\n", f"<!-- end of {name} -->\n"

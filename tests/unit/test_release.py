@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.core.release import RELEASES, find, fits, of, skew
+from tasks.core.release import RELEASES, find, fits, of, skew, step
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -106,3 +106,21 @@ def test_skew_that_is_not_supported_is_said(versions: dict[str, str], said: list
     assert bool(found) == bool(said)
     for text in said:
         assert text in found
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("v1.20.2", "v1.20.2", ""),
+        ("v1.20.2", "v1.20.15", ""),
+        ("v1.20.15", "v1.20.2", ""),
+        ("v1.19.16", "v1.20.2", ""),
+        ("v1.19.16", "v1.21.0", "one minor release at a time"),
+        ("v1.31.14", "v1.36.3", "one minor release at a time"),
+        ("v1.20.2", "v1.19.16", "going back"),
+    ],
+)
+def test_a_step_that_is_not_supported_is_said(before: str, now: str, said: str) -> None:
+    text = step(before, now)
+    assert bool(text) == bool(said)
+    assert said in text and (not text or (before in text and now in text))

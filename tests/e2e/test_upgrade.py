@@ -1,0 +1,137 @@
+"""An upgrade in place, of a real cluster with a page that is asked for all the while, and a kubelet of one's own.
+
+Only 1.20.2 is here. Its second build is a copy of each program in which "v1.20.2" was written over with "v1.20.3",
+which is as long: other files, and they say so when they are asked for their version.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tasks.core.process import Record
+from tests.e2e import host_picture
+from tests.e2e.conftest import ENVIRONMENT, ROOT, STATE, doit, executed, kubectl, pid_of
+from tests.unit.support import a_program
+
+COMPONENTS = {
+    "apiserver": "kube-apiserver",
+    "controller_manager": "kube-controller-manager",
+    "scheduler": "kube-scheduler",
+    "kubelet": "kubelet",
+    "kube_proxy": "kube-proxy",
+}
+OTHERS = ("etcd", "container_engine")
+
+
+@pytest.fixture(scope="module")
+def newer(before: host_picture.Picture, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of the second build."""
+    doit("binaries")
+    directory = tmp_path_factory.mktemp("v1.20.3")
+    for name in (*COMPONENTS.values(), "kubectl"):
+        program = directory / name
+        program.write_bytes((STATE / "bin" / name).read_bytes().replace(b"v1.20.2", b"v1.20.3"))
+        program.chmod(0o755)
+    said = subprocess.run([directory / "kubelet", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["Kubernetes", "v1.20.3"]
+    return directory
+
+
+def since(component: str) -> float:
+    record = Record.load(STATE / "run" / f"{component}.pid")
+    assert record is not None and record.alive()
+    return record.since
+
+
+def pids() -> dict[str, int]:
+    return {component: pid_of(component) for component in (*COMPONENTS, *OTHERS)}
+
+
+def containers() -> list[str]:
+    """Of each Pod that is there: which, and its containers, each with how often it was started again."""
+    pods = json.loads(kubectl("get", "pods", "-o", "json"))["items"]
+    return sorted(
+        f"{pod['metadata']['uid']} {status['containerID']} {status['restartCount']}"
+        for pod in pods
+        for status in pod["status"]["containerStatuses"]
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the API server and the kubelet say of themselves."""
+    node = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]["status"]["nodeInfo"]
+    server = json.loads(kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
+    return {"apiserver": server, "kubelet": node["kubeletVersion"]}
+
+
+@contextmanager
+def asking(tmp_path: Path) -> Iterator[list[str]]:
+    """Have somebody in the machine ask the Service for its page ten times a second; gives what was answered."""
+    answers: list[str] = []
+    address, end = kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), tmp_path / "end"
+    script = f"until [ -e {end} ]; do curl -s -m 1 -o /dev/null -w '%{{http_code}}\\n' {address}; sleep 0.1; done"
+    command: list[str | Path] = [ROOT / "scripts" / "doit", "shell", "--", "sh", "-c", script]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield answers
+        finally:
+            end.touch()
+            answers += (process.communicate(timeout=20)[0] or "").split()
+
+
+def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
+    before: host_picture.Picture, newer: Path, tmp_path: Path
+) -> None:
+    doit("service_reachable")
+    old, pods = pids(), containers()
+    with asking(tmp_path) as answers:
+        done = doit("kubernetes=1.20.3", f"bin_dir={newer}")
+    assert "Kubernetes v1.20.3" in done.stdout and "answers: Welcome to nginx!" in done.stdout
+    new = pids()
+    assert {component for component in new if new[component] != old[component]} == {*COMPONENTS}
+    assert since("apiserver") < min(since("controller_manager"), since("scheduler"))
+    assert max(since("controller_manager"), since("scheduler")) < since("kubelet") < since("kube_proxy")
+    assert versions() == {"apiserver": "v1.20.3", "kubelet": "v1.20.3"}
+    assert containers() == pods
+    assert len(answers) > 10 and {*answers} == {"200"}
+    assert not executed(doit("kubernetes=1.20.3", f"bin_dir={newer}"))  # nothing is left to do
+
+
+def test_a_kubelet_of_ones_own_is_the_only_one_that_is_started_anew(before: host_picture.Picture, newer: Path) -> None:
+    doit("service_reachable")
+    old, pods = pids(), containers()
+    done = doit(f"kubelet_bin={newer / 'kubelet'}", "service_reachable")
+    assert "answers: Welcome to nginx!" in done.stdout
+    new = pids()
+    assert [component for component in new if new[component] != old[component]] == ["kubelet"]
+    assert versions() == {"apiserver": "v1.20.2", "kubelet": "v1.20.3"}
+    assert containers() == pods
+
+
+def test_an_upgrade_that_fails_leaves_the_others_and_the_old_setting_heals_it(
+    before: host_picture.Picture, newer: Path, tmp_path: Path
+) -> None:
+    doit("service_reachable")
+    old, pods = pids(), containers()
+    broken = tmp_path / "broken"
+    shutil.copytree(newer, broken)
+    a_program(  # it says what it is, and does not run
+        broken / "kube-scheduler",
+        f'case $1 in --version|--help) exec {newer}/kube-scheduler "$1";; esac; echo not today; exit 7',
+    )
+    done = doit("kubernetes=1.20.3", f"bin_dir={broken}", status=None)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and "scheduler did not start" in said and "not today" in said
+    for component in ("kubelet", "kube_proxy", *OTHERS):  # whoever comes after it, and whom it is nothing to
+        assert pid_of(component) == old[component]
+    assert executed(doit()) >= {"apiserver", "scheduler"}
+    assert versions() == {"apiserver": "v1.20.2", "kubelet": "v1.20.2"}
+    assert containers() == pods
+    doit("clean")

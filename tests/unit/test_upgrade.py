@@ -1,0 +1,98 @@
+"""The order of an upgrade in place: kept where programs are replaced, and only there."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tasks import programs
+from tasks.binaries import _asked_for, known
+from tasks.core.context import Context
+from tasks.core.executable import Found, fingerprint
+from tasks.core.graph import join
+from tasks.core.process import Record
+from tests.unit.support import a_context, a_program, load_dodo
+
+COMPONENTS = ("apiserver", "controller_manager", "scheduler", "kubelet", "kube_proxy")
+ENGINE = "container_engine"
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """A cluster whose programs are known, and of which nothing runs."""
+    context = a_context(tmp_path)
+    found = {}
+    context.bin.mkdir()
+    for name in programs.wanted(context):
+        path = a_program(tmp_path / "old" / name, "")
+        found[name] = asdict(Found(str(path), "v1.20.2", "as you said", fingerprint(path)))
+        (context.bin / name).symlink_to(path)
+    context.programs_file.write_text(json.dumps({"_asked_for": _asked_for(context)} | found))
+    assert known(context)
+    context.run.mkdir()
+    return context
+
+
+def runs(context: Context, component: str, program: Path) -> None:
+    """Have a component's record name this very process, started from that program."""
+    command, inputs = [str(program)], {str(program): fingerprint(program)}
+    Record.of(os.getpid(), command, inputs).save(context.run / f"{component}.pid")
+
+
+def order(context: Context, tmp_path: Path) -> dict[str, set[str]]:
+    """Of each component: those that are started before it, when all run together."""
+    dodo = tmp_path / "dodo"
+    dodo.mkdir()
+    goals = {goal.name: goal for goal in join(load_dodo(dodo).PARTS, context)}
+
+    def before(name: str) -> set[str]:
+        direct = {*goals[name].needs, *goals[name].after}  # type: ignore[misc]
+        return direct.union(*map(before, direct))
+
+    return {name: before(f"_{name}") & {f"_{other}" for other in COMPONENTS} for name in (*COMPONENTS, ENGINE)}
+
+
+def test_from_nothing_each_is_started_as_early_as_it_can_be(context: Context, tmp_path: Path) -> None:
+    found = order(context, tmp_path)
+    assert found[ENGINE] == set()
+    assert found["kubelet"] == {"_apiserver"}
+    assert found["kube_proxy"] == {"_apiserver", "_kubelet"}
+
+
+def test_a_cluster_that_runs_with_its_programs_is_mended_without_waiting(context: Context, tmp_path: Path) -> None:
+    runs(context, "apiserver", context.program("kube-apiserver"))
+    assert order(context, tmp_path)["kubelet"] == {"_apiserver"}
+
+
+@pytest.mark.parametrize("looked_for", [True, False])
+def test_the_programs_of_a_running_cluster_are_replaced_in_the_supported_order(
+    context: Context, tmp_path: Path, looked_for: bool
+) -> None:
+    runs(context, "apiserver", a_program(tmp_path / "older" / "kube-apiserver", ""))
+    if not looked_for:
+        context.programs_file.unlink()
+    found = order(context, tmp_path)
+    assert found["apiserver"] == set()
+    assert found["controller_manager"] == found["scheduler"] == {"_apiserver"}
+    assert found["kubelet"] == {"_apiserver", "_controller_manager", "_scheduler"}
+    assert found[ENGINE] == found["kubelet"]  # with another engine all containers end
+    assert found["kube_proxy"] == {"_apiserver", "_controller_manager", "_scheduler", "_kubelet"}
+
+
+def test_a_program_that_was_built_anew_in_its_place_is_another(context: Context, tmp_path: Path) -> None:
+    program = context.program("kubelet")
+    runs(context, "kubelet", program)
+    a_program(program, "# new")
+    assert "_scheduler" in order(context, tmp_path)["kubelet"]
+
+
+def test_one_that_is_gone_is_not_in_the_way(context: Context, tmp_path: Path) -> None:
+    runs(context, "apiserver", a_program(tmp_path / "older" / "kube-apiserver", ""))
+    record = Record.load(context.run / "apiserver.pid")
+    assert record is not None
+    Record(record.pid, 1, record.boot, record.since, record.command, record.inputs).save(context.run / "apiserver.pid")
+    assert order(context, tmp_path)["kubelet"] == {"_apiserver"}
