@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import etcd
 from .choices import secure
@@ -30,9 +31,17 @@ def flags(context: Context) -> Sequence[Flag]:
         Flag(f"--tls-private-key-file={pki / 'apiserver.key'}", "The key to that certificate."),
         Flag(f"--client-ca-file={pki / 'ca.crt'}", "Who its clients are: whoever has a certificate of our CA."),
         Flag(f"--service-account-key-file={pki / 'sa.pub'}", "Checks the tokens that Pods show."),
-        Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
-        Flag("--service-account-issuer=https://kubernetes.default.svc", "Stands in these tokens; required since 1.20."),
     ]
+    row = context.release_of("kube-apiserver")
+    if row.needs_token_keys:
+        issuer = "https://kubernetes.default.svc"
+        flags += [
+            Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
+            Flag(f"--service-account-issuer={issuer}", "Stands in these tokens; required since 1.20."),
+        ]
+    if row.insecure_port and not settings.uses_front_door:
+        why = "Up to 1.19 it answers on localhost:8080, too, and there everybody may do everything."
+        flags.append(Flag("--insecure-port=0", why, "security"))
     client = "apiserver-kubelet-client" if secure(context) else "admin"
     who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
     flags += [
@@ -40,37 +49,33 @@ def flags(context: Context) -> Sequence[Flag]:
         Flag(f"--kubelet-client-key={pki / f'{client}.key'}", who, "use"),
     ]
     if secure(context):
-        flags += [
-            Flag(
-                f"--kubelet-certificate-authority={pki / 'ca.crt'}",
-                "The kubelet, too, must show who it is, or whoever has its port reads what is typed there.",
-                "security",
-            ),
-            Flag(
-                "--authorization-mode=Node,RBAC",
-                "Each may do what its role says, and a kubelet what its Pods need; by default everybody may do all.",
-            ),
-            Flag(
-                "--enable-admission-plugins=NodeRestriction",
-                "A kubelet changes its own Node and Pods only.",
-                "security",
-            ),
-            Flag(f"--etcd-cafile={pki / 'etcd-ca.crt'}", "Tells that etcd is ours."),
-            Flag(
-                f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Who it is for etcd, which knows nobody else."
-            ),
-            Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that one."),
-        ]
+        flags += _with_rbac(pki)
     if settings.service_account == "disabled":
         why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
-    if context.release_of("kube-apiserver").insecure_port and (settings.on_host or secure(context)):
-        flags.append(Flag("--insecure-port=0", "Nor may everybody who can reach its localhost:8080."))
     if settings.free_ports:
         flags.append(Flag(f"--secure-port={context.port(API)}", "A free port: on the standard one may be another's."))
     return flags
+
+
+def _with_rbac(pki: Path) -> Sequence[Flag]:
+    return [
+        Flag(
+            f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+            "The kubelet, too, must show who it is, or whoever has its port reads what is typed there.",
+            "security",
+        ),
+        Flag(
+            "--authorization-mode=Node,RBAC",
+            "Each may do what its role says, and a kubelet what its Pods need; by default everybody may do all.",
+        ),
+        Flag("--enable-admission-plugins=NodeRestriction", "A kubelet changes its own Node and Pods only.", "security"),
+        Flag(f"--etcd-cafile={pki / 'etcd-ca.crt'}", "Tells that etcd is ours."),
+        Flag(f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Who it is for etcd, which knows nobody else."),
+        Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that one."),
+    ]
 
 
 def _answers(context: Context) -> Answer:
