@@ -17,6 +17,7 @@ from tasks import (
     container_engine,
     controller_manager,
     deployment,
+    dns,
     etcd,
     front_door,
     images,
@@ -29,6 +30,7 @@ from tasks import (
     scheduler,
     service,
     service_account,
+    user,
 )
 from tasks.core.cluster import Cluster
 from tasks.core.errors import DmucError
@@ -54,13 +56,14 @@ PARTS: list[Part] = [
     *service.PARTS,  # kubectl expose deployment web --port=80, and asking it
     *kube_proxy.PARTS,  # makes Services reachable
     *service.REACHABLE,  # Welcome to nginx!
+    *dns.PARTS,  # beyond the walk-through: names for Services, if that is asked for
 ]
 
 
 def _cluster() -> Cluster:
     names = {part.name.lstrip("_") for part in PARTS}
     context = machine.context(
-        Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=programs.PROGRAMS, tasks=names
+        Path(__file__).parent, os.environ, arguments(sys.argv[1:], user.WORDS), programs=programs.PROGRAMS, tasks=names
     )
     return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
 
@@ -71,7 +74,7 @@ except DmucError as error:
     sys.exit(f"✗ {error}")
 
 DOIT_CONFIG = {
-    "default_tasks": ["service_reachable"],
+    "default_tasks": ["service_reachable", *(["dns"] if programs.wants_dns(DMUC.context) else [])],
     "backend": "robust",  # see tasks/core/database.py
     "dep_file": str(DMUC.context.state / "doit.json"),
     "reporter": Reporter,
