@@ -3,6 +3,11 @@ make_venv() {
   lock=$1/$2
   done=$1/.venv/$2
   cmp -s "$lock" "$done" && return
+  if ! [ -w "$1" ]; then
+    echo "$1/.venv is not as $2 says, and you may not write there." >&2
+    echo "Have scripts/doit run once by whoever may, or use a checkout of your own." >&2
+    exit 3
+  fi
   python=${PYTHON:-python3}
   if ! "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
     echo "dmuc needs Python 3.11 or later with its venv module (on Debian: apt-get install python3-venv)." >&2

@@ -29,8 +29,9 @@ from .core.executable import Found, fingerprint
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
+from .core.report import BOARD
 from .core.settings import Settings
-from .programs import PROGRAMS, TOOLS, Program, wanted
+from .programs import PROGRAMS, Program, tools, wanted
 
 # Find
 
@@ -113,14 +114,15 @@ def _asked_for(context: Context) -> str:
 
 
 def known(context: Context) -> dict[str, Found]:
-    """Give the programs as they were found; empty when that was not done, or no longer holds."""
+    """Give the programs as they were found; empty when that was not done, no longer holds, or a run wants more."""
     try:
         read = json.loads(context.programs_file.read_text())
         if read.pop("_asked_for") != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
         same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
-        return programs if same and programs.keys() == wanted(context).keys() else {}
+        enough = not BOARD.expected or programs.keys() >= wanted(context).keys()
+        return programs if same and enough else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
@@ -129,8 +131,9 @@ def _are_known(context: Context) -> Answer:
     programs = known(context)
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
-    server = programs["kube-apiserver"]
-    own = (p.name for p in wanted(context).values() if p.of_kubernetes and programs[p.name].version != server.version)
+    kubernetes = [name for name in PROGRAMS if name in programs and PROGRAMS[name].of_kubernetes]
+    server = programs[kubernetes[0]]
+    own = (name for name in kubernetes if programs[name].version != server.version)
     others = [name for name in ("etcd", "dockerd", "containerd") if name in programs]
     with_them = ", ".join(f"{name} {programs[name].version}" for name in (*own, *others))
     skew = "".join(f"; {line}" for line in release.skew(versions(context)))
@@ -190,7 +193,7 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
 
 
 def _missing_tools(context: Context) -> list[str]:
-    return sorted({tool.package for tool in TOOLS if tool.wanted(context) and _on_path(tool.name) is None})
+    return sorted({tool.package for tool in tools(context) if _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
@@ -226,6 +229,18 @@ PACKAGES = Goal(
 )
 
 
+def _found_earlier(context: Context) -> dict[str, Found]:
+    """What runs before this one wanted, where it still can be found."""
+    found = {}
+    for name, program in PROGRAMS.items():
+        with contextlib.suppress(DmucError):
+            context.program(name)
+            again = find(context, program) if program.wanted(context) else None
+            if again:
+                found[name] = again
+    return found
+
+
 def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
     downloaded, others = _missing(context, found)
@@ -242,15 +257,15 @@ def _obtain(context: Context, progress: Progress) -> None:
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
     before = _server_before(context)
-    for name, program in found.items():
-        assert program is not None
+    there = _found_earlier(context) | {name: program for name, program in found.items() if program is not None}
+    for name, program in there.items():
         link = _link(context, name)
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
-    written = {"_asked_for": _asked_for(context)} | {n: asdict(p) for n, p in found.items() if p is not None}
+    written = {"_asked_for": _asked_for(context)} | {name: asdict(program) for name, program in there.items()}
     context.programs_file.write_text(json.dumps(written, indent=1))
-    step = release.step(before, versions(context)["kube-apiserver"]) if before else ""
+    step = release.step(before, there["kube-apiserver"].version) if before and "kube-apiserver" in there else ""
     progress.note("; ".join(filter(None, (_are_known(context).why, step))))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from . import choices, containerd, docker
+from . import choices, containerd, docker, upgrade
 from .core.context import Context
 from .core.daemon import Daemon
 from .core.goal import resolve
@@ -68,6 +68,8 @@ CONTAINER_ENGINE = Daemon(
     tools=lambda context: resolve(_daemon(context).tools, context),
     flags=lambda context: _daemon(context).flags(context),
     needs=("machine", "binaries", "_upstream"),
+    # Another engine ends all containers: it comes when the kubelet does.
+    after=lambda context: upgrade.first(context, "controller_manager", "scheduler"),
     ready=Chosen(lambda context: _daemon(context).ready),
     writes=lambda context: _daemon(context).writes(context),
     prepare=_prepare,

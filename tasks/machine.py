@@ -7,6 +7,7 @@ beside it the host's Docker and clusters go on undisturbed. With machine=host it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -47,13 +48,14 @@ def context(
     programs: Collection[str],
     tasks: Collection[str],
 ) -> Context:
-    """Read the settings and give the context of the cluster that they describe, with its state under `root`/var.
+    """Read the settings and give the context of the cluster that they describe, with its state under `root`/var; under
+    the user's own ~/.local/state/dmuc where the checkout is somebody else's.
 
     Raises DmucError when a setting is wrong.
     """
     load = partial(settings.load, root / "cluster.toml", environment, arguments, programs=programs, tasks=tasks)
     chosen = load()
-    state = root / "var" / chosen.machine
+    state = _home_of_states(root, environment) / chosen.machine
     made_with = settings.remembered(state)
     chosen = load(remembered=made_with) if made_with else chosen
     machine: Machine = (
@@ -64,6 +66,13 @@ def context(
     found = Context(chosen, release.find(chosen.kubernetes), machine, state)
     choices.refuse_what_cannot_be(found)
     return found
+
+
+def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
+    var = root / "var"
+    if os.access(var if var.exists() else root, os.W_OK, effective_ids=True):
+        return var
+    return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dmuc"
 
 
 def _is_on(context: Context) -> Answer:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import sites
 from .choices import engine
 from .core.context import Context
 from .core.executable import VERSION
+from .core.report import BOARD
 from .sites import Project
 
 
@@ -17,6 +18,7 @@ class Program:
     """A program of the cluster."""
 
     name: str
+    tasks: Sequence[str] = ()  # those that run it; none: whoever is at the cluster does
     version: tuple[str, ...] = ("--version",)  # the arguments that make it say its version
     project: Project | None = None  # whose release site has it; None: it cannot be downloaded
     package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
@@ -45,10 +47,14 @@ def _with_containerd(context: Context) -> bool:
     return engine(context) == "containerd"
 
 
+_ENGINE = ("container_engine",)
+
+
 def _cni_plugin(name: str) -> Program:
     """Without arguments it says what it is. (`bridge` on PATH is another program, iproute2's.)"""
     return Program(
         name,
+        _ENGINE,
         (),
         project=sites.CNI_PLUGINS,
         package="containernetworking-plugins",
@@ -62,23 +68,28 @@ def _cni_plugin(name: str) -> Program:
 PROGRAMS = {
     program.name: program
     for program in (
-        Program("etcd", project=sites.ETCD, package="etcd-server"),
-        Program("kube-apiserver", project=sites.KUBERNETES, says_flags=True),
-        Program("kube-controller-manager", project=sites.KUBERNETES, says_flags=True),
-        Program("kube-scheduler", project=sites.KUBERNETES, says_flags=True),
-        Program("kube-proxy", project=sites.KUBERNETES, says_flags=True),
-        Program("kubelet", project=sites.KUBERNETES, says_flags=True),
-        Program("kubectl", ("version", "--client"), project=sites.KUBERNETES),
-        Program("dockerd", package="docker.io", wanted=_with_docker),  # Docker publishes no sums
-        Program("docker", package="docker.io", wanted=_with_docker),
-        Program("containerd", project=sites.CONTAINERD, package="containerd"),
+        Program("etcd", ["etcd"], project=sites.ETCD, package="etcd-server"),
+        Program("kube-apiserver", ["apiserver"], project=sites.KUBERNETES, says_flags=True),
+        Program("kube-controller-manager", ["controller_manager"], project=sites.KUBERNETES, says_flags=True),
+        Program("kube-scheduler", ["scheduler"], project=sites.KUBERNETES, says_flags=True),
+        Program("kube-proxy", ["kube_proxy"], project=sites.KUBERNETES, says_flags=True),
+        Program("kubelet", ["kubelet"], project=sites.KUBERNETES, says_flags=True),
+        Program("kubectl", version=("version", "--client"), project=sites.KUBERNETES),
+        Program("dockerd", _ENGINE, package="docker.io", wanted=_with_docker),  # Docker publishes no sums
+        Program("docker", _ENGINE, package="docker.io", wanted=_with_docker),
+        Program("containerd", _ENGINE, project=sites.CONTAINERD, package="containerd"),
         Program(
-            "containerd-shim-runc-v2", ("-v",), project=sites.CONTAINERD, package="containerd", wanted=_with_containerd
+            "containerd-shim-runc-v2",
+            _ENGINE,
+            ("-v",),
+            project=sites.CONTAINERD,
+            package="containerd",
+            wanted=_with_containerd,
         ),
-        Program("ctr", project=sites.CONTAINERD, package="containerd", wanted=_with_containerd),
+        Program("ctr", _ENGINE, project=sites.CONTAINERD, package="containerd", wanted=_with_containerd),
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
-        Program("runc", project=sites.RUNC, package="runc"),
-        Program("docker-registry", package="docker-registry"),
+        Program("runc", _ENGINE, project=sites.RUNC, package="runc"),
+        Program("docker-registry", ["_registry", "_pull_through"], package="docker-registry"),
     )
 }
 
@@ -89,22 +100,37 @@ class Tool:
 
     name: str
     package: str  # the Debian package that has it
+    tasks: Sequence[str]  # those that run it
     wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
 
 
+def _on_its_own(context: Context) -> bool:
+    return not context.settings.on_host
+
+
 TOOLS = (
-    Tool("ip", "iproute2"),  # the link
-    Tool("unshare", "util-linux"),  # the machine's namespaces
-    Tool("nsenter", "util-linux"),
-    Tool("mount", "mount"),
-    Tool("iptables", "iptables"),  # dockerd and kube-proxy
-    Tool("nft", "nftables", lambda context: context.settings.proxy_mode == "nftables"),  # kube-proxy
-    Tool("ipset", "ipset", lambda context: context.settings.proxy_mode == "ipvs"),
-    Tool("conntrack", "conntrack"),  # kube-proxy, when a Service of UDP loses a Pod
-    Tool("socat", "socat"),  # kubelet, for `kubectl port-forward`
+    Tool("ip", "iproute2", ["machine"], _on_its_own),  # the link
+    Tool("unshare", "util-linux", ["machine"], _on_its_own),  # the machine's namespaces
+    Tool("nsenter", "util-linux", ["machine"], _on_its_own),
+    Tool("mount", "mount", ["machine"], _on_its_own),
+    Tool("iptables", "iptables", ["container_engine", "kube_proxy"]),
+    Tool("nft", "nftables", ["kube_proxy"], lambda context: context.settings.proxy_mode == "nftables"),
+    Tool("ipset", "ipset", ["kube_proxy"], lambda context: context.settings.proxy_mode == "ipvs"),
+    Tool("conntrack", "conntrack", ["kube_proxy"]),  # when a Service of UDP loses a Pod
+    Tool("socat", "socat", ["kubelet"]),  # for `kubectl port-forward`
 )
 
 
 def wanted(context: Context) -> dict[str, Program]:
-    """The programs that this cluster needs, by name."""
-    return {name: program for name, program in PROGRAMS.items() if program.wanted(context)}
+    """The programs that this cluster needs, by name; in a run, no more than its tasks do."""
+    return {name: program for name, program in PROGRAMS.items() if _is_wanted(program, context)}
+
+
+def tools(context: Context) -> list[Tool]:
+    """The same for the tools."""
+    return [tool for tool in TOOLS if _is_wanted(tool, context)]
+
+
+def _is_wanted(what: Program | Tool, context: Context) -> bool:
+    run = BOARD.expected & {task for program in PROGRAMS.values() for task in program.tasks}
+    return what.wanted(context) and (not run or not what.tasks or not run.isdisjoint(what.tasks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .context import Context
@@ -27,6 +27,12 @@ class Cluster:
     def daemons(self) -> list[Daemon]:
         """The parts that are processes, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
+
+    def refuse_what_cannot_be(self, names: Collection[str]) -> None:
+        """Raise DmucError when one of these tasks can never be on the host, before the others take their time."""
+        for daemon in self.daemons if self.context.settings.on_host else ():
+            if daemon.name in names and not daemon.unwanted(self.context):
+                daemon.refuse_where_it_cannot_be(self.context)
 
     def running(self) -> dict[str, Record]:
         """Give the daemons that run, by label."""

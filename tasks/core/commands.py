@@ -107,6 +107,7 @@ class Run(DoitRun):  # type: ignore[misc]
 
         def run() -> int:
             with only_one(cluster.context.machine.name, cluster.context.lock):
+                cluster.refuse_what_cannot_be(BOARD.expected)
                 _make_state(cluster.context)
                 cluster.choose_ports()
                 return int(DoitRun._execute(self, *args, **kwargs))

@@ -96,7 +96,7 @@ class Context:
         """Give the path of the program `name`. Raises DmucError when it has not been found yet."""
         try:
             return Path(self._programs()[name]["path"])
-        except KeyError:
+        except (KeyError, TypeError):
             raise DmucError(f"looking for the program {name}", "It has not been found yet.", "Run: binaries") from None
 
     def release_of(self, program: str) -> Release:
@@ -114,7 +114,7 @@ class Context:
             found: dict[str, Any] = json.loads(self.programs_file.read_text())
         except (OSError, ValueError):
             return {}
-        return found
+        return found if isinstance(found, dict) else {}
 
     def inside(self, *command: str) -> list[str]:
         """Give the command line that runs `command` on the machine, at home there, as somebody who has logged in."""

@@ -246,12 +246,7 @@ class Daemon:
             path.unlink(missing_ok=True)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
-        program = self.program_name(context)
-        if self.needs_root and not is_root():
-            raise DmucError(f"starting {self.label}", f"{program} takes root.", "Run it as root.")
-        if self.needs_root and context.settings.free_ports:
-            seen = f"{program} takes all of a machine; beside others there can be what needs no root."
-            raise DmucError(f"starting {self.label}", seen, "Use a machine of its own: machine=NAME.")
+        self.refuse_where_it_cannot_be(context)
         command, log = self.command(context), self.log(context)
         self._refuse_unknown_flags(context)
         self._refuse_what_is_there(context, probe)
@@ -276,6 +271,15 @@ class Daemon:
         _SPAWNED[spawned.pid] = spawned
         self._wait(context, probe, progress)
         self._ran(context).touch()
+
+    def refuse_where_it_cannot_be(self, context: Context) -> None:
+        """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
+        program = self.program_name(context)
+        if self.needs_root and not is_root():
+            raise DmucError(f"starting {self.label}", f"{program} takes root.", "Run it as root.")
+        if self.needs_root and context.settings.free_ports:
+            seen = f"{program} takes all of a machine; beside others there can be what needs no root."
+            raise DmucError(f"starting {self.label}", seen, "Use a machine of its own: machine=NAME.")
 
     def _elsewhere(self, context: Context) -> list[Path]:
         """What it keeps outside of our own state, where it could be somebody else's."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,65 @@ def executed(done: subprocess.CompletedProcess[str]) -> set[str]:
     """The tasks that did something in this run."""
     lines = [line.split() for line in done.stdout.splitlines()]
     return {words[1] for words in lines if len(words) > 2 and words[0] in {"✓", "✗"}}
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody who is not root, with a checkout and a home of their own."""
+
+    uid: int
+    checkout: Path
+
+    def run(self, *command: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout."""
+        # To read what is root's own here (the virtual environment, the cache), and nothing else.
+        may = "-all,+dac_read_search"
+        prefix = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+        prefix += [f"--bounding-set={may}", f"--inh-caps={may}", f"--ambient-caps={may}"]
+        environment = {
+            **{key: value for key, value in ENVIRONMENT.items() if not key.startswith("DMUC_") or key == "DMUC_OBTAIN"},
+            "DMUC_REGISTRY": "local",
+            "DMUC_CACHE": ENVIRONMENT.get("DMUC_CACHE", str(Path.home() / ".cache" / "dmuc")),
+            "HOME": str(self.checkout),
+        }
+        done = subprocess.run(
+            [*prefix, *command],
+            env=environment,
+            cwd=self.checkout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr, done
+        assert done.returncode == status, done
+        return done
+
+    def doit(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run scripts/doit."""
+        return self.run(self.checkout / "scripts" / "doit", *arguments, status=status)
+
+
+def a_user(checkout: Path, uid: int) -> User:
+    """Make this directory a checkout, in which only the virtual environment is somebody else's."""
+    checkout.mkdir(exist_ok=True)
+    for name in ("dodo.py", "pyproject.toml", "tasks", "scripts", "requirements.lock"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, checkout / name)
+    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    for path in (checkout, *checkout.rglob("*")):
+        os.chown(path, uid, uid, follow_symlinks=False)
+    return User(uid, checkout)
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> User:
+    """A user: nobody."""
+    return a_user(tmp_path / "checkout", 65534)
 
 
 def kubectl(*arguments: str) -> str:

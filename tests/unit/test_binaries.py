@@ -7,23 +7,24 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import binaries, programs, sites
+from tasks import binaries, kubernetes_source, programs, sites
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.goal import UpToDate
 from tasks.core.progress import Silent
+from tasks.core.report import BOARD
 from tasks.core.settings import Settings
 from tasks.programs import PROGRAMS, TOOLS
-from tests.unit.support import Site, a_context, a_program, serving
+from tests.unit.support import Site, a_context, a_program, load_dodo, serving
 
 CNI = ["bridge", "host-local", "loopback", "portmap"]
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
@@ -621,10 +622,10 @@ def test_the_tools_that_are_missing_are_named(context: Context, shelf: Shelf) ->
     BINARIES.make(context, Silent())
     nftables = having(context, proxy_mode="nftables")
     for tool in TOOLS:
-        if tool.name not in ("ip", "socat", "nft"):
+        if tool.name not in ("conntrack", "socat", "nft"):
             shelf.put("path", tool.name, "1.0.0")
-    assert binaries.PACKAGES.holds(context).why == "missing: iproute2, socat"
-    for name in ("ip", "socat"):
+    assert binaries.PACKAGES.holds(context).why == "missing: conntrack, socat"
+    for name in ("conntrack", "socat"):
         shelf.put("path", name, "1.0.0")
     assert binaries.PACKAGES.holds(context)
     BINARIES.make(nftables, Silent())
@@ -652,3 +653,72 @@ def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, mon
         shelf.put("path", tool.name, "1.0.0")
     binaries.PACKAGES.make(having(context, obtain="download"), Silent())
     assert installed == [["docker-registry", "docker.io"]]
+
+
+# What a run wants
+
+
+@pytest.fixture
+def run_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Be in a run that takes in these tasks."""
+    return lambda *tasks: monkeypatch.setattr(BOARD, "expected", {*tasks, "machine", "binaries", "_packages"})
+
+
+SERVERS = ("etcd", "kube-apiserver", "kubectl")
+
+
+def test_a_run_asks_for_no_more_than_its_tasks_do(
+    context: Context, shelf: Shelf, run_of: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SERVERS:
+        shelf.put("path", name, "v1.20.2")
+    monkeypatch.setattr(debian, "install", lambda packages, progress: pytest.fail(f"installs {packages}"))
+    run_of("etcd", "apiserver", "kubeconfig")
+    binaries.PACKAGES.make(context, Silent())
+    BINARIES.make(context, Silent())
+    assert binaries.PACKAGES.holds(context)
+    assert BINARIES.holds(context)
+    assert {path.name for path in context.bin.iterdir()} == {*SERVERS}
+    run_of("etcd", "apiserver", "scheduler")
+    assert not BINARIES.holds(context)
+    monkeypatch.setattr(kubernetes_source, "build", lambda cache, progress: None)
+    with pytest.raises(DmucError, match="There is no kube-scheduler"):
+        BINARIES.make(context, Silent())
+
+
+def test_a_run_that_wants_other_programs_leaves_those_of_the_one_before(
+    context: Context, shelf: Shelf, run_of: Callable[..., None]
+) -> None:
+    shelf.put_all("path")
+    run_of("etcd", "kubelet")
+    BINARIES.make(context, Silent())
+    run_of("scheduler")
+    BINARIES.make(context, Silent())
+    assert {path.name for path in context.bin.iterdir()} == {"etcd", "kubelet", "kube-scheduler", "kubectl"}
+    run_of("etcd")
+    assert BINARIES.holds(context)
+
+
+def test_what_has_been_found_is_told_outside_of_a_run(
+    context: Context, shelf: Shelf, run_of: Callable[..., None]
+) -> None:
+    shelf.put_all("path")
+    run_of("etcd")
+    BINARIES.make(context, Silent())
+    BOARD.expected = set()
+    assert binaries.versions(context).keys() == {"etcd", "kubectl"}
+
+
+def test_by_themselves_the_programs_are_all_of_them(
+    context: Context, shelf: Shelf, run_of: Callable[..., None]
+) -> None:
+    shelf.put_all("path")
+    run_of()
+    BINARIES.make(context, Silent())
+    assert known(context).keys() == programs.wanted(context).keys() > {"kubelet", "runc"}
+
+
+def test_each_task_that_a_program_says_is_one(tmp_path: Path) -> None:
+    names = {goal.name for part in load_dodo(tmp_path).PARTS for goal in part.goals()}
+    said = [*(program.tasks for program in PROGRAMS.values()), *(tool.tasks for tool in TOOLS)]
+    assert {task for tasks in said for task in tasks} <= names

@@ -156,10 +156,10 @@ class Variant:
 def variants(dodo: ModuleType, context: Context, directory: Path, minor: str) -> Iterator[Variant]:
     """The usual way, then the others. What was decided holds while one is looked at."""
     yield Variant("", context)
-    context.decide("registry", UPSTREAM)
-    yield Variant(f"when {UPSTREAM} can be reached", context)
-    context.decide("registry", "none")
     if minor in WHOLE:
+        context.decide("registry", UPSTREAM)
+        yield Variant(f"when {UPSTREAM} can be reached", context)
+        context.decide("registry", "none")
         yield Variant("on a host with swap", context, host=lambda: a_host(swap=True))
         yield Variant("without CAP_SYS_RESOURCE", context, host=lambda: a_host(may_all=False))
         yield Variant("on a host with cgroup v2", context, host=lambda: a_host(cgroup_v2=True))

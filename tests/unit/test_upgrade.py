@@ -18,6 +18,7 @@ from tasks.core.process import Record
 from tests.unit.support import a_context, a_program, load_dodo
 
 COMPONENTS = ("apiserver", "controller_manager", "scheduler", "kubelet", "kube_proxy")
+ENGINE = "container_engine"
 
 
 @pytest.fixture
@@ -52,11 +53,12 @@ def order(context: Context, tmp_path: Path) -> dict[str, set[str]]:
         direct = {*goals[name].needs, *goals[name].after}  # type: ignore[misc]
         return direct.union(*map(before, direct))
 
-    return {name: before(f"_{name}") & {f"_{other}" for other in COMPONENTS} for name in COMPONENTS}
+    return {name: before(f"_{name}") & {f"_{other}" for other in COMPONENTS} for name in (*COMPONENTS, ENGINE)}
 
 
 def test_from_nothing_each_is_started_as_early_as_it_can_be(context: Context, tmp_path: Path) -> None:
     found = order(context, tmp_path)
+    assert found[ENGINE] == set()
     assert found["kubelet"] == {"_apiserver"}
     assert found["kube_proxy"] == {"_apiserver", "_kubelet"}
 
@@ -77,6 +79,7 @@ def test_the_programs_of_a_running_cluster_are_replaced_in_the_supported_order(
     assert found["apiserver"] == set()
     assert found["controller_manager"] == found["scheduler"] == {"_apiserver"}
     assert found["kubelet"] == {"_apiserver", "_controller_manager", "_scheduler"}
+    assert found[ENGINE] == found["kubelet"]  # with another engine all containers end
     assert found["kube_proxy"] == {"_apiserver", "_controller_manager", "_scheduler", "_kubelet"}
 
 
