@@ -52,8 +52,8 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def in_cache(cache: Path) -> set[str]:
-    return {path.name for path in (cache / "kubernetes").rglob("*") if path.is_file()}
+def in_cache(cache: Path, version: str = "*") -> set[str]:
+    return {path.name for path in cache.glob(f"kubernetes/v{version}/*")}
 
 
 def test_a_cluster_of_programs_that_were_downloaded(site: str, cache: Path) -> None:
@@ -92,7 +92,7 @@ def test_bad_mirrors_are_told_and_leave_nothing_wrong(site: str, cache: Path) ->
     assert "4 tries, the last: the answer ended after" in said
     # What is left of that is gone on with, or thrown away; in the end the programs are right.
     doit("kubernetes=1.20.2", "obtain=download", f"kubernetes_site={site}/good", f"cache={cache}", "binaries")
-    assert in_cache(cache) == set(KUBERNETES)
+    assert in_cache(cache, "1.20.2") == set(KUBERNETES)
     doit("clean")
 
 
