@@ -29,9 +29,17 @@ def flags(context: Context) -> Sequence[Flag]:
         Flag(f"--tls-private-key-file={pki / 'apiserver.key'}", "The key to that certificate."),
         Flag(f"--client-ca-file={pki / 'ca.crt'}", "Who its clients are: whoever has a certificate of our CA."),
         Flag(f"--service-account-key-file={pki / 'sa.pub'}", "Checks the tokens that Pods show."),
-        Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
-        Flag("--service-account-issuer=https://kubernetes.default.svc", "Stands in these tokens; required since 1.20."),
     ]
+    row = context.release_of("kube-apiserver")
+    if row.needs_token_keys:
+        issuer = "https://kubernetes.default.svc"
+        flags += [
+            Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
+            Flag(f"--service-account-issuer={issuer}", "Stands in these tokens; required since 1.20."),
+        ]
+    if row.insecure_port and not settings.uses_front_door:
+        why = "Up to 1.19 it answers on localhost:8080, too, and there everybody may do everything."
+        flags.append(Flag("--insecure-port=0", why, "security"))
     who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
     flags += [
         Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who, "use"),
@@ -42,8 +50,6 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
         flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
-        if context.release_of("kube-apiserver").insecure_port:
-            flags.append(Flag("--insecure-port=0", "Nor may all who can reach the host's localhost:8080."))
     if settings.free_ports:
         flags.append(Flag(f"--secure-port={context.port(API)}", "A free port: on the standard one may be another's."))
     return flags

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import etcd, kubernetes_source, sites
+from . import choices, etcd, kubernetes_source, sites
 from .core import debian, download, executable, release
 from .core.context import Context
 from .core.errors import DmucError
@@ -256,6 +256,8 @@ def _obtain(context: Context, progress: Progress) -> None:
             f"There is no {', '.join(lost)}, and no way to obtain it.",
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
+    if kubelet := found.get("kubelet"):
+        choices.refuse_kubelet(context, release.of(kubelet.version))
     before = _server_before(context)
     there = _found_earlier(context) | {name: program for name, program in found.items() if program is not None}
     for name, program in there.items():

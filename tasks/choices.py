@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .core.context import Context
 from .core.errors import DmucError
+from .core.release import Release
 from .facts import has_ipvs
 
 
@@ -21,13 +22,22 @@ def secure(context: Context) -> bool:
     return context.release.security == "rbac" and not context.settings.uses_front_door
 
 
+def refuse_kubelet(context: Context, its: Release) -> None:
+    """Raise DmucError when a kubelet of the release `its` cannot speak to the engine."""
+    if engine(context) == "docker" and not its.dockershim:
+        said = (
+            "engine=docker" if context.settings.engine != "auto" else f"Docker is the engine of {context.release.minor}"
+        )
+        seen = f"{said}: a kubelet of {its.minor} cannot speak to it; the last one that could is of 1.23."
+        raise DmucError("choosing the container engine", seen, "Say engine=containerd.")
+
+
 def refuse_what_cannot_be(context: Context) -> None:
     """Raise DmucError when the release cannot do what the settings ask for."""
     row, chosen = context.release, context.settings
     tried = f"reading the settings for Kubernetes {chosen.kubernetes}"
-    if engine(context) == "docker" and not row.dockershim:
-        seen = "engine=docker: this kubelet cannot speak to Docker; the last one that could is of 1.23."
-        raise DmucError(tried, seen, "Leave engine= out, or say engine=containerd.")
+    if "kubelet" not in chosen.programs:  # one's own may be of another release: it is asked when it is found
+        refuse_kubelet(context, row)
     if chosen.proxy_mode not in row.proxy_modes and "kube-proxy" not in chosen.programs:  # one's own may be of another
         seen = f"proxy_mode={chosen.proxy_mode}: this kube-proxy has {', '.join(row.proxy_modes)}."
         raise DmucError(tried, seen, "nftables came with 1.29.")

@@ -56,9 +56,10 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 
 def _settings(context: Context) -> str:
-    """Its configuration file: version 2 is what containerd 1.3 to 2.x read.
+    """Its configuration file. Version 2 is what containerd 1.3 to 2.x read.
 
-    https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md
+    https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md ; how 2.x takes it over: migrateConfig in
+    plugins/cri/images/plugin.go and plugins/cri/runtime/plugin.go there.
     """
     restrict = "" if may_lower_oom_score() else _RESTRICT
     return f"""\
@@ -74,6 +75,10 @@ sandbox_image = "{PAUSE}"
 # All that it mounts is below {_STATE}, and can be taken back.
 netns_mounts_under_state_dir = true
 {restrict}
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+# Its default; but containerd 2.0 reads the rest only where there is a section of this name.
+runtime_type = "io.containerd.runc.v2"
+
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{_plugins(context)}"
 conf_dir = "{_networks(context)}"

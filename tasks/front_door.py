@@ -43,6 +43,12 @@ def flags(context: Context) -> Sequence[Flag]:
     ]
 
 
+def _is_unwanted(context: Context) -> str:
+    if not context.settings.uses_front_door:
+        return "front_door=off"
+    return "the API server has a door of its own" if context.release_of("kube-apiserver").insecure_port else ""
+
+
 FRONT_DOOR = Daemon(
     name="_front_door",
     doc="open the front door: plain HTTP on localhost:8080, for everybody in the machine",
@@ -50,7 +56,7 @@ FRONT_DOOR = Daemon(
     flags=flags,
     needs=("apiserver", "pki"),
     ready=Http("http://127.0.0.1:8080/version"),
-    unwanted=lambda context: "" if context.settings.uses_front_door else "front_door=off",
+    unwanted=_is_unwanted,
     reads=lambda context: files_of(flags(context)),
 )
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..choices import engine
 from ..core.cluster import Cluster
 from ..core.commands import Command, told
+from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.lock import only_one
 from ..core.settings import Settings, arguments, remember, remembered
@@ -51,6 +53,8 @@ service_account=no-mount takes only that way past the missing token, scheduling=
             directory = Path(chapters)
             if only_list:
                 return _list(Position.of(self.cluster, directory))
+            if directory == CHAPTERS:
+                _refuse_without_docker(self.cluster.context)
             with only_one(f"{self.cluster.context.machine.name}/tour"):
                 return _walk(Position.of(self.cluster, directory), yes, first, last)
 
@@ -221,6 +225,18 @@ def _refuse(position: Position, left: Sequence[str], begin: str, end: str, yes: 
     if shutil.which("curl") is None:
         raise DmucError("taking the tour", "It types curl, and there is none here.", "Install it: apt-get install curl")
     position.check()
+
+
+def _refuse_without_docker(context: Context) -> None:
+    if engine(context) != "docker":
+        asked = context.release.dockershim and "engine=containerd is asked for"
+        raise DmucError(
+            "taking the tour",
+            "It is the walk-through, and that has Docker; "
+            f"{asked or f'Kubernetes {context.settings.kubernetes} no longer speaks to it'}.",
+            "Take it with a release up to 1.23 (scripts/doit tour kubernetes=1.20), and leave engine= out. "
+            "All that it comes to, with yours: scripts/doit",
+        )
 
 
 def _settle(position: Position) -> None:

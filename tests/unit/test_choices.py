@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tasks import facts, machine, programs
-from tasks.choices import engine, secure
+from tasks.choices import engine, refuse_kubelet, secure
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
+from tasks.core.release import RELEASES
 
 
 def a_cluster(root: Path, **settings: str) -> Context:
@@ -104,6 +105,17 @@ def test_ipvs_is_refused_when_the_kernel_has_none(
         with pytest.raises(DmucError, match=r"this kernel has no IPVS: no /proc/net/ip_vs") as error:
             a_cluster(tmp_path / "checkout", proxy_mode="ipvs")
         assert "CONFIG_IP_VS" in error.value.do
+
+
+def test_a_kubelet_of_ones_own_is_judged_by_its_own_release(tmp_path: Path) -> None:
+    older = a_cluster(tmp_path, kubernetes="1.24", kubelet_bin="/my/kubelet", engine="docker")
+    refuse_kubelet(older, RELEASES["1.23"])
+    with pytest.raises(DmucError, match=r"engine=docker: a kubelet of 1\.24 cannot"):
+        refuse_kubelet(older, RELEASES["1.24"])
+    newer = a_cluster(tmp_path, kubernetes="1.20", kubelet_bin="/my/kubelet")
+    with pytest.raises(DmucError, match=r"Docker is the engine of 1\.20: a kubelet of 1\.24 cannot") as error:
+        refuse_kubelet(newer, RELEASES["1.24"])
+    assert "engine=containerd" in error.value.do
 
 
 def test_a_kube_proxy_of_ones_own_may_have_what_the_release_lacks(tmp_path: Path) -> None:

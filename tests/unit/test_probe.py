@@ -17,7 +17,7 @@ from tasks import pki
 from tasks.core import probe
 from tasks.core.context import Context
 from tasks.core.errors import DmucError, Interrupted
-from tasks.core.probe import STOP, All, Answer, Http, Tcp, ask_api, request, wait, wait_or_fail
+from tasks.core.probe import STOP, All, Answer, Chosen, Http, Tcp, Unix, ask_api, request, simple, wait, wait_or_fail
 from tasks.core.progress import Silent
 from tests.unit.support import Site, Told, a_context, free_port, serving
 
@@ -203,6 +203,24 @@ def test_a_unix_socket_nobody_listens_on_is_said(
     with socket.socket(socket.AF_UNIX) as gone:
         gone.bind("docker.sock")
     assert Http("unix://docker.sock:/_ping")(context).why.endswith(": connection refused")
+
+
+def test_a_socket_that_accepts_is_a_yes(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Unix("engine.sock")(context) == Answer(False, "unix://engine.sock: no such file or directory")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("engine.sock")
+        assert Unix("engine.sock")(context) == Answer(False, "unix://engine.sock: connection refused")
+        listening.listen()
+        assert Unix("engine.sock")(context)
+
+
+def test_a_probe_that_is_chosen_is_that_probe(context: Context, site: Site) -> None:
+    site.pages["/"] = (200, b"")
+    yes, no = Tcp(site.server_port), Tcp(free_port())
+    by_name = Chosen(lambda context: yes if context.settings.machine == "host" else no)
+    assert by_name(context) == yes(context)
+    assert simple(All([by_name, no]), context) == [yes, no]
 
 
 # Http, with TLS

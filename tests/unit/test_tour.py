@@ -298,3 +298,17 @@ def test_ctrl_c_leaves_as_well(checkout: Checkout) -> None:
     status, shown = at_a_terminal(checkout, [("q: leave]", CTRL_C)])
     assert status == 130
     assert "goes on from here" in shown and "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("kubernetes=1.24",), "Kubernetes 1.24 no longer speaks to it"),
+        (("engine=containerd",), "engine=containerd is asked for"),
+    ],
+)
+def test_without_docker_there_is_no_walk_through(checkout: Checkout, words: tuple[str, ...], why: str) -> None:
+    is_told(checkout.doit("tour", "--yes", *words), "taking the tour", why, "scripts/doit tour kubernetes=1.20")
+    assert checkout.made() == set()
+    done = tour(checkout, TWO, "--yes", *words)  # chapters of one's own may not need it
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,112 @@
+"""The ways past the missing token, in releases that keep it in a Secret and in those that give Pods their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import apiserver, controller_manager, front_door, service_account
+from tasks.core.context import Context
+from tasks.core.probe import Answer
+from tests.unit.support import a_context
+
+CA = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
+SECRET = "/api/v1/namespaces/default/secrets/default-token-x"
+MOUNTS: dict[str, Any] = {"metadata": {"name": "default"}}
+MOUNTS_NOT = MOUNTS | {"automountServiceAccountToken": False}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The objects that there are, by their path."""
+    objects: dict[str, Any] = {"/version": {}}
+
+    def ask(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
+        return judge(objects[path]) if path in objects else Answer(False, f"{path}: there is no such object")
+
+    monkeypatch.setattr(service_account, "ask_api", ask)
+    return objects
+
+
+def a_cluster(root: Path, release: str, way: str) -> Context:
+    context = a_context(root, machine="one", kubernetes=release, service_account=way)
+    context.pki.mkdir(exist_ok=True)
+    (context.pki / "ca.crt").write_text("our CA\n")
+    (context.pki / "sa.key").write_text("")
+    return context
+
+
+@pytest.mark.parametrize(
+    ("objects", "holds", "why"),
+    [
+        ({}, False, "no such object"),
+        ({service_account.ACCOUNT: MOUNTS}, False, "kube-root-ca.crt: there is no such object"),
+        ({service_account.ACCOUNT: MOUNTS, CA: {"data": {"ca.crt": "our CA"}}}, True, "from the API server"),
+        ({service_account.ACCOUNT: MOUNTS, CA: {"data": {"ca.crt": "of before"}}}, False, "another CA than ours"),
+        ({service_account.ACCOUNT: MOUNTS_NOT, CA: {"data": {"ca.crt": "our CA"}}}, False, "automount"),
+    ],
+)
+def test_since_1_21_pods_wait_for_the_ca_and_for_no_secret(
+    tmp_path: Path, made: dict[str, Any], objects: Mapping[str, Any], holds: bool, why: str
+) -> None:
+    made.update(objects)
+    for release in ("1.21", "1.24", "1.36"):
+        answer = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
+        assert (answer.yes, why in answer.why) == (holds, True), answer
+
+
+def test_up_to_1_20_the_token_is_in_a_secret(tmp_path: Path, made: dict[str, Any]) -> None:
+    made.update({service_account.ACCOUNT: MOUNTS, CA: {"data": {"ca.crt": "our CA"}}})
+    for release in ("1.19", "1.20"):
+        assert not service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
+    made[service_account.ACCOUNT] = MOUNTS | {"secrets": [{"name": "default-token-x"}]}
+    made[SECRET] = {"metadata": {"creationTimestamp": "2099-01-01T00:00:00Z"}}
+    for release in ("1.19", "1.20"):
+        answer = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
+        assert answer and "default-token-x" in answer.why
+
+
+@pytest.mark.parametrize("release", ["1.19", "1.20", "1.23", "1.36"])
+def test_the_other_ways_are_the_same_in_every_release(tmp_path: Path, made: dict[str, Any], release: str) -> None:
+    made[service_account.ACCOUNT] = MOUNTS
+    assert not service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "no-mount"))
+    assert service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "disabled"))
+    made[service_account.ACCOUNT] = MOUNTS_NOT
+    assert service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "no-mount"))
+
+
+@pytest.mark.parametrize(("release", "way", "signs"), [("1.20", "keys", True), ("1.21", "keys", False)])
+def test_who_signs_the_tokens_has_the_key(tmp_path: Path, release: str, way: str, signs: bool) -> None:
+    flags = [flag.text for flag in controller_manager.flags(a_cluster(tmp_path, release, way))]
+    assert any("--service-account-private-key-file" in text for text in flags) is signs
+
+
+# The door of the API server's own, up to 1.19
+
+
+@pytest.mark.parametrize(
+    ("release", "door", "why_none", "closes"),
+    [
+        ("1.19", "on", "the API server has a door of its own", False),
+        ("1.19", "off", "front_door=off", True),
+        ("1.20", "on", "", False),
+        ("1.20", "off", "front_door=off", False),
+    ],
+)
+def test_the_front_door_is_the_api_servers_own_where_it_has_one(
+    tmp_path: Path, release: str, door: str, why_none: str, closes: bool
+) -> None:
+    context = a_context(tmp_path, machine="one", kubernetes=release, front_door=door)
+    assert front_door.FRONT_DOOR.unwanted(context) == why_none
+    flags = [flag.text for flag in apiserver.flags(context)]
+    assert ("--insecure-port=0" in flags) is closes
+
+
+def test_up_to_1_19_the_api_server_is_given_no_key_to_sign_with(tmp_path: Path) -> None:
+    for release, given in (("1.19", False), ("1.20", True)):
+        flags = [flag.text for flag in apiserver.flags(a_context(tmp_path, machine="one", kubernetes=release))]
+        for name in ("--service-account-signing-key-file", "--service-account-issuer"):
+            assert any(text.startswith(name) for text in flags) is given
