@@ -29,6 +29,7 @@ from tasks import (
     scheduler,
     service,
     service_account,
+    user,
 )
 from tasks.core.cluster import Cluster
 from tasks.core.errors import DmucError
@@ -60,7 +61,7 @@ PARTS: list[Part] = [
 def _cluster() -> Cluster:
     names = {part.name.lstrip("_") for part in PARTS}
     context = machine.context(
-        Path(__file__).parent, os.environ, arguments(sys.argv[1:]), programs=programs.PROGRAMS, tasks=names
+        Path(__file__).parent, os.environ, arguments(sys.argv[1:], user.WORDS), programs=programs.PROGRAMS, tasks=names
     )
     return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
 

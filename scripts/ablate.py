@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.common import nothing_left, to_the_end
-from tasks import pki
+from tasks import kubeconfig, pki
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
@@ -49,6 +49,8 @@ NOTHING = "nothing"  # stands in the table where nothing broke
 # Why a file or a component is there whose absence breaks nothing.
 KEPT = {
     "file pki/ca.key": "use: signs anew, for other names or in a year, what those who trust this CA then trust, too.",
+    "file pki/etcd-ca.key": "use: the same, for etcd and the API server.",
+    "file kubeconfig": "use: kubectl on the host, and every command that asks the API server, is the administrator.",
     "file home/.kube/config": "use: kubectl in the machine finds the API server without a flag, as on the slides.",
     "component packages": "use: installs what is missing, once.",
     "component upstream": "use: where a registry can be reached, images come from there.",
@@ -79,8 +81,8 @@ def flag_name(flag: Flag) -> str:
 
 def _belong_together(one: Flag, other: Flag) -> bool:
     """Whether they have one reason, or name a certificate and its key."""
-    stems = [Path(flag.text.partition("=")[2]).stem for flag in (one, other) if "=/" in flag.text]
-    return one.why == other.why or (len(stems) == 2 and stems[0] == stems[1])
+    paths = {Path(flag.text.partition("=")[2]) for flag in (one, other) if "=/" in flag.text}
+    return one.why == other.why or (len(paths) == 2 and len({path.stem for path in paths}) == 1)
 
 
 def things(parts: Sequence[Part], context: Context) -> list[Thing]:
@@ -88,9 +90,8 @@ def things(parts: Sequence[Part], context: Context) -> list[Thing]:
     daemons = [part for part in parts if isinstance(part, Daemon)]
     wanted = [daemon for daemon in daemons if not daemon.unwanted(context)]
     flags = [thing for daemon in wanted for thing in _flags(daemon, context)]
-    goals = {f"pki/{name}": "pki" for name in pki.FILES} | dict.fromkeys(
-        ("kubeconfig", "home/.kube/config"), "kubeconfig"
-    )
+    goals = {f"pki/{name}": "pki" for name in pki.files(context)}
+    goals |= {str(path.relative_to(context.state)): "kubeconfig" for path in kubeconfig.files(context)}
     files = {path: partial(_without_made, goal, path) for path, goal in goals.items()}
     for daemon in wanted:
         for path in daemon.writes(context):

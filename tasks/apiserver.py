@@ -8,13 +8,15 @@ files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import etcd
+from .choices import secure
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.ports import API
-from .core.probe import Http
+from .core.probe import Answer, Http
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -40,11 +42,14 @@ def flags(context: Context) -> Sequence[Flag]:
     if row.insecure_port and not settings.uses_front_door:
         why = "Up to 1.19 it answers on localhost:8080, too, and there everybody may do everything."
         flags.append(Flag("--insecure-port=0", why, "security"))
+    client = "apiserver-kubelet-client" if secure(context) else "admin"
     who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
     flags += [
-        Flag(f"--kubelet-client-certificate={pki / 'admin.crt'}", who, "use"),
-        Flag(f"--kubelet-client-key={pki / 'admin.key'}", who, "use"),
+        Flag(f"--kubelet-client-certificate={pki / f'{client}.crt'}", who, "use"),
+        Flag(f"--kubelet-client-key={pki / f'{client}.key'}", who, "use"),
     ]
+    if secure(context):
+        flags += _with_rbac(pki)
     if settings.service_account == "disabled":
         why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
@@ -55,6 +60,30 @@ def flags(context: Context) -> Sequence[Flag]:
     return flags
 
 
+def _with_rbac(pki: Path) -> Sequence[Flag]:
+    return [
+        Flag(
+            f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+            "The kubelet, too, must show who it is, or whoever has its port reads what is typed there.",
+            "security",
+        ),
+        Flag(
+            "--authorization-mode=Node,RBAC",
+            "Each may do what its role says, and a kubelet what its Pods need; by default everybody may do all.",
+        ),
+        Flag("--enable-admission-plugins=NodeRestriction", "A kubelet changes its own Node and Pods only.", "security"),
+        Flag(f"--etcd-cafile={pki / 'etcd-ca.crt'}", "Tells that etcd is ours."),
+        Flag(f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Who it is for etcd, which knows nobody else."),
+        Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that one."),
+    ]
+
+
+def _answers(context: Context) -> Answer:
+    """Its clients can start: they try again by themselves. But whom it forbids too much for want of roles gives up."""
+    path = "/readyz/poststarthook/rbac/bootstrap-roles" if secure(context) else "/version"
+    return Http(f"{{server}}{path}")(context)
+
+
 APISERVER = Daemon(
     name="apiserver",
     doc="start the API server, to which everyone talks",
@@ -62,7 +91,7 @@ APISERVER = Daemon(
     ports=(API,),
     flags=flags,
     needs=("machine", "binaries", "pki", "etcd"),
-    answers=Http("{server}/version"),  # its clients can start: they try again by themselves
+    answers=_answers,
     ready=Http("{server}/readyz"),
     prepare=api.load_ahead,  # whoever waits for it has something to create then
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],

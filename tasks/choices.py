@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .core.context import Context
 from .core.errors import DmucError
 from .core.release import Release
@@ -20,6 +22,14 @@ def secure(context: Context) -> bool:
     if context.settings.security != "auto":
         return context.settings.security == "rbac"
     return context.release.security == "rbac" and not context.settings.uses_front_door
+
+
+def kubeconfig(context: Context, who: str) -> Path:
+    """The file by which the component `who` (its program's name) knows the API server, and is known there.
+
+    With security=none everybody is the administrator.
+    """
+    return context.state / "kubeconfigs" / who if secure(context) else context.state / "kubeconfig"
 
 
 def refuse_kubelet(context: Context, its: Release) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import etcd
+from .choices import secure
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.ports import Port
@@ -20,7 +21,7 @@ PORT = Port("controller_manager", 10257)
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [way_in(context)]
+    flags = [way_in(context, "kube-controller-manager")]
     if context.settings.service_account == "keys":
         if not context.release_of("kube-apiserver").projected_tokens:
             why = "Signs a token for each ServiceAccount; without one a Pod waits for ever."
@@ -28,6 +29,9 @@ def flags(context: Context) -> Sequence[Flag]:
         if context.settings.uses_front_door:  # else it takes the CA from the kubeconfig
             why = "Goes with each token, so that Pods can trust the API server."
             flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))
+    if secure(context):
+        why = "Each controller is somebody of its own: the roles that they need are given to those, not to it."
+        flags.append(Flag("--use-service-account-credentials", why))
     if not context.settings.uses_front_door:
         why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
         flags.append(Flag("--leader-elect=false", why, "speed"))

@@ -1,8 +1,9 @@
 """etcd: the database in which the API server keeps every object. Nobody else talks to it.
 
 On the slide it is started as `etcd`, and so it is here: it listens on 127.0.0.1:2379 and keeps its data in
-`default.etcd` in the directory that it is started in, which is var/dmuc1/etcd. Only where there may be others beside it
-(machine=host.NAME) it is told where to listen.
+`default.etcd` in the directory that it is started in, which is var/dmuc1/etcd. There everybody on the machine can read
+and change it. With security=rbac it listens to whoever has a certificate of its own CA: that is the API server. And
+where there may be others beside it (machine=host.NAME) it is told where to listen.
 """
 
 from __future__ import annotations
@@ -11,28 +12,45 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from .choices import secure
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon, Flag, files_of
 from .core.ports import Port
-from .core.probe import Http, Tcp
+from .core.probe import Answer, Http, Tcp
 
 PORT = Port("etcd", 2379)
 
 
 def url(context: Context) -> str:
     """Where the API server finds it."""
-    return f"http://127.0.0.1:{context.port(PORT)}"
+    return f"http{'s' if secure(context) else ''}://127.0.0.1:{context.port(PORT)}"
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    if not context.settings.free_ports:
+    if not secure(context) and not context.settings.free_ports:
         return ()
-    return [
-        Flag(f"--listen-client-urls={url(context)}", "A free port: on the standard one may be another's."),
+    free = "A free port: on the standard one may be another's."
+    flags = [
+        Flag(f"--listen-client-urls={url(context)}", free if context.settings.free_ports else "It is to speak TLS."),
         Flag(f"--advertise-client-urls={url(context)}", "Must be said with the other, though nobody asks for it."),
-        Flag("--listen-peer-urls=http://127.0.0.1:0", "It has no peers: any port will do."),
+        Flag(
+            "--listen-peer-urls=unix://peers:0",
+            "It has no peers: a socket in its own directory, not port 2380, where everybody could be one.",
+            "security",
+        ),
     ]
+    if secure(context):
+        flags += [
+            Flag(f"--cert-file={context.pki / 'etcd.crt'}", "Who it is."),
+            Flag(f"--key-file={context.pki / 'etcd.key'}", "The key to that certificate."),
+            Flag(
+                f"--trusted-ca-file={context.pki / 'etcd-ca.crt'}",
+                "Who its clients are: whoever has a certificate of this CA, which the API server alone has.",
+                "security",
+            ),
+        ]
+    return flags
 
 
 def identity(context: Context) -> Path:
@@ -53,15 +71,20 @@ def _identify(context: Context) -> None:
         identity(context).write_text(f"{uuid.uuid4()}\n")
 
 
+def _is_healthy(context: Context) -> Answer:
+    return Http(f"{url(context)}/health", '"health":"true"', ca="etcd-ca", client="etcd")(context)
+
+
 ETCD = Daemon(
     name="etcd",
     doc="start etcd, the database in which the API server keeps everything",
     program="etcd",
     ports=(PORT,),
     flags=flags,
-    needs=("machine", "binaries"),
+    needs=lambda context: ("machine", "binaries", *(["pki"] if secure(context) else [])),
     answers=Tcp(PORT),  # the API server can start: it waits for the rest by itself
-    ready=Http("http://127.0.0.1:{port}/health", expect='"health":"true"', port=PORT),
+    ready=_is_healthy,
+    reads=lambda context: files_of(flags(context)),
     prepare=_identify,
     keeps=lambda context: [_data(context)],
 )

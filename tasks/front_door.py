@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .choices import kubeconfig
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.probe import Http
@@ -17,11 +18,11 @@ from .core.probe import Http
 URL = "http://localhost:8080"
 
 
-def way_in(context: Context) -> Flag:
-    """The flag that tells a component where the API server is."""
+def way_in(context: Context, who: str) -> Flag:
+    """The flag that tells the component `who` (its program's name) where the API server is."""
     if context.settings.uses_front_door:
         return Flag(f"--master={URL}", "Where the API server is; it asks nobody who they are.")
-    return Flag(f"--kubeconfig={context.state / 'kubeconfig'}", "Where the API server is, and who we are.")
+    return Flag(f"--kubeconfig={kubeconfig(context, who)}", "Where the API server is, and who we are.")
 
 
 def needs(context: Context) -> Sequence[str]:

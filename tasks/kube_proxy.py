@@ -19,7 +19,7 @@ from .front_door import needs, way_in
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags, mode = [way_in(context)], context.settings.proxy_mode
+    flags, mode = [way_in(context, "kube-proxy")], context.settings.proxy_mode
     if mode != "iptables":
         flags.append(Flag(f"--proxy-mode={mode}", f"Not with iptables, the default, but with {mode}."))
     if gate := context.release_of("kube-proxy").proxy_modes.get(mode):

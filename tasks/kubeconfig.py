@@ -1,4 +1,6 @@
-"""The kubeconfig: where the API server is, and who we are. Every component reads this one file, and so can you.
+"""The kubeconfig: where the API server is, and who we are. It is the administrator's, and so yours.
+
+With security=rbac each component has one of its own; with security=none every component reads this one file.
 
 The slide writes `~/.kube/config` with three `kubectl config` commands. This is the same file with the CA and the
 administrator's certificate inside, so that it can be copied anywhere; in the machine `~/.kube/config` is a link to it.
@@ -8,22 +10,30 @@ With front_door=on, `~/.kube/config` is the slide's own, for the components, and
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import front_door
+from . import choices, front_door
+from .choices import secure
 from .core.context import Context
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 
+COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")  # as their certificates are called
 
-def text(context: Context) -> str:
-    """The file's content. Raises FileNotFoundError when the certificates are not there yet."""
+
+def text(context: Context, who: str = "admin", namespace: str = "") -> str:
+    """The content of the file for whom the certificate `who` names.
+
+    Raises FileNotFoundError when the certificates are not there yet.
+    """
 
     def embedded(name: str) -> str:
         return base64.b64encode((context.pki / name).read_bytes()).decode()
 
-    name = context.settings.machine
+    name, user = context.settings.machine, who.rpartition("/")[2]
+    place = f"\n    namespace: {namespace}" if namespace else ""
     return f"""\
 apiVersion: v1
 kind: Config
@@ -32,17 +42,17 @@ contexts:
 - name: {name}
   context:
     cluster: {name}
-    user: admin
+    user: {user}{place}
 clusters:
 - name: {name}
   cluster:
     server: {context.server}
     certificate-authority-data: {embedded("ca.crt")}
 users:
-- name: admin
+- name: {user}
   user:
-    client-certificate-data: {embedded("admin.crt")}
-    client-key-data: {embedded("admin.key")}
+    client-certificate-data: {embedded(f"{who}.crt")}
+    client-key-data: {embedded(f"{who}.key")}
 """
 
 
@@ -67,9 +77,25 @@ def path(context: Context) -> Path:
     return context.state / "kubeconfig"
 
 
-def for_components(context: Context) -> Path:
-    """The one that the components are given."""
-    return _in_home(context) if context.settings.uses_front_door else path(context)
+def for_component(context: Context, who: str) -> Path:
+    """The one that the component `who` (its program's name) is given."""
+    return _in_home(context) if context.settings.uses_front_door else choices.kubeconfig(context, who)
+
+
+def files(context: Context) -> list[Path]:
+    """Every file that is written."""
+    return [path(context), *(choices.kubeconfig(context, who) for who in _own(context)), _in_home(context)]
+
+
+def _own(context: Context) -> Sequence[str]:
+    """Who has one of its own."""
+    return COMPONENTS if secure(context) else ()
+
+
+def _wanted(context: Context) -> dict[Path, str]:
+    """Every file that holds a certificate, with its content. Raises FileNotFoundError, as `text` does."""
+    own = {choices.kubeconfig(context, who): text(context, who) for who in _own(context)}
+    return {path(context): text(context), **own}
 
 
 def _in_home(context: Context) -> Path:
@@ -77,17 +103,17 @@ def _in_home(context: Context) -> Path:
 
 
 def _is_written(context: Context) -> Answer:
-    file = path(context)
+    home = _in_home(context)
     try:
-        same = file.read_text() == text(context)
-        if same and context.settings.uses_front_door:
-            file = _in_home(context)
-            same = not file.is_symlink() and _server(file.read_text()) == front_door.URL
-        elif same:
-            same = _in_home(context).resolve() == file.resolve()
+        wrong = [file for file, text in _wanted(context).items() if file.read_text() != text]
+        if context.settings.uses_front_door:
+            right = not home.is_symlink() and _server(home.read_text()) == front_door.URL
+        else:
+            right = home.resolve() == path(context).resolve()
     except FileNotFoundError as error:
         return Answer(False, f"{error.filename} is not there")
-    return Answer(same, f"kubectl --kubeconfig {path(context)}" if same else f"{file} is not as wanted")
+    wrong += [] if right else [home]
+    return Answer(not wrong, f"{wrong[0]} is not as wanted" if wrong else f"kubectl --kubeconfig {path(context)}")
 
 
 def _server(text: str) -> str:
@@ -104,8 +130,8 @@ def _server(text: str) -> str:
 
 
 def _write(context: Context, progress: Progress) -> None:
-    path(context).touch(mode=0o600)
-    path(context).write_text(text(context))
+    for file, content in _wanted(context).items():
+        write(file, content)
     if _is_written(context):  # the one at home is as it must be, whoever wrote it
         return
     home = _in_home(context)
@@ -117,7 +143,16 @@ def _write(context: Context, progress: Progress) -> None:
         home.symlink_to(Path("../../kubeconfig"))
 
 
+def write(file: Path, content: str) -> None:
+    """Write a file with a key in it: for its owner alone."""
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(content)
+
+
 def _remove(context: Context) -> None:
+    for who in COMPONENTS:
+        (context.state / "kubeconfigs" / who).unlink(missing_ok=True)
     path(context).unlink(missing_ok=True)
     _in_home(context).unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import etcd, front_door, kubeconfig, upgrade
-from .choices import engine
+from .choices import engine, secure
 from .core import api, iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -33,7 +33,7 @@ def node_name(context: Context) -> str:
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     why = "Where the API server is; without it the kubelet stands alone."
-    flags = [Flag(f"--kubeconfig={kubeconfig.for_components(context)}", why)]
+    flags = [Flag(f"--kubeconfig={kubeconfig.for_component(context, 'kubelet')}", why)]
     if not context.settings.uses_front_door:
         flags += [
             Flag(
@@ -48,6 +48,20 @@ def flags(context: Context) -> Sequence[Flag]:
                 "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
                 "isolation",
             ),
+        ]
+    if secure(context):
+        flags += [
+            Flag(
+                "--authorization-mode=Webhook",
+                "And of them only whom the API server, asked by the kubelet, allows it.",
+                "security",
+            ),
+            Flag(
+                f"--tls-cert-file={context.pki / 'kubelet-server.crt'}",
+                "Who it is for the API server; by default it makes a certificate that nobody can check.",
+                "use",
+            ),
+            Flag(f"--tls-private-key-file={context.pki / 'kubelet-server.key'}", "The key to that certificate.", "use"),
         ]
     if has_swap():
         flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))

@@ -25,7 +25,7 @@ PORT = Port("scheduler", 10259)
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [way_in(context)]
+    flags = [way_in(context, "kube-scheduler")]
     if not context.settings.uses_front_door:
         why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
         flags.append(Flag("--leader-elect=false", why, "speed"))

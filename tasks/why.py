@@ -20,7 +20,7 @@ from .followed import Followed
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (
-    *("machine", "binaries", "etcd", "apiserver", "_front_door", "objects", "deployment", "controller_manager"),
+    *("machine", "binaries", "pki", "etcd", "apiserver", "_front_door", "objects", "deployment", "controller_manager"),
     *(
         "replicaset",
         "pod",
@@ -74,7 +74,7 @@ def chain(cluster: Cluster, followed: Followed) -> list[Link]:
         if isinstance(part, Daemon) and not part.unwanted(context):
             links[part.name] = diagnosis.daemon(part, context, _MEANS.get(part.name, ""))
         elif isinstance(part, Goal) and part.name not in links:
-            quiet = part.name == "binaries"
+            quiet = part.name in {"binaries", "pki"}
             links[part.name] = diagnosis.goal(part, context, _MEANS.get(part.name, ""), quiet=quiet)
     # It has the images pulled, and starts the registry for that: where both are missing, it is the next.
     links["images"] = replace(links["images"], needs=("container_engine",))

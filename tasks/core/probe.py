@@ -80,13 +80,15 @@ class Http:
 
     `url` is http://, https:// or unix://SOCKET:PATH; in it, {server} is the API server's URL, {address} the machine's
     address, and {port} the number that `port` has on this cluster. With https the daemon's serving certificate must be
-    signed by our CA and we present the administrator's, unless `own_ca` is false: then it is a certificate that the
-    daemon made for itself in memory, which nothing could be checked against.
+    signed by our CA and we present the administrator's (others: `ca`, `client`), unless `own_ca` is false: then it is a
+    certificate that the daemon made for itself in memory, which nothing could be checked against.
     """
 
     url: str
     expect: str = ""
     own_ca: bool = True
+    ca: str = "ca"
+    client: str = "admin"
     port: Port | None = None
 
     def __call__(self, context: Context) -> Answer:
@@ -94,7 +96,7 @@ class Http:
         port = context.port(self.port) if self.port else ""
         url = self.url.format(server=context.server, address=context.settings.address, port=port)
         try:
-            status, body = request(context, url, own_ca=self.own_ca)
+            status, body = request(context, url, own_ca=self.own_ca, ca=self.ca, client=self.client)
         except (OSError, http.client.HTTPException) as error:
             return Answer(False, f"{url}: {_plain(error)}")
         if status != 200 or not re.search(self.expect, body):
@@ -149,7 +151,9 @@ def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answ
         return Answer(False, f"the API server does not answer: {_plain(error)}")
 
 
-def request(context: Context, url: str, *, own_ca: bool = True) -> tuple[int, str]:
+def request(
+    context: Context, url: str, *, own_ca: bool = True, ca: str = "ca", client: str = "admin"
+) -> tuple[int, str]:
     """GET `url` from inside the machine; gives the status and the body.
 
     Raises OSError or http.client.HTTPException when there is no proper answer.
@@ -166,7 +170,7 @@ def request(context: Context, url: str, *, own_ca: bool = True) -> tuple[int, st
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with stream:
         if scheme == "https":
-            stream = _tls(context.pki, own_ca).wrap_socket(stream, server_hostname=host)
+            stream = _tls(context.pki, own_ca, ca, client).wrap_socket(stream, server_hostname=host)
         connection = http.client.HTTPConnection("localhost" if scheme == "unix" else host)
         connection.sock = stream
         connection.request("GET", "/" + path.lstrip("/"), headers={"Connection": "close"})
@@ -192,21 +196,22 @@ def _connect_unix(context: Context, path: str) -> socket.socket:
     return stream
 
 
-def _tls(pki: Path, own_ca: bool) -> ssl.SSLContext:
-    files = [pki / "ca.crt", pki / "admin.crt", pki / "admin.key"]
+def _tls(pki: Path, own_ca: bool, ca: str, client: str) -> ssl.SSLContext:
+    files = (pki / f"{ca}.crt", pki / f"{client}.crt", pki / f"{client}.key") if own_ca else ()
     try:
-        return _tls_from(pki, own_ca, tuple(f.stat().st_mtime_ns for f in files) if own_ca else ())
+        return _tls_from(files, tuple(file.stat().st_mtime_ns for file in files))
     except FileNotFoundError as error:
         raise OSError(f"no certificates yet ({error.filename})") from None
 
 
 @functools.lru_cache
-def _tls_from(pki: Path, own_ca: bool, _fingerprint: tuple[int, ...]) -> ssl.SSLContext:
+def _tls_from(files: Sequence[Path], _fingerprint: tuple[int, ...]) -> ssl.SSLContext:
     import ssl
 
-    if own_ca:
-        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-        context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+    if files:
+        ca, certificate, key = files
+        context = ssl.create_default_context(cafile=str(ca))
+        context.load_cert_chain(certificate, key)
         return context
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -246,7 +246,12 @@ def remember(state: Path, values: Mapping[str, str]) -> None:
     part.rename(state / _REMEMBERED)
 
 
-def arguments(argv: Sequence[str]) -> dict[str, str]:
-    """Give the NAME=VALUE words of a command line, up to `--`, after which come other programs' words."""
-    words = itertools.takewhile(lambda word: word != "--", argv)
-    return dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
+def arguments(argv: Sequence[str], own: Mapping[str, Collection[str]] | None = None) -> dict[str, str]:
+    """Give the NAME=VALUE words of a command line, up to `--`, after which come other programs' words.
+
+    `own` are words that are no settings but a command's own: its name -> theirs.
+    """
+    words = [word for word in itertools.takewhile(lambda word: word != "--", argv) if not word.startswith("-")]
+    command = next((word for word in words if "=" not in word), "")
+    pairs = dict(word.split("=", 1) for word in words if "=" in word)
+    return {name: value for name, value in pairs.items() if name not in (own or {}).get(command, ())}

@@ -51,7 +51,7 @@ def web_uid() -> str:
 def test_each_name_starts_what_it_needs_and_nothing_else(before: host_picture.Picture) -> None:
     assert set(status().values()) == {"R"}
     doit("etcd")
-    assert [name for name, state in status().items() if state == "U"] == ["machine", "binaries", "etcd"]
+    assert [name for name, state in status().items() if state == "U"] == ["machine", "binaries", "pki", "etcd"]
     doit("kubelet")
     up = {name for name, state in status().items() if state == "U"}
     assert up == {"machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "container_engine", "kubelet"}
@@ -152,8 +152,8 @@ def test_nothing_gets_out_of_the_machine(cluster: None) -> None:
 
 def test_keys_are_private(cluster: None) -> None:
     assert STATE.stat().st_mode & 0o777 == 0o700
-    private = [*(STATE / "pki").glob("*.key"), KUBECONFIG]
-    assert len(private) == 5
+    private = [*(STATE / "pki").glob("*.key"), KUBECONFIG, *(STATE / "kubeconfigs").iterdir()]
+    assert len(private) == 13 + 1 + 4
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
     assert "insecure-skip-tls-verify" not in KUBECONFIG.read_text()
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tasks import choices, kubeconfig, programs
+from tasks import choices, kubeconfig, pki, programs
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
@@ -100,7 +100,7 @@ def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Co
     context = with_settings(dodo, directory, minor, machine)
     context.state.mkdir(parents=True)
     context.pki.mkdir()
-    for name in ("ca.crt", "admin.crt", "admin.key"):
+    for name in pki.files(context):
         (context.pki / name).write_text(f"placeholder for {name}")
     flags, version = flags_in_help(minor), f"v{release.find(minor).default}"
     found = {

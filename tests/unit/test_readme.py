@@ -41,6 +41,7 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
         Settings(),
     ),
     "with `machine=host`": ({}, Settings(machine=HOST)),
+    "with `security=none`": ({}, Settings(security="none")),
     "with `machine=host.NAME`, a free port": (
         {STATE / "decisions.json": json.dumps(FREE_PORTS)},
         Settings(machine=f"{HOST}.one"),
@@ -101,6 +102,7 @@ def counts(parts: list[object]) -> Iterator[str]:
         # three times --master; ~/.kube/config.
         ("the walk-through", (7, 5, 1, 0)),
         ("dmuc", count(parts, Settings())),
+        ("`security=none`", count(parts, Settings(security="none"))),
         (
             "`front_door=on service_account=no-mount`",
             count(parts, Settings(front_door="on", service_account="no-mount")),
@@ -119,8 +121,9 @@ def count(parts: list[object], settings: Settings) -> tuple[int, ...]:
         daemons = [p for p in parts if isinstance(p, Daemon) and not p.unwanted(context)]
         texts = [text for daemon in daemons for text in flags(daemon, PLAIN, settings, monkeypatch)]
         files = {path for daemon in daemons for path in daemon.writes(context)}
-    files |= {kubeconfig.path(context), kubeconfig.for_components(context)}
-    return len(daemons), sum(text.startswith("--") for text in texts), len(files), len(pki.FILES)
+    files |= {*kubeconfig.files(context)}
+    files -= set() if settings.uses_front_door else {context.home / ".kube" / "config"}  # that one is a link
+    return len(daemons), sum(text.startswith("--") for text in texts), len(files), len(pki.files(context))
 
 
 def settings() -> Iterator[str]:

@@ -248,3 +248,11 @@ def test_nothing_is_remembered_of_a_cluster_that_is_not_there(tmp_path: Path) ->
     assert remembered(tmp_path / "nowhere") == {}
     (tmp_path / "settings.json").write_text("{ half")
     assert remembered(tmp_path) == {}
+
+
+def test_a_commands_own_words_are_no_settings() -> None:
+    own = {"user": ("name", "namespace")}
+    words = ["machine=two", "user", "name=ada", "namespace=a", "kubernetes=1.20", "--", "x=y"]
+    assert arguments(words, own) == {"machine": "two", "kubernetes": "1.20"}
+    assert arguments(["name=ada", "status"], own) == {"name": "ada"}  # said to be no setting
+    assert arguments(["name=ada", "user"], own) == {}

@@ -1,0 +1,91 @@
+"""`doit user name=ada namespace=ada`: somebody who may deploy in one namespace, and nowhere else.
+
+Kubernetes has no object for a user: whoever has a certificate of the CA is who its common name says. What she may do
+is said by a RoleBinding to the ClusterRole `edit`, which every cluster with RBAC has:
+https://kubernetes.io/docs/reference/access-authn-authz/rbac/#user-facing-roles .
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from doit import get_var
+from doit.exceptions import InvalidCommand
+
+from . import kubeconfig
+from .apiserver import APISERVER
+from .choices import secure
+from .core import api, certificates
+from .core.certificates import Certificate
+from .core.cluster import Cluster
+from .core.commands import Command
+from .core.context import Context
+from .core.errors import DmucError
+from .core.lock import only_one
+
+WORDS = {"user": ("name", "namespace")}  # the command's own NAME=VALUE words, which are no settings
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123, as for a namespace
+
+
+class User(Command):
+    """`doit user name=NAME [namespace=NAMESPACE]`."""
+
+    doc_purpose = "make a user who may deploy in one namespace and nowhere else"
+    doc_usage = "name=NAME [namespace=NAMESPACE]"
+    doc_description = "Namespace, key, certificate, RoleBinding and kubeconfig; without a namespace: that of her name."
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Make them, and say how to use them. Raises DmucError."""
+        if arguments:
+            raise InvalidCommand("`user` takes name=NAME and namespace=NAMESPACE.")
+        name = get_var("name", "")
+        namespace = get_var("namespace", name)
+        with only_one(cluster.context.lock):
+            file = make(cluster.context, name, namespace)
+        command = f"{cluster.context.bin / 'kubectl'} --kubeconfig {file}"
+        print(f"{name} may deploy in the namespace {namespace}. With her kubeconfig:")
+        print(f"  {command} create deployment web --image=nginx")
+        print(f"What she may do: {command} auth can-i --list")
+        return 0
+
+
+def make(context: Context, name: str, namespace: str) -> Path:
+    """Have the user, and what she needs; what is there and good stays. Gives her kubeconfig.
+
+    Raises DmucError for bad names, where everybody may do everything, and when the API server is not ready.
+    """
+    _refuse(context, name, namespace)
+    api.create(context, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": f"edit-{name}", "namespace": namespace},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": name}],
+    }
+    api.create(context, binding)
+    certificate = Certificate(f"users/{name}", "ca", name, client=True)
+    if certificates.faults(context.pki, [certificate]):
+        certificates.make(context.pki, [certificate])
+    file = context.state / "users" / name
+    kubeconfig.write(file, kubeconfig.text(context, certificate.name, namespace))
+    return file
+
+
+def _refuse(context: Context, name: str, namespace: str) -> None:
+    tried, usage = f"making the user {name or '(no name)'}", "scripts/doit user name=ada namespace=ada"
+    for word, value in (("name", name), ("namespace", namespace)):
+        if not _LABEL.match(value):
+            rule = "Up to 63 small letters, digits and dashes, no dash at either end."
+            raise DmucError(tried, f"{word}={value}: not a name. {rule}", f"For example: {usage}")
+    if namespace.startswith("kube-"):
+        seen = f"namespace={namespace}: whoever may edit there has the cluster's own tokens."
+        raise DmucError(tried, seen, f"For example: {usage}")
+    if not secure(context):
+        seen = "security=none: whoever has a certificate may do everything, and so could she."
+        raise DmucError(tried, seen, "Use security=rbac, and front_door=off: scripts/doit security=rbac")
+    ready = APISERVER.is_ready(context)
+    if not ready:
+        raise DmucError(tried, f"The API server is not ready: {ready.why}", "Run: scripts/doit")

@@ -1,0 +1,42 @@
+"""`doit user`: what is refused before anything is made. What is made is tested on a real cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import user
+from tasks.core.errors import DmucError
+from tests.unit.support import a_context
+
+
+def refused(tmp_path: Path, name: str, namespace: str, **settings: Any) -> DmucError:
+    context = a_context(tmp_path, **settings)
+    with pytest.raises(DmucError) as error:
+        user.make(context, name, namespace)
+    assert not context.pki.exists() and not (context.state / "users").exists()
+    return error.value
+
+
+@pytest.mark.parametrize("name", ["", "Ada", "ada lovelace", "system:masters", "-ada", "ada.", "../ada", "a" * 64, "ä"])
+def test_a_name_that_is_none_is_said(tmp_path: Path, name: str) -> None:
+    assert refused(tmp_path, name, "ada").seen.startswith(f"name={name}: not a name.")
+    assert refused(tmp_path, "ada", name).seen.startswith(f"namespace={name}: not a name.")
+
+
+def test_the_clusters_own_namespaces_are_not_given_away(tmp_path: Path) -> None:
+    assert "the cluster's own tokens" in refused(tmp_path, "ada", "kube-system").seen
+
+
+@pytest.mark.parametrize("settings", [{"security": "none"}, {"front_door": "on"}, {"kubernetes": "1.19"}])
+def test_where_everybody_may_do_everything_it_says_why_it_cannot(tmp_path: Path, settings: dict[str, str]) -> None:
+    error = refused(tmp_path, "ada", "ada", **settings)
+    assert error.seen == "security=none: whoever has a certificate may do everything, and so could she."
+    assert "security=rbac" in error.do
+
+
+def test_without_an_api_server_it_says_what_to_do(tmp_path: Path) -> None:
+    error = refused(tmp_path, "ada", "ada")
+    assert (error.seen, error.do) == ("The API server is not ready: not started", "Run: scripts/doit")
