@@ -17,6 +17,7 @@ from tasks import (
     container_engine,
     controller_manager,
     deployment,
+    dns,
     etcd,
     front_door,
     images,
@@ -55,6 +56,7 @@ PARTS: list[Part] = [
     *service.PARTS,  # kubectl expose deployment web --port=80, and asking it
     *kube_proxy.PARTS,  # makes Services reachable
     *service.REACHABLE,  # Welcome to nginx!
+    *dns.PARTS,  # beyond the walk-through: names for Services, if that is asked for
 ]
 
 
@@ -72,7 +74,7 @@ except DmucError as error:
     sys.exit(f"✗ {error}")
 
 DOIT_CONFIG = {
-    "default_tasks": ["service_reachable"],
+    "default_tasks": ["service_reachable", *(["dns"] if programs.wants_dns(DMUC.context) else [])],
     "backend": "robust",  # see tasks/core/database.py
     "dep_file": str(DMUC.context.state / "doit.json"),
     "reporter": Reporter,

@@ -96,7 +96,8 @@ def things(parts: Sequence[Part], context: Context) -> list[Thing]:
     for daemon in wanted:
         for path in daemon.writes(context):
             files[str(path.relative_to(context.state))] = partial(_without_written, daemon.name, path)
-    components = [p for p in parts if (p.name != GOAL and p not in daemons) or p in wanted]
+    asked_for = itertools.takewhile(lambda part: part.name != GOAL, parts)  # what comes after it needs
+    components = [p for p in asked_for if p not in daemons or p in wanted]
     return [
         *flags,
         *(_thing(f"file {path}", without) for path, without in files.items()),

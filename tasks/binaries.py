@@ -33,6 +33,8 @@ from .core.report import BOARD
 from .core.settings import Settings
 from .programs import PROGRAMS, Program, tools, wanted
 
+NAMED = "as you said"  # how a program was found that the user has named
+
 # Find
 
 
@@ -82,7 +84,7 @@ def find(context: Context, program: Program) -> Found | None:
     """
     named = _named_by_user(context, program.name)
     if named:
-        return _look_at(context, program, named, "as you said")
+        return _look_at(context, program, named, NAMED)
     cached = [(path, _how_cached(path)) for path in _cached(context, program)]
     for path, how in _installed(program) + cached:
         with contextlib.suppress(DmucError):  # nobody named it: it may be anything
@@ -148,7 +150,7 @@ def versions(context: Context) -> dict[str, str]:
 # Obtain
 
 
-def _is_downloaded(context: Context, program: Program) -> bool:
+def is_downloaded(context: Context, program: Program) -> bool:
     """Whether this program, if it is missing, is downloaded."""
     settings, project = context.settings, program.project
     if project is None or settings.obtain == "debian":
@@ -176,7 +178,7 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
     Raises DmucError when Debian cannot give those of Kubernetes among the others.
     """
     missing = [PROGRAMS[name] for name, program in found.items() if program is None]
-    downloaded = [program for program in missing if _is_downloaded(context, program)]
+    downloaded = [program for program in missing if is_downloaded(context, program)]
     others = [program for program in missing if program not in downloaded]
     names = [program.name for program in others if program.of_kubernetes]
     if names and not release.fits(context.settings.kubernetes, kubernetes_source.VERSION):
@@ -297,6 +299,7 @@ BINARIES = Goal(
     make=_obtain,
     undo=_forget,
     needs=("_packages",),
+    after=("_dns_wanted",),
 )
 
 PARTS = [PACKAGES, BINARIES]

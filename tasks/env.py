@@ -13,7 +13,6 @@ from .core.cluster import Cluster
 from .core.commands import Command
 from .core.context import Context
 from .core.errors import DmucError
-from .core.progress import Silent
 from .core.settings import Settings
 
 
@@ -32,7 +31,7 @@ class Env(Command):
         if arguments:
             raise InvalidCommand("`env` takes no arguments.")
         context = cluster.context
-        answer = APISERVER.is_ready(context)
+        answer = APISERVER.ready(context)  # with whatever settings it was started
         if not answer:
             print("false")
             machine = f"machine={context.settings.machine} " if _is_said(context) else ""
@@ -40,8 +39,9 @@ class Env(Command):
             error = DmucError("telling how the cluster is used", seen, f"Run: scripts/doit {machine}apiserver")
             print(f"✗ {error}", file=sys.stderr)
             return 1
-        if not kubeconfig.KUBECONFIG.holds(context):  # the API server itself does not need it
-            kubeconfig.KUBECONFIG.make(context, Silent())
+        file, text = kubeconfig.path(context), kubeconfig.text(context)
+        if not file.exists() or file.read_text() != text:  # the API server alone does not need it
+            kubeconfig.write(file, text)
         for name, value in variables(context).items():
             print(f"export {name}={shlex.quote(value)}")
         return 0

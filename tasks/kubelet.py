@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import etcd, front_door, kubeconfig, upgrade
+from . import dns, etcd, front_door, kubeconfig, upgrade
 from .choices import engine, secure
 from .core import api, iptables
 from .core.context import Context
@@ -65,6 +65,9 @@ def flags(context: Context) -> Sequence[Flag]:
         ]
     if has_swap():
         flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
+    if dns.COREDNS.has_run(context):
+        flags.append(Flag(f"--cluster-dns={dns.address(context)}", "Whom Pods ask for names; CoreDNS is there."))
+        flags.append(Flag(f"--cluster-domain={dns.DOMAIN}", "So `web` is web.default.svc.cluster.local, too."))
     row = context.release_of("kubelet")
     if row.fail_cgroup_v1 and has_cgroup_v1():
         why = "The host has cgroup v1, and by default the kubelet refuses to run then."
@@ -143,7 +146,7 @@ KUBELET = Daemon(
     program="kubelet",
     flags=flags,
     needs=lambda context: (*front_door.needs(context), "kubeconfig", "container_engine"),
-    after=lambda context: ("images", *upgrade.first(context, "controller_manager", "scheduler")),
+    after=lambda context: ("images", "_coredns", *upgrade.first(context, "controller_manager", "scheduler")),
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,

@@ -43,6 +43,14 @@ def _with_docker(context: Context) -> bool:
     return engine(context) == "docker"
 
 
+DNS_DECISION = "dns"  # "yes" once `doit dns` has been run, until it is taken back
+
+
+def wants_dns(context: Context) -> bool:
+    """Whether the cluster is to have DNS: somebody has asked for it."""
+    return context.decided(DNS_DECISION) == "yes"
+
+
 def _with_containerd(context: Context) -> bool:
     return engine(context) == "containerd"
 
@@ -90,6 +98,7 @@ PROGRAMS = {
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
         Program("runc", _ENGINE, project=sites.RUNC, package="runc"),
         Program("docker-registry", ["_registry", "_pull_through"], package="docker-registry"),
+        Program("coredns", ["_coredns"], ("-version",), project=sites.COREDNS, wanted=wants_dns),
     )
 }
 

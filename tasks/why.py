@@ -16,7 +16,9 @@ from .core.commands import Command
 from .core.daemon import Daemon
 from .core.diagnosis import Diagnosis, Link
 from .core.goal import Goal
+from .dns import DNS
 from .followed import Followed
+from .programs import wants_dns
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (
@@ -33,7 +35,8 @@ CHAIN = (
         "node",
         "scheduler",
     ),
-    *("scheduled", "container", "ready", "service", "endpoints", "kube_proxy", "rules", "page", "others"),
+    *("scheduled", "container", "ready", "service", "endpoints", "kube_proxy", "rules", "page"),
+    *("_coredns", "dns", "others"),
 )
 _MEANS = {
     "machine": "nothing runs on it; its data is kept",
@@ -46,6 +49,7 @@ _MEANS = {
     "_pull_through": "no new image comes from outside; containers that run go on running",
     "kubelet": "nobody looks after the containers, and after 40 s the API calls its node and Pods not ready",
     "scheduler": "no new Pod gets a node; those that have one are not touched",
+    "_coredns": "no Service is found by its name; by its address it is",
     "kube_proxy": "the rules stay as they are: no new Service, and no new Pod of one, is reached",
 }
 
@@ -73,6 +77,8 @@ def chain(cluster: Cluster, followed: Followed) -> list[Link]:
     for part in cluster.parts:
         if isinstance(part, Daemon) and not part.unwanted(context):
             links[part.name] = diagnosis.daemon(part, context, _MEANS.get(part.name, ""))
+        elif part is DNS and not wants_dns(context):
+            continue
         elif isinstance(part, Goal) and part.name not in links:
             quiet = part.name in {"binaries", "pki"}
             links[part.name] = diagnosis.goal(part, context, _MEANS.get(part.name, ""), quiet=quiet)

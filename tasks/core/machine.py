@@ -57,8 +57,10 @@ class Machine(Protocol):
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon: a session of its own, no input, its output appended to `log`."""
 
-    def connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Open a TCP connection from inside the machine. Raises OSError."""
+    def connect(
+        self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket:
+        """Open a TCP connection, or with SOCK_DGRAM a socket of UDP, from inside the machine. Raises OSError."""
 
     def path(self, inside: str) -> Path:
         """Where the host finds the machine's own file `inside`, such as a socket in /run."""
@@ -98,6 +100,17 @@ def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, e
     return Spawned(cast(int, child.pid), cast("subprocess.Popen[Any]", child))
 
 
+def connected(stream: socket.socket, host: str, port: int, timeout: float) -> socket.socket:
+    """Connect it, and give it. Raises OSError; then it is closed."""
+    try:
+        stream.settimeout(timeout)
+        stream.connect((host, port))
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
 @dataclass(frozen=True)
 class Host:
     """The machine that you are on. It is always up, and powering it off is not ours to do.
@@ -126,9 +139,11 @@ class Host:
         """Start a daemon; see Machine."""
         return spawn((), command, log, cwd, environment)
 
-    def connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Open a TCP connection; see Machine."""
-        return socket.create_connection((host, port), timeout)
+    def connect(
+        self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket:
+        """Open a TCP connection or a socket of UDP; see Machine."""
+        return connected(socket.socket(type=kind), host, port, timeout)
 
     def path(self, inside: str) -> Path:
         """The path itself."""

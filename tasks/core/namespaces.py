@@ -29,7 +29,7 @@ from typing import Any
 
 from . import cgroups
 from .errors import DmucError
-from .machine import Spawned, is_root, spawn
+from .machine import Spawned, connected, is_root, spawn
 from .process import Record
 from .progress import Progress
 
@@ -116,21 +116,17 @@ class Namespaces:
         child = _only_child(started.handle)
         return Spawned(child or started.pid, started.handle)
 
-    def connect(self, host: str, port: int, timeout: float) -> socket.socket:
-        """Open a TCP connection whose socket belongs to the machine's network; our own threads stay where they are."""
+    def connect(
+        self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket:
+        """Open a connection whose socket belongs to the machine's network; our own threads stay where they are."""
         try:
             pid = self._anchor()
         except DmucError as error:
             raise OSError(error.seen) from None
         with _network_of(pid):
-            stream = socket.socket()
-        try:
-            stream.settimeout(timeout)
-            stream.connect((host, port))
-        except OSError:
-            stream.close()
-            raise
-        return stream
+            stream = socket.socket(type=kind)
+        return connected(stream, host, port, timeout)
 
     def path(self, inside: str) -> Path:
         """Seen through /proc/PID/root, which holds the machine's own mounts."""

@@ -41,6 +41,7 @@ class Release:
     # Whether its first report is never Ready when it registers itself, and the next comes 10 s later: its CSINode
     # cannot be made before its Node is there (initializeCSINode in pkg/volume/csi/csi_plugin.go).
     node_first: bool
+    endpoint_slices: bool  # the API server has EndpointSlices v1, the only ones that current CoreDNS reads
     older_kubelet: int  # how many minor releases older than the API server its kubelet and kube-proxy may be
     # kube-proxy
     proxy_modes: Mapping[str, str]  # the modes that it has -> the feature gate that one needs, or ""
@@ -70,6 +71,7 @@ _FIRST = Release(
     fail_cgroup_v1=None,
     pause_image="k8s.gcr.io/pause:3.2",
     node_first=True,
+    endpoint_slices=False,
     older_kubelet=2,
     proxy_modes={"iptables": "", "ipvs": ""},
     proxy_deprecated=(),
@@ -81,7 +83,13 @@ _NEW: dict[str, dict[str, Any]] = {
     # The insecure port is gone, keys and issuer are required: CHANGELOG "Urgent Upgrade Notes".
     "1.20": {"default": "1.20.15", "security": "rbac", "insecure_port": False, "needs_token_keys": True},
     # BoundServiceAccountTokenVolume is on: pkg/features/kube_features.go.
-    "1.21": {"default": "1.21.14", "projected_tokens": True, "pause_image": "k8s.gcr.io/pause:3.4.1"},
+    # EndpointSlices v1: CHANGELOG "API Change".
+    "1.21": {
+        "default": "1.21.14",
+        "projected_tokens": True,
+        "endpoint_slices": True,
+        "pause_image": "k8s.gcr.io/pause:3.4.1",
+    },
     # --port of the controller manager does nothing any more: https://github.com/kubernetes/kubernetes/pull/96216 .
     "1.22": {
         "default": "1.22.17",

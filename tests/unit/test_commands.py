@@ -19,7 +19,7 @@ from tests.unit.support import CHECKOUT
 PUBLIC = [
     *("machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "controller_manager", "service_account"),
     *("deployment", "container_engine", "images", "kubelet", "scheduler", "service", "kube_proxy"),
-    "service_reachable",
+    *("service_reachable", "dns"),
 ]
 DOIT = [sys.executable, "-m", "doit"]
 _number = itertools.count()

@@ -103,7 +103,9 @@ class Fake(Host):
     def enter(self) -> Sequence[str]:
         return ("env", f"PATH={self.world.root}/bin:/usr/bin:/bin")
 
-    def connect(self, host: str, port: int, timeout: float) -> socket.socket:
+    def connect(
+        self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket:
         assert (host, port) == ("10.89.80.232", 80), "only the ClusterIP is asked"
         return self.world.connect(host, port, timeout)
 

@@ -1,0 +1,178 @@
+"""Cluster DNS: CoreDNS gives Services their names. It is there only when it is asked for, with `doit dns`.
+
+No page is reached without a Service's address, but every one without its name: so this is no part of the walk-through.
+CoreDNS is a daemon on the machine, behind the Service kube-system/kube-dns; a kubelet that is started once it is there
+tells each new Pod its address. https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import binaries, etcd, kubeconfig
+from .core import api, settings
+from .core.context import Context
+from .core.daemon import Daemon, Flag
+from .core.errors import DmucError
+from .core.goal import Goal
+from .core.graph import Part
+from .core.probe import Answer, Http, wait_or_fail
+from .core.progress import Progress
+from .programs import DNS_DECISION, PROGRAMS, wants_dns
+
+DOMAIN = "cluster.local"
+_NAME = f"kubernetes.default.svc.{DOMAIN}"  # a Service that there always is
+_SERVICE = {"name": "kube-dns", "namespace": "kube-system"}
+_PORTS = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
+_LIMIT = 1.0  # seconds for one question
+
+
+def address(context: Context) -> str:
+    """The ClusterIP that Pods ask."""
+    return context.settings.service_address(10)
+
+
+# The program
+
+
+def _is_wanted(context: Context) -> Answer:
+    return Answer(wants_dns(context), "CoreDNS is asked for" if wants_dns(context) else "nobody has asked for it")
+
+
+def _want(context: Context, progress: Progress) -> None:
+    if context.settings.on_host:
+        raise DmucError(
+            "starting CoreDNS on the host",
+            f"Its address would be {context.settings.address}, and no Service may lead there.",
+            "Use a machine of its own: machine=NAME.",
+        )
+    found = binaries.find(context, PROGRAMS["coredns"])
+    if found is None and not binaries.is_downloaded(context, PROGRAMS["coredns"]):
+        raise DmucError(
+            "looking for the program coredns",
+            "It is not on PATH, not in bin_dir, and not among Debian's packages; and nothing is to be downloaded.",
+            "Get it from https://github.com/coredns/coredns/releases and name it with coredns_bin=PATH, or say "
+            "obtain=download.\nNothing else needs it: Services are reached by their addresses.",
+        )
+    if found is not None and found.how == binaries.NAMED:  # nor would the next run find it by itself
+        settings.remember(context.state, {"coredns_bin": found.path})
+    context.decide(DNS_DECISION, "yes")
+
+
+WANTED = Goal(name="_dns_wanted", doc="CoreDNS is asked for, and can be had", holds=_is_wanted, make=_want)
+
+
+# The daemon
+
+
+def _corefile(context: Context) -> Path:
+    return context.state / "Corefile"
+
+
+def _files(context: Context) -> Mapping[Path, str]:
+    # https://coredns.io/plugins/kubernetes/ . Other names than the cluster's nobody here knows: there is no way out.
+    without = "" if context.release_of("kube-apiserver").endpoint_slices else "\n        noendpoints"
+    text = f"""\
+.:53 {{
+    bind {context.settings.address}
+    errors
+    ready 127.0.0.1:8181
+    kubernetes {DOMAIN} in-addr.arpa {{
+        kubeconfig {kubeconfig.path(context)}{without}
+    }}
+}}
+"""
+    return {_corefile(context): text}
+
+
+def flags(context: Context) -> Sequence[Flag]:
+    """The command line, and why."""
+    return [Flag(f"-conf={_corefile(context)}", "Where it listens, and whom it asks: it has no flags for that.")]
+
+
+COREDNS = Daemon(
+    name="_coredns",
+    doc="start CoreDNS, which knows the Services by name",
+    program="coredns",
+    flags=flags,
+    needs=("_dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
+    ready=Http("http://127.0.0.1:8181/ready", expect="OK"),
+    unwanted=lambda context: "" if wants_dns(context) else "`doit dns` is not run",
+    prepare=api.load_ahead,  # there is something to create then
+    writes=_files,
+    reads=lambda context: [kubeconfig.path(context), etcd.identity(context)],
+    needs_root=True,
+    causes={"bind: address already in use": "Something else has port 53: `ss -lunp` in the machine shows what."},
+)
+
+
+# The Service
+
+
+def _manifests(context: Context) -> Sequence[dict[str, Any]]:
+    """What makes it a Service: one without Pods says itself where it leads.
+
+    kube-proxy reads Endpoints, or EndpointSlices, which the controller manager makes of these.
+    """
+    subset = {"addresses": [{"ip": context.settings.address}], "ports": _PORTS}
+    return [
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": _SERVICE, "subsets": [subset]},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": _SERVICE,
+            "spec": {"clusterIP": address(context), "ports": _PORTS},
+        },
+    ]
+
+
+def look_up(context: Context, name: str) -> Answer:
+    """Ask the ClusterIP for the address of `name`, from inside the machine, by UDP as Pods do (RFC 1035)."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    question = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">x2H", 1, 1)
+    try:
+        with context.machine.connect(address(context), 53, _LIMIT, socket.SOCK_DGRAM) as stream:
+            stream.sendall(question)
+            reply = stream.recv(512)
+    except OSError as error:
+        return Answer(False, f"{address(context)}:53 does not answer: {error.strerror or error}")
+    _, codes, _, answers = struct.unpack(">4H", reply[:8])
+    if codes & 0xF or not answers:
+        return Answer(False, f"{address(context)}:53 knows no {name} (code {codes & 0xF})")
+    return Answer(True, f"{name} is {ipaddress.IPv4Address(reply[-4:])}, says {address(context)}")
+
+
+def _resolves(context: Context) -> Answer:
+    return look_up(context, _NAME) if wants_dns(context) else _is_wanted(context)
+
+
+def _make(context: Context, progress: Progress) -> None:
+    for manifest in _manifests(context):
+        api.create(context, manifest)
+    tried, deadline = f"asking for the address of {_NAME}", context.settings.deadline_of("dns")
+    wait_or_fail(context, _resolves, deadline=deadline, progress=progress, tried=tried)
+
+
+def _undo(context: Context) -> None:
+    for kind in ("services", "endpoints"):
+        api.delete(context, f"/api/v1/namespaces/kube-system/{kind}/{_SERVICE['name']}")
+    COREDNS.undo(context)
+    if wants_dns(context):
+        context.decide(DNS_DECISION, "no")
+
+
+DNS = Goal(
+    name="dns",
+    doc="have Services found by name: CoreDNS, where there is one (no part of service_reachable)",
+    holds=_resolves,
+    make=_make,
+    undo=_undo,
+    needs=("_coredns", "controller_manager", "kubelet", "kube_proxy"),
+)
+
+PARTS: list[Part] = [WANTED, COREDNS, DNS]

@@ -1,0 +1,158 @@
+"""Cluster DNS: asked for or not, with the program or without, and what its answers are taken for."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tasks import binaries, dns, kubelet
+from tasks.core import settings
+from tasks.core.context import Context
+from tasks.core.errors import DmucError
+from tasks.core.machine import Host
+from tasks.core.progress import Silent
+from tasks.programs import wanted, wants_dns
+from tests.unit.support import a_context, a_program
+
+NAME = "kubernetes.default.svc.cluster.local"
+# What CoreDNS 1.13.1 answered, after the question.
+ANSWER = bytes.fromhex("c00c00010001000000050004 0a3300 01")
+YES, NO = (0x8580, 1), (0x8183, 0)  # codes and number of answers; 3 is NXDOMAIN
+
+
+@dataclass(frozen=True)
+class Fake(Host):
+    """A machine on which each address is a port of the loopback."""
+
+    port: int = 0
+
+    def connect(
+        self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket:
+        assert (host, port, kind) == ("10.96.0.10", 53, socket.SOCK_DGRAM), "only the ClusterIP is asked, by UDP"
+        return super().connect("127.0.0.1", self.port, 0.3, kind)
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    (tmp_path / "path").mkdir()
+    monkeypatch.setattr(binaries, "_on_path", lambda name: None)
+    return a_context(tmp_path, machine="fake", obtain="debian")
+
+
+def with_program(context: Context) -> Context:
+    path = a_program(context.state / "mine" / "coredns", '[ "$*" = -version ] && echo CoreDNS-1.13.1')
+    return replace(context, settings=replace(context.settings, programs={"coredns": str(path)}))
+
+
+# Asked for
+
+
+def test_without_the_program_it_says_what_to_do(context: Context) -> None:
+    with pytest.raises(DmucError, match="coredns_bin=PATH") as error:
+        dns.WANTED.make(context, Silent())
+    assert "not among Debian's packages" in str(error.value) and "Nothing else needs it" in str(error.value)
+    assert not wants_dns(context) and "coredns" not in wanted(context)
+
+
+def test_on_the_host_it_is_refused(context: Context) -> None:
+    there = with_program(replace(context, settings=replace(context.settings, machine="host")))
+    with pytest.raises(DmucError, match="machine=NAME"):
+        dns.WANTED.make(there, Silent())
+    assert not wants_dns(there)
+
+
+def test_a_program_that_was_named_is_found_again_by_who_does_not_name_it(context: Context) -> None:
+    dns.WANTED.make(with_program(context), Silent())
+    assert wants_dns(context) and dns.WANTED.holds(context)
+    assert settings.remembered(context.state) == {"coredns_bin": str(context.state / "mine" / "coredns")}
+    assert "coredns" in wanted(context)
+
+
+def test_nobody_has_asked_for_it(context: Context) -> None:
+    assert dns.DNS.holds(context).why == "nobody has asked for it"
+    assert dns.COREDNS.unwanted(context)
+
+
+def test_taken_back_it_is_not_wanted_any_more(context: Context) -> None:
+    dns.WANTED.make(with_program(context), Silent())
+    assert dns.DNS.undo is not None
+    dns.DNS.undo(context)
+    assert not wants_dns(context) and "coredns" not in wanted(context)
+
+
+# What is started
+
+
+@pytest.mark.parametrize(("kubernetes", "lacks"), [("1.20", True), ("1.21", False), ("1.36", False)])
+def test_without_endpoint_slices_it_does_without_endpoints(tmp_path: Path, kubernetes: str, lacks: bool) -> None:
+    context = a_context(tmp_path, machine="fake", kubernetes=kubernetes)
+    (corefile,) = dns.COREDNS.writes(context).values()
+    assert ("noendpoints" in corefile) is lacks
+    assert "bind 10.95.0.2" in corefile and f"kubeconfig {context.state}/kubeconfig" in corefile
+
+
+def test_kubelets_tell_of_it_once_it_is_there(context: Context) -> None:
+    def told() -> list[str]:
+        return [flag.text for flag in kubelet.flags(context) if flag.text.startswith("--cluster-")]
+
+    dns.WANTED.make(with_program(context), Silent())
+    assert told() == []
+    context.run.mkdir()
+    (context.run / "coredns.ran").touch()  # as its start leaves it
+    assert told() == ["--cluster-dns=10.96.0.10", "--cluster-domain=cluster.local"]
+    assert dns.DNS.undo is not None
+    context.logs.mkdir()
+    dns.COREDNS.log(context).touch()
+    dns.DNS.undo(context)
+    assert told() == []
+
+
+# What it answers
+
+
+@contextmanager
+def a_server(codes: int, answers: int) -> Iterator[int]:
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(5)
+
+        def answer() -> None:
+            question, client = server.recvfrom(512)
+            assert question[12:] == b"".join(bytes([len(part)]) + part.encode() for part in NAME.split(".")) + bytes(
+                [0, 0, 1, 0, 1]
+            )
+            head = question[:2] + codes.to_bytes(2) + question[4:6] + answers.to_bytes(2) + bytes(4)
+            server.sendto(head + question[12:] + ANSWER * answers, client)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("reply", "yes", "why"),
+    [
+        (YES, True, f"{NAME} is 10.51.0.1, says 10.96.0.10"),
+        (NO, False, f"10.96.0.10:53 knows no {NAME} (code 3)"),
+        ((0x8182, 0), False, f"10.96.0.10:53 knows no {NAME} (code 2)"),
+    ],
+)
+def test_an_answer_is_read(context: Context, reply: tuple[int, int], yes: bool, why: str) -> None:
+    with a_server(*reply) as port:
+        answer = dns.look_up(replace(context, machine=Fake(port=port)), NAME)
+    assert (answer.yes, answer.why) == (yes, why)
+
+
+def test_no_answer_is_said(context: Context) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        answer = dns.look_up(replace(context, machine=Fake(port=silent.getsockname()[1])), NAME)
+    assert not answer and answer.why == "10.96.0.10:53 does not answer: timed out"
