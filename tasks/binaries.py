@@ -261,8 +261,8 @@ def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
     downloaded, others = _missing(context, found)
     sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
-    for program in downloaded:
-        _check_downloaded(context, program)
+    for each in downloaded:
+        _check_downloaded(context, each)
     if any(program.of_kubernetes for program in others):
         kubernetes_source.build(context.settings.cache, progress)
     if downloaded or others:
