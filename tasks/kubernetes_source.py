@@ -6,18 +6,17 @@ the reasons at each step.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.core import debian
 from tasks.core.errors import DmucError, Interrupted
+from tasks.core.lock import turn
 from tasks.core.probe import STOP
 from tasks.core.progress import Progress
 
@@ -55,7 +54,7 @@ def build(cache: Path, progress: Progress) -> Path:
     _check_tools()
     try:
         result.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(result.parent, progress):
+        with turn(result.parent, "building Kubernetes", progress):
             if not result.exists():  # it may have been built while we waited
                 _build(result, cache / "logs" / "kubernetes-build.log", progress)
     except OSError as error:
@@ -216,24 +215,3 @@ def _check_version(program: Path) -> None:
         raise DmucError(
             f"asking the {program.name} that was built for its version", said.strip(), f"It should say {VERSION}."
         )
-
-
-@contextmanager
-def _only_one(directory: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock on `directory`, so that two runs that share the cache do not build at the same time."""
-    import tenacity
-
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(BlockingIOError),
-            wait=tenacity.wait_fixed(1),
-            sleep=tenacity.sleep_using_event(STOP),
-            stop=tenacity.stop_when_event_set(STOP),
-            before_sleep=lambda _: progress.note("waiting: another run is building Kubernetes"),
-        )(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except tenacity.RetryError:
-        raise Interrupted("waiting for another run that builds Kubernetes", "the run was ended") from None
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ from .core import download
 from .core.context import Context
 from .core.download import Download
 from .core.errors import DmucError
+from .core.lock import turn
 from .core.progress import Progress
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -86,22 +87,31 @@ def obtain(context: Context, wanted: Iterable[tuple[Project, str]], progress: Pr
     """Download programs, given as project and name, to `cache/PROJECT/vVERSION/NAME`; all at the same time.
 
     An archive is downloaded once, and all programs that are in it are put there. Raises DmucError when one cannot be
-    had, and then stops the others.
+    had, and then stops the others. What another run with the same cache brings meanwhile is not brought again.
     """
-    pinned = pinned_sums()
-    files: dict[Path, Download] = {}
-    programs: dict[Path, list[str]] = {}  # what is wanted of each file
-    for project, program in wanted:
-        file = _file(context, project, program, pinned)
-        files.setdefault(file.to, file)
-        programs.setdefault(file.to, []).append(program)
-    download.fetch_all(list(files.values()), progress)
-    for path, names in programs.items():
-        if path.name in names:
-            path.chmod(0o755)
-        else:
-            progress.note(f"unpack {path.name}")
-            _unpack(path, names)
+    asked = [(_file(context, project, program), program) for project, program in wanted]
+    if not asked:
+        return
+    there = {_place(file, program) for file, program in asked if _place(file, program).exists()}
+    context.settings.cache.mkdir(parents=True, exist_ok=True)
+    with turn(context.settings.cache, "downloading programs", progress):
+        files: dict[Path, Download] = {}
+        programs: dict[Path, list[str]] = {}  # what is wanted of each file
+        for file, program in asked:
+            if not _place(file, program).exists() or _place(file, program) in there:  # no other run has brought it
+                files.setdefault(file.to, file)
+                programs.setdefault(file.to, []).append(program)
+        download.fetch_all(list(files.values()), progress)
+        for path, names in programs.items():
+            if path.name in names:
+                path.chmod(0o755)
+            else:
+                progress.note(f"unpack {path.name}")
+                _unpack(path, names)
+
+
+def _place(file: Download, program: str) -> Path:
+    return file.to.with_name(program)
 
 
 def pinned_sums() -> dict[str, str]:
@@ -110,7 +120,7 @@ def pinned_sums() -> dict[str, str]:
     return {path: digest for digest, path in lines}
 
 
-def _file(context: Context, project: Project, program: str, pinned: dict[str, str]) -> Download:
+def _file(context: Context, project: Project, program: str) -> Download:
     version, arch = project.version(context), _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
     path = project.path.format(version=version, arch=arch, program=program)
     beside, _, file = f"{getattr(context.settings, project.site)}/{path}".rpartition("/")
@@ -118,7 +128,7 @@ def _file(context: Context, project: Project, program: str, pinned: dict[str, st
     return Download(
         url=f"{beside}/{file}",
         to=context.settings.cache / project.name / f"v{version}" / name,
-        sha256=pinned.get(path),
+        sha256=pinned_sums().get(path),
         sums_url=f"{beside}/{project.sums.format(file=file)}",
         else_do=("Another release: kubernetes=VERSION. " if project is KUBERNETES else "")
         + f"Another site of the same layout: {project.site}=URL.\n"

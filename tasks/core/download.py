@@ -83,29 +83,37 @@ def fetch(wanted: Download, progress: Progress, patience: float = 30.0, over: th
     """
     if wanted.sha256 is None and wanted.sums_url is None:
         raise ValueError("one of sha256 and sums_url must be given")
-    to, name = wanted.to, PurePosixPath(urlsplit(wanted.url).path).name
-    part = to.with_name(to.name + ".part")
-    waiting = _Waiting(patience, over)
-    progress.note("download")
     try:
-        expected = wanted.sha256 or _published_sum(wanted.sums_url or "", name, waiting)
-        _try(wanted.url, part, lambda: _resume(wanted.url, part, progress, waiting))
+        _fetch(wanted, progress, _Waiting(patience, over))
     except Interrupted:
         raise
     except DmucError as error:
-        error = type(error)(error.tried, error.seen, "\n".join(filter(None, (error.do, wanted.else_do))))
-        raise error from None
-    progress.note("check")
-    with part.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != expected.lower():
-        part.unlink()
-        raise DmucError(
-            f"checking the download of {wanted.url}",
-            f"its SHA-256 sum is {actual}\n"
-            f"but it should be   {expected} ({'pinned' if wanted.sha256 else wanted.sums_url})",
-            "The file was thrown away. Run again; when the sum is wrong again, this is not the file we want.",
-        )
+        do = "\n".join(filter(None, (error.do, wanted.else_do)))
+        raise type(error)(error.tried, error.seen, do) from None
+
+
+def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
+    to, name = wanted.to, PurePosixPath(urlsplit(wanted.url).path).name
+    part = to.with_name(to.name + ".part")
+    progress.note("download")
+    expected = wanted.sha256 or _published_sum(wanted.sums_url or "", name, waiting)
+    right = False
+    while not right:
+        resumed = part.exists()
+        _try(wanted.url, part, lambda: _resume(wanted.url, part, progress, waiting))
+        progress.note("check")
+        with part.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        right = actual == expected.lower()
+        if not right:
+            part.unlink()  # what an earlier run left of it may have been of another file: once more without
+        if not right and not resumed:
+            raise DmucError(
+                f"checking the download of {wanted.url}",
+                f"its SHA-256 sum is {actual}\n"
+                f"but it should be   {expected} ({'pinned' if wanted.sha256 else wanted.sums_url})",
+                "The file was thrown away. Run again; when the sum is wrong again, this is not the file we want.",
+            )
     part.replace(to)
     progress.note("downloaded")
 

@@ -84,7 +84,7 @@ def _remembered(known: Path, path: Path, usage: str) -> Found | None:
 
 def _ask(path: Path, ask: Sequence[str], says: str, usage: str, known: Path) -> Found:
     status, said = _run(path, ask)
-    version = re.search(says, said)
+    version = re.search(says, said.replace(str(path), ""))  # its directory may be named after a version, too
     if status or not version:
         raise ValueError(f"exit code {status}: {said.strip()[:400]}")
     found = Found(str(path), version[0], "", fingerprint(path))

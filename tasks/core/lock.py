@@ -1,14 +1,19 @@
-"""One `doit` at a time works on a machine."""
+"""One `doit` at a time works on a machine, or puts something into the cache that all share."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
-from .errors import DmucError
+from .errors import DmucError, Interrupted
+from .probe import STOP
+from .progress import Progress
 
 _LONGEST = 108  # bytes of a name: sun_path in unix(7)
 
@@ -45,3 +50,27 @@ def _holder(address: str) -> str:
         pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return f" (pid {pid})"
     return ""
+
+
+@contextlib.contextmanager
+def turn(directory: Path, doing: str, progress: Progress) -> Iterator[None]:
+    """Wait until no other run holds the lock on `directory`, and hold it for as long as the body runs.
+
+    Raises Interrupted when the run is ended meanwhile.
+    """
+    import tenacity
+
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(BlockingIOError),
+            wait=tenacity.wait_fixed(1),
+            sleep=tenacity.sleep_using_event(STOP),
+            stop=tenacity.stop_when_event_set(STOP),
+            before_sleep=lambda _: progress.note(f"waiting: another run is {doing}"),
+        )(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except tenacity.RetryError:
+        raise Interrupted(f"waiting for another run that is {doing}", "the run was ended") from None
+    finally:
+        os.close(handle)

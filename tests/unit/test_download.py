@@ -170,6 +170,13 @@ def test_a_part_longer_than_the_file_is_thrown_away(site: Site, to: Path) -> Non
     assert to.read_bytes() == CONTENT
 
 
+def test_what_was_left_of_another_file_does_no_harm(site: Site, to: Path) -> None:
+    leave_part(to, b"from a bad mirror" * 1000)
+    get(site, to)
+    assert to.read_bytes() == CONTENT
+    assert [wanted for _, wanted in site.asked] == ["bytes=17000-", None]
+
+
 def test_answers_that_break_off_are_resumed(site: Site, to: Path) -> None:
     site.faults = ["break off", "break off"]
     get(site, to)

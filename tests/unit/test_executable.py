@@ -145,6 +145,11 @@ def test_one_that_was_not_asked_for_its_name_is_asked_when_that_counts(tmp_path:
     assert refused(path, usage="kubelet") == "It calls itself kube-proxy, not kubelet."
 
 
+def test_one_that_says_its_path_first_is_understood(tmp_path: Path) -> None:
+    path = a_program(tmp_path / "v1.7.34/containerd-shim-runc-v2", 'echo "$0:"; echo "  Version:  1.6.20~ds1"')
+    assert look(path).version == "1.6.20~ds1"
+
+
 def test_a_real_program_of_the_system_says_its_version(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     assert bash

@@ -183,7 +183,7 @@ def test_an_ended_run_leaves_no_files_and_no_processes(
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     # Its child holds the pipe open for writing until it is ended as well.
-    replace_tool(tmp_path, "make", f"sleep 20 > {pipe} &\necho begun\nwait")
+    replace_tool(tmp_path, "make", f"exec 3> {pipe}\nsleep 20 &\necho begun\nwait")
     with pytest.raises(Interrupted):
         kubernetes_source.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
     assert left(cache) == []

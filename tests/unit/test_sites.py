@@ -8,7 +8,9 @@ import os
 import re
 import socket
 import tarfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from tasks import sites
 from tasks.core import download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
+from tasks.core.lock import turn
 from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
 from tasks.programs import PROGRAMS
 from tasks.sites import CNI_PLUGINS, CONTAINERD, COREDNS, ETCD, KUBERNETES, RUNC, Project
-from tests.unit.support import Site, a_context, serving
+from tests.unit.support import Site, Told, a_context, a_program, serving
 
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
 PROGRAM = b"#!/bin/sh\necho I am v1.2.3\n"
@@ -154,6 +157,22 @@ def test_several_programs_of_one_archive_take_one_download(context: Context, sit
     publish(site, file, archive("./bridge", "./portmap"), f"{Path(file).name}.sha256")
     sites.obtain(context, [(CNI_PLUGINS, "bridge"), (CNI_PLUGINS, "portmap")], Silent())
     assert site.asked.count(file) == 1
+
+
+def test_what_another_run_brings_meanwhile_is_not_brought_again(context: Context, site: Site) -> None:
+    file = "/release/v1.20.15/bin/linux/amd64/kubelet"
+    publish(site, file, PROGRAM, "kubelet.sha256", "{sum}")
+    with ThreadPoolExecutor() as pool:
+        context.settings.cache.mkdir()
+        with turn(context.settings.cache, "", Silent()):  # the other run
+            waits = threading.Event()
+            told = Told(lambda text: waits.set() if text == "waiting: another run is downloading programs" else None)
+            done = pool.submit(sites.obtain, context, [(KUBERNETES, "kubelet")], told)
+            assert waits.wait(20)
+            brought = a_program(context.settings.cache / "kubernetes/v1.20.15/kubelet", "echo v1.20.15")
+        done.result(20)
+    assert brought.read_text() == "#!/bin/sh\necho v1.20.15\n"
+    assert site.asked == []
 
 
 @pytest.mark.parametrize("minor", RELEASES)
