@@ -98,6 +98,8 @@ APISERVER = Daemon(
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever
     causes={
         "etcd-servers must be specified": "It keeps everything in etcd: tell it where that is.",
+        "no kind .* is registered for version": "A later release has written to etcd what this one cannot read: "
+        "go on with the later one (kubernetes=), or begin anew (scripts/doit clean).",
         "no default routes found": "It takes its own address from the default route, and there is none.",
     },
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import etcd
+from . import etcd, upgrade
 from .choices import secure
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -51,6 +51,7 @@ CONTROLLER_MANAGER = Daemon(
     ports=(PORT,),
     flags=flags,
     needs=needs,
+    after=lambda context: upgrade.first(context, "apiserver"),
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     causes={

@@ -67,7 +67,7 @@ KUBE_PROXY = Daemon(
     flags=flags,
     needs=needs,
     # It looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again.
-    after=lambda context: ("kubelet", *upgrade.first(context, "_schedulable")),
+    after=lambda context: ("_kubelet", *upgrade.first(context, "kubelet")),
     ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     prepare=_remove_other_rules,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import etcd
+from . import etcd, upgrade
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -45,6 +45,7 @@ SCHEDULER = Daemon(
     ports=(PORT,),
     flags=flags,
     needs=needs,
+    after=lambda context: upgrade.first(context, "apiserver"),
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     unwanted=lambda context: "" if context.settings.scheduling == "scheduler" else "scheduling=manual",

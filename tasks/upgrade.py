@@ -3,8 +3,8 @@
 First the API server, of which everyone is a client; then the controller manager and the scheduler; then the kubelet;
 then kube-proxy. https://kubernetes.io/releases/version-skew-policy/#supported-component-upgrade-order
 
-The first step needs no word: whoever needs the API server is started after it. From nothing there is no order to keep,
-since nobody older runs, and each component is started as early as it can be.
+Each waits until those before it are ready: when one of them does not start, the rest is as it was. From nothing there
+is no order to keep, since nobody older runs, and each component is started as early as it can be.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ def join(parts: Sequence[Part], context: Context) -> list[Goal]:
         return f"_{name}" if f"_{name}" in names else name
 
     def joined(goal: Goal) -> Goal:
-        needs, after = resolve(goal.needs, context), resolve(goal.after, context)
-        if not goal.early:
-            return replace(goal, needs=[*needs], after=[*after])
-        return replace(goal, needs=[*map(early, needs)], after=[*map(early, after)])
+        needs = resolve(goal.needs, context)
+        return replace(
+            goal, needs=[*map(early, needs)] if goal.early else [*needs], after=[*resolve(goal.after, context)]
+        )
 
     return [joined(goal) for goal in goals]
 

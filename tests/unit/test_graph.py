@@ -73,10 +73,10 @@ def test_a_private_daemon_is_not_mistaken_for_an_early_one(tmp_path: Path) -> No
     assert needs["engine"] == ["_engine", "_cache"]
 
 
-def test_an_order_of_an_early_goal_is_one_among_early_ones(tmp_path: Path) -> None:
-    parts: list[Part] = [a_daemon("node"), a_goal("images"), a_daemon("proxy", after=("node", "images"))]
+def test_an_order_names_the_early_goal_or_the_ready_one(tmp_path: Path) -> None:
+    parts: list[Part] = [a_daemon("node"), a_daemon("server"), a_daemon("proxy", after=("_node", "server"))]
     after = {goal.name: names(goal, "after") for goal in join(parts, a_context(tmp_path))}
-    assert after["_proxy"] == ["_node", "images"]
+    assert after["_proxy"] == ["_node", "server"]
     assert after["proxy"] == []
 
 
