@@ -43,7 +43,7 @@ def test_it_says_what_the_host_is_like_and_changes_nothing(before: host_picture.
 
 
 def test_what_is_in_the_way_is_said_with_what_to_do(before: host_picture.Picture) -> None:
-    run(["ip", "link", "add", "e2e-taken", "type", "dummy"])
+    run(["ip", "link", "add", "e2e-taken", "type", "bridge"])
     try:
         run(["ip", "address", "add", "10.98.0.9/24", "dev", "e2e-taken"])
         text = doit("preflight", "kubelet_bin=/nosuch", status=1).stdout
