@@ -243,10 +243,26 @@ def _found_earlier(context: Context) -> dict[str, Found]:
     return found
 
 
+def _check_downloaded(context: Context, program: Program) -> None:
+    """Raise DmucError when it does not run here, or is not of the release that was asked for."""
+    assert program.project is not None
+    version = program.project.version(context)
+    path = context.settings.cache / program.shelf / f"v{version}" / program.name
+    found = _look_at(context, program, path, "downloaded")
+    if not _fits(context, program, found.version):
+        raise DmucError(
+            f"asking {path} for its version",
+            f"It says {found.version}, and was downloaded as {version}.",
+            f"The site has another program in its place. Another site: {program.project.site}=URL.",
+        )
+
+
 def _obtain(context: Context, progress: Progress) -> None:
     found = _find_all(context)
     downloaded, others = _missing(context, found)
     sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
+    for each in downloaded:
+        _check_downloaded(context, each)
     if any(program.of_kubernetes for program in others):
         kubernetes_source.build(context.settings.cache, progress)
     if downloaded or others:

@@ -6,6 +6,8 @@ network goes, for both give the Pods addresses of the same range.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from . import choices, containerd, docker, upgrade
@@ -34,7 +36,7 @@ class Engine(Protocol):
 
 
 ENGINES: dict[str, Engine] = {"docker": docker, "containerd": containerd}
-_LAST = "engine"  # which one was started last
+_USED = "engines"  # those that were started here, the last one last
 
 
 def engine(context: Context) -> Engine:
@@ -46,17 +48,26 @@ def _daemon(context: Context) -> Daemon:
     return engine(context).DAEMON
 
 
+def _used(context: Context) -> list[str]:
+    return (context.decided(_USED) or choices.engine(context)).split()
+
+
+def _keeps(context: Context) -> Sequence[Path]:
+    names = dict.fromkeys([choices.engine(context), *_used(context)])
+    return [path for name in names for path in ENGINES[name].DAEMON.keeps(context)]
+
+
 def _prepare(context: Context) -> None:
-    chosen = choices.engine(context)
-    if context.decided(_LAST) not in (None, chosen):
+    chosen, used = choices.engine(context), _used(context)
+    if used[-1] != chosen:
         _take_back(context)
-    context.decide(_LAST, chosen)
+    context.decide(_USED, " ".join([*(name for name in used if name != chosen), chosen]))
     if (prepare := _daemon(context).prepare) is not None:
         prepare(context)
 
 
 def _take_back(context: Context) -> None:
-    last = ENGINES[context.decided(_LAST) or choices.engine(context)].DAEMON
+    last = ENGINES[_used(context)[-1]].DAEMON
     assert last.take_back is not None
     last.take_back(context)
 
@@ -73,7 +84,7 @@ CONTAINER_ENGINE = Daemon(
     ready=Chosen(lambda context: _daemon(context).ready),
     writes=lambda context: _daemon(context).writes(context),
     prepare=_prepare,
-    keeps=lambda context: _daemon(context).keeps(context),
+    keeps=_keeps,
     take_back=_take_back,
     needs_root=True,
     causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},

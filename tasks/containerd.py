@@ -138,7 +138,7 @@ rm -rf "$1"
 
 
 def end_containers(machine: Machine, state: str) -> None:
-    """End all containers of a containerd that does not run any more, and remove its state directory `state`."""
+    """End all containers of an engine that does not run any more, and remove its state directory `state`."""
     run(machine, "sh", "-c", _END, "sh", state)
 
 

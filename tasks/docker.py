@@ -101,7 +101,7 @@ def _keeps(context: Context) -> Sequence[Path]:
 
 
 def _take_back(context: Context) -> None:
-    end_containers(context.machine, "/run/docker/containerd")  # Docker has a containerd of its own
+    end_containers(context.machine, "/run/docker")  # of a Docker that was killed: else it has ended them itself
     run(context.machine, "sh", "-c", "ip link delete docker0 || true")
     iptables.remove(context.machine, "DOCKER|docker0")
 

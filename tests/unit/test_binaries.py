@@ -589,6 +589,26 @@ def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
     binaries._answers.cache_clear()
 
 
+def test_what_was_downloaded_and_is_of_another_release_is_said(online: Context, site: Site) -> None:
+    publish_kubernetes(site, "v1.20.7")
+    publish_etcd(site, online.release.etcd)
+    for path in [path for path in site.pages if "v1.20.7" in path]:
+        site.pages[path.replace("v1.20.7", "v1.21.99")] = site.pages[path]
+    with pytest.raises(DmucError) as error:
+        BINARIES.make(having(online, kubernetes="1.21.99"), Silent())
+    assert error.value.seen == "It says v1.20.7, and was downloaded as 1.21.99."
+    assert "kubernetes_site=URL" in error.value.do
+
+
+def test_what_was_downloaded_and_does_not_run_is_said(online: Context, site: Site) -> None:
+    publish_kubernetes(site, "v1.20.7")
+    publish_etcd(site, online.release.etcd)
+    publish(site, "/release/v1.20.7/bin/linux/amd64/kubelet", b"<html>")
+    with pytest.raises(DmucError) as error:
+        BINARIES.make(having(online, kubernetes="1.20.7"), Silent())
+    assert error.value.seen == "It is no program; it begins with '<html>'."
+
+
 # Mix and match
 
 

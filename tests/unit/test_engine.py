@@ -176,6 +176,8 @@ def test_what_another_engine_has_left_goes_first(context: Context, monkeypatch: 
         assert gone == seen
     take_back(other)  # it is containerd that has been there last
     assert gone[-1] == "containerd"
+    kept = {path.name for path in container_engine.CONTAINER_ENGINE.keeps(other)}
+    assert kept == {"containerd", "container_engine"}  # both have been there
 
 
 def _remember(gone: list[str], name: str, context: Context) -> None:

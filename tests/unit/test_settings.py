@@ -200,6 +200,23 @@ def test_a_choice_that_is_none_is_answered_with_the_choices(tmp_path: Path, name
     assert f"{name}={value}: must be" in refused(tmp_path, words={name: value}).seen
 
 
+@pytest.mark.parametrize(
+    "value", ["dl.k8s.io", "ftp://mirror.example", "https://", "https://mirror.example/?x=1", "http://a b"]
+)
+def test_a_site_that_is_no_url_is_refused(tmp_path: Path, value: str) -> None:
+    for name in ("kubernetes_site", "github_site"):
+        assert (
+            f"{name}={value}: must be the URL of a site such as https://" in refused(tmp_path, words={name: value}).seen
+        )
+
+
+@pytest.mark.parametrize("value", ["http://127.0.0.1:8000", "https://mirror.example/a/path"])
+def test_a_mirror_may_have_a_path_and_a_slash_at_its_end(tmp_path: Path, value: str) -> None:
+    for given in (value, f"{value}/"):
+        words = {"kubernetes_site": given}
+        assert load(tmp_path / "cluster.toml", {}, words, programs=(), tasks=()).kubernetes_site == value
+
+
 # The command line
 
 
