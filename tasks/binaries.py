@@ -166,7 +166,8 @@ def _answers(site: str) -> bool:
     return download.reachable(site)
 
 
-def _find_all(context: Context) -> dict[str, Found | None]:
+def find_all(context: Context) -> dict[str, Found | None]:
+    """Find each program that is wanted, without obtaining it; None for one that is nowhere. Raises as find does."""
     programs = wanted(context)
     with ThreadPoolExecutor(len(programs)) as pool:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
@@ -194,14 +195,15 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
     return downloaded, others
 
 
-def _missing_tools(context: Context) -> list[str]:
+def missing_tools(context: Context) -> list[str]:
+    """Give the Debian packages of the tools that are not here."""
     return sorted({tool.package for tool in tools(context) if _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
-    _, others = _missing(context, _find_all(context))
-    packages = {*_missing_tools(context), *(program.package for program in others if program.package)}
+    _, others = _missing(context, find_all(context))
+    packages = {*missing_tools(context), *(program.package for program in others if program.package)}
     if any(program.of_kubernetes for program in others):
         packages |= set(kubernetes_source.PACKAGES)
     return sorted(packages)
@@ -211,7 +213,7 @@ def _packages_are_there(context: Context) -> Answer:
     if not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
-    missing = _missing_tools(context)
+    missing = missing_tools(context)
     return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
 
 
@@ -258,7 +260,7 @@ def _check_downloaded(context: Context, program: Program) -> None:
 
 
 def _obtain(context: Context, progress: Progress) -> None:
-    found = _find_all(context)
+    found = find_all(context)
     downloaded, others = _missing(context, found)
     sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
     for each in downloaded:
@@ -266,7 +268,7 @@ def _obtain(context: Context, progress: Progress) -> None:
     if any(program.of_kubernetes for program in others):
         kubernetes_source.build(context.settings.cache, progress)
     if downloaded or others:
-        found = _find_all(context)
+        found = find_all(context)
     lost = [name for name, program in found.items() if program is None]
     if lost:
         raise DmucError(

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import binaries, etcd, kubeconfig
+from . import binaries, etcd
+from .choices import kubeconfig, secure
 from .core import api, settings
 from .core.context import Context
 from .core.daemon import Daemon, Flag
@@ -83,7 +84,7 @@ def _files(context: Context) -> Mapping[Path, str]:
     errors
     ready 127.0.0.1:8181
     kubernetes {DOMAIN} in-addr.arpa {{
-        kubeconfig {kubeconfig.path(context)}{without}
+        kubeconfig {kubeconfig(context, "coredns")}{without}
     }}
 }}
 """
@@ -95,6 +96,31 @@ def flags(context: Context) -> Sequence[Flag]:
     return [Flag(f"-conf={_corefile(context)}", "Where it listens, and whom it asks: it has no flags for that.")]
 
 
+# What it may do, with security=rbac: read what its answers are made of.
+_GROUP = "rbac.authorization.k8s.io"
+_ROLE = {
+    "apiVersion": f"{_GROUP}/v1",
+    "kind": "ClusterRole",
+    "metadata": {"name": "system:coredns"},
+    "rules": [
+        {"apiGroups": [""], "resources": ["endpoints", "services", "namespaces"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+    ],
+}
+_BINDING = {
+    "apiVersion": f"{_GROUP}/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "system:coredns"},
+    "roleRef": {"apiGroup": _GROUP, "kind": "ClusterRole", "name": "system:coredns"},
+    "subjects": [{"apiGroup": _GROUP, "kind": "User", "name": "system:coredns"}],  # as its certificate says
+}
+
+
+def _allow(context: Context) -> None:
+    for manifest in (_ROLE, _BINDING) if secure(context) else ():
+        api.create(context, manifest)
+
+
 COREDNS = Daemon(
     name="_coredns",
     doc="start CoreDNS, which knows the Services by name",
@@ -103,9 +129,9 @@ COREDNS = Daemon(
     needs=("_dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
     ready=Http("http://127.0.0.1:8181/ready", expect="OK"),
     unwanted=lambda context: "" if wants_dns(context) else "`doit dns` is not run",
-    prepare=api.load_ahead,  # there is something to create then
+    prepare=_allow,
     writes=_files,
-    reads=lambda context: [kubeconfig.path(context), etcd.identity(context)],
+    reads=lambda context: [kubeconfig(context, "coredns"), etcd.identity(context)],
     needs_root=True,
     causes={"bind: address already in use": "Something else has port 53: `ss -lunp` in the machine shows what."},
 )
@@ -161,7 +187,11 @@ def _make(context: Context, progress: Progress) -> None:
 def _undo(context: Context) -> None:
     for kind in ("services", "endpoints"):
         api.delete(context, f"/api/v1/namespaces/kube-system/{kind}/{_SERVICE['name']}")
+    for kind in ("clusterroles", "clusterrolebindings"):
+        api.delete(context, f"/apis/{_GROUP}/v1/{kind}/system:coredns")
     COREDNS.undo(context)
+    for path in (context.pki / "coredns.crt", context.pki / "coredns.key", context.state / "kubeconfigs" / "coredns"):
+        path.unlink(missing_ok=True)
     if wants_dns(context):
         context.decide(DNS_DECISION, "no")
 

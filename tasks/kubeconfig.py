@@ -19,6 +19,7 @@ from .core.context import Context
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
+from .programs import wants_dns
 
 COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")  # as their certificates are called
 
@@ -89,7 +90,7 @@ def files(context: Context) -> list[Path]:
 
 def _own(context: Context) -> Sequence[str]:
     """Who has one of its own."""
-    return COMPONENTS if secure(context) else ()
+    return (*COMPONENTS, *(["coredns"] if wants_dns(context) else [])) if secure(context) else ()
 
 
 def _wanted(context: Context) -> dict[Path, str]:
@@ -151,7 +152,7 @@ def write(file: Path, content: str) -> None:
 
 
 def _remove(context: Context) -> None:
-    for who in COMPONENTS:
+    for who in (*COMPONENTS, "coredns"):
         (context.state / "kubeconfigs" / who).unlink(missing_ok=True)
     path(context).unlink(missing_ok=True)
     _in_home(context).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 from .kubelet import node_name
+from .programs import wants_dns
 
 MASTERS = "system:masters"  # may do everything, whatever the API server's authorization mode
 
@@ -61,6 +62,7 @@ def _with_rbac(context: Context) -> Sequence[Certificate]:
         component("kube-scheduler"),
         component("kube-proxy"),
         component("kubelet", f"system:node:{node}", "system:nodes"),
+        *([component("coredns")] if wants_dns(context) else []),
         # Whom the API server asks for logs and for `kubectl exec`, and who it is there.
         Certificate("kubelet-server", "ca", f"system:node:{node}", server=[node, context.settings.address]),
         component("apiserver-kubelet-client", "kube-apiserver-kubelet-client", MASTERS),
@@ -96,6 +98,7 @@ PKI = Goal(
     doc="make keys and certificates: a CA of our own, and what it signs",
     holds=_are_made,
     make=_make,
+    after=("_dns_wanted",),
     undo=lambda context: certificates.remove(context.pki, [*_always(context), *_with_rbac(context)]),
 )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import DmucError
 from .process import start_time
 
 _LEAF = "daemons"  # in cgroup v2 a group with groups below it may hold no process itself: ours sit in this one
@@ -56,9 +57,12 @@ def hierarchies(mountinfo: str) -> list[Hierarchy]:
 
 def make(name: str) -> None:
     """Make the group `name` in every hierarchy, ready to take processes."""
-    for hierarchy in mounted():
+    there = mounted()
+    for hierarchy in there:
         group = hierarchy.group(name)
         group.mkdir(exist_ok=True)
+        if hierarchy.is_v2 and len(there) == 1:  # beside v1 nobody looks for controllers in it
+            pass_on(hierarchy.mount_point)  # systemd has done so with some
         for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
             if not hierarchy.is_v2 and (group / setting).exists():
                 (group / setting).write_text((group.parent / setting).read_text())
@@ -70,8 +74,27 @@ def make_leaves(name: str) -> None:
         (group / _LEAF).mkdir(exist_ok=True)
         for pid in (group / "cgroup.procs").read_text().split():
             (group / _LEAF / "cgroup.procs").write_text(pid)
-        available = (group / "cgroup.controllers").read_text().split()
-        (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in available))
+        pass_on(group)
+
+
+def pass_on(group: Path) -> None:
+    """v2: have the groups below this one get every controller that it has itself. Raises DmucError when it may not.
+
+    Those that another has turned on stay as they are; none is turned off again: who else relies on it cannot be told.
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#controlling-controllers
+    """
+    control = group / "cgroup.subtree_control"
+    lacking = sorted({*(group / "cgroup.controllers").read_text().split()} - {*control.read_text().split()})
+    try:
+        if lacking:
+            control.write_text(" ".join(f"+{controller}" for controller in lacking))
+    except OSError as error:
+        raise DmucError(
+            f"passing the cgroup controllers {', '.join(lacking)} on to the groups below {group}",
+            f"{control}: {error.strerror}",
+            "A group that passes controllers on may hold no process itself, and in a container that one does.\n"
+            "Move its processes to a group below it.",
+        ) from None
 
 
 def joining(groups: Iterable[Path]) -> Sequence[str]:

@@ -308,13 +308,17 @@ class Daemon:
                     f"Something else is there already: {answer.why}, and {self.label} does not run.",
                     "See what it is with `ss -ltnp` in the machine, and end it.",
                 )
-        for path in self._elsewhere(context):
-            if path.is_dir() and any(path.iterdir()) and _owner(path) != str(context.state):
-                raise DmucError(
-                    tried,
-                    f"{path} is there already, and not from here.",
-                    f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away.",
-                )
+        for path in self.in_the_way(context):
+            raise DmucError(
+                tried,
+                f"{path} is there already, and not from here.",
+                f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away.",
+            )
+
+    def in_the_way(self, context: Context) -> list[Path]:
+        """Give what somebody else keeps where it would keep something itself."""
+        paths = [path for path in self._elsewhere(context) if path.is_dir()]
+        return [path for path in paths if _owner(path) != str(context.state) and any(path.iterdir())]
 
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))

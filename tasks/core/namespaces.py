@@ -159,7 +159,7 @@ class Namespaces:
                 f"The host has a network link called {self.name}, and it is not from here.",
                 "Give the machine another name: machine=NAME.",
             )
-        self._refuse_overlaps()
+        self.refuse_overlaps()
         for directory in ("run", "logs", "home", *self.disk.values()):
             (self.state / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -217,7 +217,8 @@ class Namespaces:
                     return pid, state
         return None
 
-    def _refuse_overlaps(self) -> None:
+    def refuse_overlaps(self) -> None:
+        """Raise DmucError when a range of ours is one that the host, without this machine, routes already."""
         ours = [("link_range", self.link), ("service_range", self.services), ("pod_range", self.pods)]
         taken = _ranges_on_host()
         for number, (setting, text) in enumerate(ours):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tasks.core import cgroups
 from tasks.core.cgroups import Hierarchy, hierarchies
+from tasks.core.errors import DmucError
 
 # From a Debian 10 with systemd's legacy layout (shortened).
 V1 = """\
@@ -40,6 +42,66 @@ OF_V1 = {"systemd": "name=systemd", "cpu,cpuacct": "cpu,cpuacct", "cpuset": "cpu
 
 def found(text: str) -> dict[str, str]:
     return {str(h.mount_point): h.options for h in hierarchies(text)}
+
+
+# Making them
+
+
+@pytest.fixture
+def unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with cgroup v2, as far as plain files can be one: what is written to subtree_control stands in it."""
+    group = tmp_path / "dmuc-m"
+    group.mkdir()
+    for directory, passed_on in ((tmp_path, "cpu memory\n"), (group, "")):
+        (directory / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+        (directory / "cgroup.subtree_control").write_text(passed_on)
+        (directory / "cgroup.procs").write_text("")
+    monkeypatch.setattr(cgroups, "mounted", lambda: [Hierarchy(tmp_path, "")])
+    return tmp_path
+
+
+def test_in_v2_the_root_passes_on_what_it_did_not(unified: Path) -> None:
+    cgroups.make("m")
+    assert (unified / "cgroup.subtree_control").read_text() == "+cpuset +io +pids"  # memory and cpu it did
+    # Not before its processes have a group below: one that passes controllers on may hold none itself.
+    assert (unified / "dmuc-m/cgroup.subtree_control").read_text() == ""
+
+
+def test_in_v2_what_is_passed_on_already_is_not_touched(unified: Path) -> None:
+    everything = "cpuset cpu io memory pids\n"
+    (unified / "cgroup.subtree_control").write_text(everything)
+    cgroups.make("m")
+    assert (unified / "cgroup.subtree_control").read_text() == everything
+
+
+def test_beside_v1_the_root_of_v2_stays_as_it_is(
+    unified: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cgroups, "mounted", lambda: [Hierarchy(unified, ""), Hierarchy(tmp_path / "v1", "memory")])
+    (tmp_path / "v1").mkdir()
+    cgroups.make("m")
+    assert (unified / "cgroup.subtree_control").read_text() == "cpu memory\n"
+
+
+def test_in_v2_the_machines_processes_move_down_and_then_its_group_passes_all_on(unified: Path) -> None:
+    group = unified / "dmuc-m"
+    (group / "cgroup.procs").write_text("17\n")
+    cgroups.make_leaves("m")
+    assert (group / "daemons/cgroup.procs").read_text() == "17"
+    assert (group / "cgroup.subtree_control").read_text() == "+cpu +cpuset +io +memory +pids"
+    assert cgroups.mounted()[0].procs("m") == group / "daemons/cgroup.procs"
+
+
+def test_in_v2_a_group_that_may_not_pass_on_says_so(unified: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(path: Path, text: str) -> int:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "write_text", busy)
+    with pytest.raises(DmucError) as error:
+        cgroups.make("m")
+    assert "passing the cgroup controllers cpuset, io, pids on" in error.value.tried
+    assert error.value.seen == f"{unified}/cgroup.subtree_control: Device or resource busy"
+    assert "Move its processes to a group below it" in error.value.do
 
 
 # Reading them

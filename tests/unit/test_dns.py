@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import binaries, dns, kubelet
+from tasks import binaries, dns, kubeconfig, kubelet, pki
 from tasks.core import settings
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
@@ -85,6 +85,16 @@ def test_taken_back_it_is_not_wanted_any_more(context: Context) -> None:
     assert dns.DNS.undo is not None
     dns.DNS.undo(context)
     assert not wants_dns(context) and "coredns" not in wanted(context)
+
+
+def test_with_rbac_it_is_somebody_of_its_own(context: Context) -> None:
+    def names() -> set[str]:
+        return {file for file in pki.files(context) if "coredns" in file}
+
+    assert names() == set()
+    dns.WANTED.make(with_program(context), Silent())
+    assert names() == {"coredns.crt", "coredns.key"}
+    assert context.state / "kubeconfigs" / "coredns" in kubeconfig.files(context)
 
 
 # What is started

@@ -1,0 +1,251 @@
+"""`doit preflight`: each fact both ways, what is said of it, and whether anything is in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tasks import binaries, facts, preflight, programs
+from tasks.core import cgroups, debian
+from tasks.core.cgroups import Hierarchy
+from tasks.core.cluster import Cluster
+from tasks.core.context import Context
+from tasks.core.daemon import Daemon
+from tasks.core.errors import DmucError
+from tasks.core.executable import Found
+from tasks.core.namespaces import Namespaces
+from tasks.preflight import Preflight, Row, State
+from tests.unit.support import a_context, load_dodo
+from tests.unit.test_golden import V1, V2, a_host
+
+HERE = "/usr/bin"
+
+
+@pytest.fixture
+def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Row]]:
+    """A function that gives preflight's rows, by name, on a host that has everything but for what is said."""
+    parts = load_dodo(tmp_path).PARTS
+
+    def on(
+        *,
+        swap: bool = False,
+        may_all: bool = True,
+        root: bool = True,
+        hierarchies: list[Hierarchy] = V1,
+        controllers: str = "blkio cpu cpuacct cpuset devices io memory pids",
+        missing: tuple[str, ...] = (),
+        versions: dict[str, str] | None = None,
+        find: Callable[[Context], Any] | None = None,
+        **settings: Any,
+    ) -> dict[str, Row]:
+        own = Namespaces("dmuc1", tmp_path / "var/dmuc1", "10.95.0.0/30", "10.96.0.0/16", "10.244.0.0/24", {})
+        chosen = {"machine": "dmuc1", **settings}
+        context = a_context(tmp_path, own if chosen["machine"] == "dmuc1" else None, **chosen)
+        cluster = Cluster(context, parts, lambda context: {}, lambda context: [])
+        said = {name: (versions or {}).get(name, "v1.20.2") for name in programs.wanted(context)}
+        found = {n: None if n in missing else Found(f"{HERE}/{n}", v, "on PATH", "") for n, v in said.items()}
+        with a_host(swap=swap, may_all=may_all), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+            patch.setattr(cgroups, "mounted", lambda: hierarchies)
+            patch.setattr(facts, "cgroup_controllers", lambda: {*controllers.split()})
+            patch.setattr(facts, "held_back_controllers", list)
+            patch.setattr(binaries, "find_all", find or (lambda context: found))
+            patch.setattr(binaries, "missing_tools", lambda context: [m for m in missing if m == "conntrack"])
+            patch.setattr(debian, "available", lambda: True)
+            return {row.name: row for row in preflight.rows(cluster)}
+
+    for name, answer in {
+        "has_module": True,
+        "has_filesystem": True,
+        "has_ipvs": False,
+        "iptables": ("nft", "1.8.9"),
+        "available_memory": 8000,
+        "free_disk": 50_000,
+    }.items():
+        monkeypatch.setattr(facts, name, lambda *question, answer=answer: answer)
+    monkeypatch.setattr(Namespaces, "refuse_overlaps", lambda machine: None)
+    return on
+
+
+def test_a_host_that_has_everything(on: Callable[..., dict[str, Row]]) -> None:
+    found = on()
+    assert {row.state for row in found.values()} == {State.FINE}
+    assert found["capabilities"].found.startswith("all that are used")
+    assert found["engine"].found == "docker" and "speaks to Docker itself" in found["engine"].does
+    assert found["security"].found == "rbac"
+
+
+def test_without_sys_resource_containerd_is_told_in_its_file(on: Callable[..., dict[str, Row]]) -> None:
+    found = on(may_all=False, kubernetes="1.36")
+    assert found["engine"].found == "containerd"
+    row = found["capabilities"]
+    assert "restrict_oom_score_adj = true (in containerd.toml): We lack CAP_SYS_RESOURCE" in row.does
+    assert on(may_all=True, kubernetes="1.36")["capabilities"].state is State.FINE
+
+
+# What is adapted to, each with the reason that the component gives
+
+
+def test_swap(on: Callable[..., dict[str, Row]]) -> None:
+    assert on(swap=False)["swap"].state is State.FINE
+    row = on(swap=True)["swap"]
+    assert row.state is State.ADAPTED
+    assert row.does == "kubelet --fail-swap-on=false: The host has swap, and by default the kubelet refuses to run then"
+
+
+@pytest.mark.parametrize("front_door", ["off", "on"])
+def test_without_sys_resource(on: Callable[..., dict[str, Row]], front_door: str) -> None:
+    row = on(may_all=False, front_door=front_door)["capabilities"]
+    assert row.state is State.ADAPTED and "without sys_resource" in row.found
+    assert "adapter" in row.does and ("We lack CAP_SYS_RESOURCE" in row.does) == (front_door == "off")
+
+
+@pytest.mark.parametrize(("hierarchies", "version"), [(V1, "v1"), (V2, "v2")])
+def test_cgroups(on: Callable[..., dict[str, Row]], hierarchies: list[Hierarchy], version: str) -> None:
+    found = on(hierarchies=hierarchies)
+    assert found["cgroups"].state is State.FINE and found["cgroups"].found.startswith(version)
+    assert ("are turned on there" in found["cgroups"].does) == (version == "v2")
+    assert ("cgroup v1" in found) == (version == "v1")
+
+
+def test_a_release_that_refuses_cgroup_v1(on: Callable[..., dict[str, Row]]) -> None:
+    assert on(kubernetes="1.34")["cgroup v1"].state is State.FINE
+    row = on(kubernetes="1.36")["cgroup v1"]
+    assert row.state is State.ADAPTED and row.does.startswith("kubelet --fail-cgroupv1=false: The host has cgroup v1")
+    assert "cgroup v1" not in on(kubernetes="1.36", hierarchies=V2)
+
+
+def test_what_is_to_be_obtained(on: Callable[..., dict[str, Row]]) -> None:
+    row = on(missing=("kubelet",), obtain="debian")["programs"]
+    assert row.state is State.ADAPTED and "built from Debian's source package" in row.does
+    row = on(missing=("etcd",), obtain="download")["programs"]
+    assert row.does == "obtained: downloaded from https://github.com"
+    assert "or, where that cannot be reached, installed with Debian's" in on(missing=("runc",))["programs"].does
+    row = on(missing=("kubelet",), obtain="debian", kubernetes="1.28")["programs"]
+    assert row.state is State.IMPOSSIBLE and "kubelet_bin=PATH" in row.do
+
+
+def test_tools(on: Callable[..., dict[str, Row]]) -> None:
+    assert on(missing=("conntrack",))["tools"].state is State.ADAPTED
+    row = on(missing=("conntrack",), root=False)["tools"]
+    assert row.state is State.IMPOSSIBLE and row.do.endswith("conntrack")
+
+
+def test_a_version_skew_is_said_and_not_forbidden(on: Callable[..., dict[str, Row]]) -> None:
+    row = on(versions={"kubelet": "v1.36.0"})["version skew"]
+    assert row.state is State.DOUBTFUL and "kubelet v1.36.0 with kube-apiserver v1.20.2" in row.found
+
+
+# What makes it impossible
+
+
+def test_without_root(on: Callable[..., dict[str, Row]]) -> None:
+    row = on(root=False)["root"]
+    assert row.state is State.IMPOSSIBLE and "machine=host" in row.do
+    found = on(root=False, machine="host")
+    assert found["root"].state is State.ADAPTED and "up to the scheduler" in found["root"].does
+    assert found["ports"].state is State.ADAPTED
+    assert {"capabilities", "cgroups", "iptables", "ranges"}.isdisjoint(found)
+    assert not any(row.state is State.IMPOSSIBLE for row in found.values())
+
+
+def test_without_other_capabilities(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "lacking_capabilities", lambda: ["net_admin", "sys_resource"])
+    row = on()["capabilities"]
+    assert row.state is State.IMPOSSIBLE and "without net_admin, sys_resource" in row.found
+
+
+def test_without_controllers(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = on(controllers="cpu cpuacct cpuset devices")["cgroups"]
+    assert row.state is State.IMPOSSIBLE and "without memory, pids" in row.found and "cgroup_enable=" in row.do
+    assert on(hierarchies=V2, controllers="cpu cpuset memory pids")["cgroups"].state is State.FINE
+    row = on(hierarchies=[], controllers="")["cgroups"]
+    assert row.state is State.IMPOSSIBLE and row.found.startswith("none mounted")
+
+
+def test_without_modules(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "has_module", lambda name, option: {"veth": False, "bridge": None}.get(name, True))
+    row = on()["modules"]
+    assert row.state is State.IMPOSSIBLE and row.found.startswith("there is no veth (")
+    assert "not to be told: bridge" in row.found
+
+
+@pytest.mark.parametrize(("kind", "mode", "state"), [("nft", "iptables", "✗"), ("legacy", "iptables", "✓")])
+def test_without_nftables(
+    on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch, kind: str, mode: str, state: str
+) -> None:
+    monkeypatch.setattr(facts, "iptables", lambda: (kind, "1.8.9"))
+    monkeypatch.setattr(facts, "has_module", lambda name, option: name != "nf_tables")
+    found = on(proxy_mode=mode)
+    assert found["nftables"].state.value == state
+    assert f"1.8.9, {kind}" in found["iptables"].found
+
+
+def test_ranges_that_are_taken(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(machine: Namespaces) -> None:
+        raise DmucError("", "pod_range=10.244.0.0/24 overlaps 10.0.0.0/8", "Choose another range with pod_range=…")
+
+    monkeypatch.setattr(Namespaces, "refuse_overlaps", refuse)
+    row = on()["ranges"]
+    assert row.state is State.IMPOSSIBLE and row.do == "Choose another range with pod_range=…"
+
+
+def test_a_program_that_is_none(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(context: Context) -> Any:
+        raise DmucError("", "There is no such file.", "Name another with kubelet_bin=PATH.")
+
+    row = on(find=refuse)["programs"]
+    assert row.state is State.IMPOSSIBLE and row.found == "There is no such file."
+
+
+def test_directories_of_somebody_else_on_the_host(
+    on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "docker"
+    monkeypatch.setattr(Daemon, "in_the_way", lambda daemon, context: [theirs] * (daemon.name == "container_engine"))
+    row = on(machine="host")["directories"]
+    assert row.state is State.IMPOSSIBLE and str(theirs) in row.found
+
+
+# What may go wrong
+
+
+def test_rules_of_the_other_iptables(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on()["legacy rules"].found == "none: dmuc1 begins without any"
+    for count, state in {None: State.FINE, 0: State.FINE, 7: State.DOUBTFUL}.items():
+        monkeypatch.setattr(facts, "rules_of_the_other", lambda machine, kind, count=count: count)
+        row = on(machine="host")["legacy rules"]
+        assert row.state is state
+    assert row.found == "7 on host (iptables-legacy-save)" and "iptables-nft, too" in row.do
+
+
+def test_little_memory_and_disk(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "available_memory", lambda: 512)
+    monkeypatch.setattr(facts, "free_disk", lambda path: 900)
+    found = on()
+    assert {found[name].state for name in ("memory", "disk", "cache disk")} == {State.DOUBTFUL}
+
+
+# The command
+
+
+def test_it_says_at_its_end_whether_anything_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = Row("swap", "none (/proc/swaps)", "as the kubelet wants it")
+    bad = Row("root", "no: uid 1000", "", State.IMPOSSIBLE, "Run it as root; " + "and so on, " * 20)
+    for found, status, end in (([fine], 0, "Nothing is in the way."), ([fine, bad], 1, "is in the way: root.")):
+        monkeypatch.setattr(preflight, "rows", lambda cluster, found=found: found)
+        assert Preflight.act(cast(Preflight, None), cast(Cluster, None), []) == status
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "✓ swap           none (/proc/swaps)"
+        assert lines[-1].endswith(end) and all(len(line) <= 110 for line in lines)
+
+
+def test_it_does_not_begin_with_somebody_elses_words() -> None:
+    with pytest.raises(DmucError, match="does not know 'nosuch'"):
+        Preflight.act(cast(Preflight, None), cast(Cluster, None), ["nosuch"])
