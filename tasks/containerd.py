@@ -126,11 +126,9 @@ def _keeps(context: Context) -> Sequence[Path]:
 
 # A shim is the parent of a Pod's containers; both outlive the engine. What the shim's socket is in says whose it is.
 _END = """
-for process in /proc/[0-9]*; do
-  words=$(tr '\\0' ' ' < "$process/cmdline") || continue
-  case $words in
-    *containerd-shim*" -address "*"$1/"*) kill -KILL $(cat "$process"/task/*/children) "${process#/proc/}" || true;;
-  esac
+for file in $(grep -las "[c]ontainerd-shim.*-address.*$1/" /proc/[0-9]*/cmdline); do
+  process=${file%/cmdline}
+  kill -KILL $(cat "$process"/task/*/children) "${process#/proc/}" || true
 done 2> /dev/null
 while read -r _ _ _ _ at _; do case $at in "$1"/*) umount -l "$at";; esac; done < /proc/self/mountinfo
 rm -rf "$1"
