@@ -1,7 +1,10 @@
 """What differs between Kubernetes releases, as a table. Nothing outside this file compares versions.
 
-Each row says only what is new since the row before it. Where it comes from: paths are in kubernetes/kubernetes at that
-release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md there.
+Each row says only what is new since the row before it. What is the same in all of them has no column: the group
+system:masters may do everything, and RBAC's own roles are made by the API server at its start, so the first
+administrator is whoever has a certificate with that group.
+
+Where it comes from: paths are in kubernetes/kubernetes at that release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md there.
 """
 
 from __future__ import annotations
