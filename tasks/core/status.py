@@ -28,8 +28,8 @@ def show(cluster: Cluster) -> int:
         table.add_column(heading, no_wrap=heading != "STATE")
     all_ready = down is None
     for daemon in cluster.daemons:
-        if daemon.unwanted(context):
-            continue
+        if daemon.unwanted(context) or (context.settings.free_ports and daemon.needs_root):
+            continue  # the latter cannot be there, and nobody misses it
         record = Record.load(daemon.record(context))
         alive = record is not None and record.alive()
         answer = daemon.is_ready(context)
