@@ -4,7 +4,7 @@ Each row says only what is new since the row before it. What is the same in all 
 system:masters may do everything, and RBAC's own roles are made by the API server at its start, so the first
 administrator is whoever has a certificate with that group.
 
-Where it comes from: paths are in kubernetes/kubernetes at that release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md there.
+Where it comes from: paths are in kubernetes/kubernetes at that release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md.
 """
 
 from __future__ import annotations
