@@ -38,6 +38,7 @@ KERNEL = (
     *("/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom"),
     *("/proc/sys/net/netfilter/nf_conntrack_max", "/sys/module/nf_conntrack/parameters/hashsize"),
 )
+MODULES = ("nf_conntrack",)  # which has the last two
 
 
 def context(
@@ -61,7 +62,9 @@ def context(
     machine: Machine = (
         Host(chosen.machine, whole=chosen.free_ports)
         if chosen.on_host
-        else Namespaces(chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, KERNEL)
+        else Namespaces(
+            chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, KERNEL, MODULES
+        )
     )
     found = Context(chosen, release.find(chosen.kubernetes), machine, state)
     choices.refuse_what_cannot_be(found)

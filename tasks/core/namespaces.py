@@ -44,6 +44,7 @@ class Namespaces:
     `link` is the range of the link to the host; the host reaches `services` and `pods` through it. `disk` are the
     directories that outlive the machine: path inside -> directory under `state`. `kernel` are files of the host's
     kernel that daemons write and no namespace holds: in the machine they are plain files, and the kernel's stay.
+    `modules` of the kernel have some of them, and are loaded first: of those loaded later the kernel's own are met.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Namespaces:
     pods: str
     disk: Mapping[str, str]
     kernel: Sequence[str] = ()
+    modules: Sequence[str] = ()
     whole: bool = True
 
     # What is where
@@ -329,6 +331,7 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
     if machine.kernel:
         lines += [
             "# The host's kernel is not ours to tune: who writes to these writes to a file.",
+            *(f"modprobe -q {module} 2> /dev/null || :  # or it is built in" for module in machine.modules),
             f"for file in {' '.join(machine.kernel)}; do",
             '  [ -e "$file" ] || continue',
             '  own="/run/dmuc/kernel$file"; mkdir -p "${own%/*}"; cat "$file" > "$own"',

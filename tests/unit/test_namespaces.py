@@ -330,3 +330,9 @@ def test_the_script_copes_with_any_state_path(machine: Namespaces, tmp_path: Pat
         f"--no-canonicalize|--bind|.|{state}|",
         f"--bind|{state}/x|/var/lib/x|",
     ]
+
+
+def test_modules_are_loaded_before_their_files_are_looked_for(machine: Namespaces) -> None:
+    lines = setup_script(replace(machine, modules=("nf_conntrack",)), []).split("\n")
+    load = next(n for n, line in enumerate(lines) if line.startswith("modprobe -q nf_conntrack "))
+    assert load < lines.index("for file in kernel/panic; do")
