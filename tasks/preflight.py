@@ -7,10 +7,7 @@ the notes in the cache of what programs have said of themselves.
 from __future__ import annotations
 
 import os
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import binaries, choices, facts, kubernetes_source
@@ -20,41 +17,17 @@ from .core.commands import Command
 from .core.context import Context
 from .core.daemon import Daemon
 from .core.errors import DmucError
+from .core.findings import Row, State, show
 from .core.machine import is_root
 from .core.namespaces import Namespaces
 from .core.ports import is_free
 from .programs import PROGRAMS
 
 _MEMORY, _DISK = 1000, 5000  # MiB that a cluster, and building Kubernetes with what is then stored, take
-_WIDTH = 110
-_COLUMN = 14  # the names
 _CONTROLLERS = {  # cgroup version -> those without which the kubelet or the engine does not start
     "v2": {"cpu", "cpuset", "memory", "pids"},
     "v1": {"cpu", "cpuacct", "cpuset", "memory", "devices", "pids"},
 }
-
-
-class State(Enum):
-    """What a fact means for the cluster."""
-
-    FINE = "✓"
-    ADAPTED = "→"  # not as a program expects it, and something is done about it
-    DOUBTFUL = "!"  # it may go wrong
-    IMPOSSIBLE = "✗"
-
-
-_STYLES = {State.FINE: "green", State.ADAPTED: "cyan", State.DOUBTFUL: "yellow", State.IMPOSSIBLE: "bold red"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A fact."""
-
-    name: str
-    found: str  # and how
-    does: str = ""  # what dmuc does about it, and why
-    state: State = State.FINE
-    do: str = ""  # what somebody must do
 
 
 def rows(cluster: Cluster) -> Iterator[Row]:
@@ -366,28 +339,6 @@ def _chosen(cluster: Cluster) -> Iterator[Row]:
     else:
         why = f"the default of {row.minor}"
     yield Row("security", "rbac" if choices.secure(context) else "none", why)
-
-
-def show(found: Sequence[Row]) -> None:
-    """Print the rows, and what they come to."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-    width = (min(console.width, _WIDTH) if console.is_terminal else _WIDTH) - _COLUMN - 3
-    for row in found:
-        head = Text.assemble((row.state.value, _STYLES[row.state]), f" {row.name:<{_COLUMN}} ")
-        for text, style in ((row.found, ""), (row.does, "dim"), (row.do, "bold")):
-            for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
-                console.print(head, Text(line, style), sep="")
-                head = Text(" " * (_COLUMN + 3))
-    missing = [row.name for row in found if row.state is State.IMPOSSIBLE]
-    end = (
-        f"What is marked {State.IMPOSSIBLE.value} is in the way: {', '.join(missing)}."
-        if missing
-        else "Nothing is in the way."
-    )
-    console.print(Text(f"\n{end}", "bold red" if missing else "green"))
 
 
 class Preflight(Command):

@@ -17,8 +17,9 @@ from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.executable import Found
+from tasks.core.findings import Row, State
 from tasks.core.namespaces import Namespaces
-from tasks.preflight import Preflight, Row, State
+from tasks.preflight import Preflight
 from tests.unit.support import a_context, load_dodo
 from tests.unit.test_golden import V1, V2, a_host
 

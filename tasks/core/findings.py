@@ -1,0 +1,56 @@
+"""Findings: what was found out, what is done about it, and what somebody must do; printed as one screen."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+_WIDTH = 110
+_COLUMN = 14  # the names
+
+
+class State(Enum):
+    """What a fact means for the cluster."""
+
+    FINE = "✓"
+    ADAPTED = "→"  # not as a program expects it, and something is done about it
+    DOUBTFUL = "!"  # it may go wrong
+    IMPOSSIBLE = "✗"
+
+
+_STYLES = {State.FINE: "green", State.ADAPTED: "cyan", State.DOUBTFUL: "yellow", State.IMPOSSIBLE: "bold red"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fact."""
+
+    name: str
+    found: str  # and how
+    does: str = ""  # what dmuc does about it, and why
+    state: State = State.FINE
+    do: str = ""  # what somebody must do
+
+
+def show(found: Sequence[Row]) -> None:
+    """Print the rows, and what they come to."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    width = (min(console.width, _WIDTH) if console.is_terminal else _WIDTH) - _COLUMN - 3
+    for row in found:
+        head = Text.assemble((row.state.value, _STYLES[row.state]), f" {row.name:<{_COLUMN}} ")
+        for text, style in ((row.found, ""), (row.does, "dim"), (row.do, "bold")):
+            for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
+                console.print(head, Text(line, style), sep="")
+                head = Text(" " * (_COLUMN + 3))
+    missing = [row.name for row in found if row.state is State.IMPOSSIBLE]
+    end = (
+        f"What is marked {State.IMPOSSIBLE.value} is in the way: {', '.join(missing)}."
+        if missing
+        else "Nothing is in the way."
+    )
+    console.print(Text(f"\n{end}", "bold red" if missing else "green"))
