@@ -18,6 +18,7 @@ from .core.diagnosis import Diagnosis, Link
 from .core.goal import Goal
 from .dns import DNS
 from .followed import Followed
+from .pki import PKI
 from .programs import wants_dns
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
@@ -77,6 +78,8 @@ def chain(cluster: Cluster, followed: Followed) -> list[Link]:
     for part in cluster.parts:
         if isinstance(part, Daemon) and not part.unwanted(context):
             links[part.name] = diagnosis.daemon(part, context, _MEANS.get(part.name, ""))
+        elif part is PKI and not context.pki.exists():
+            continue  # whoever is the first to need it makes it
         elif part is DNS and not wants_dns(context):
             continue
         elif isinstance(part, Goal) and part.name not in links:

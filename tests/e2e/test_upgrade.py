@@ -18,7 +18,7 @@ import pytest
 from tasks.core.process import Record
 from tests.e2e import host_picture
 from tests.e2e.conftest import ENVIRONMENT, ROOT, STATE, doit, executed, kubectl, pid_of
-from tests.unit.support import a_program
+from tests.unit.support import a_program, eventually
 
 COMPONENTS = {
     "apiserver": "kube-apiserver",
@@ -60,8 +60,15 @@ def containers() -> list[str]:
     return sorted(
         f"{pod['metadata']['uid']} {status['containerID']} {status['restartCount']}"
         for pod in pods
-        for status in pod["status"]["containerStatuses"]
+        for status in pod["status"].get("containerStatuses", [])
     )
+
+
+def complete() -> tuple[dict[str, int], list[str]]:
+    """Have the whole cluster, with the one Pod that is wanted; gives the components' pids, and the Pod."""
+    doit("service_reachable")
+    eventually(lambda: len(containers()) == 1, "the Pods of an earlier test are gone", 90)
+    return pids(), containers()
 
 
 def versions() -> dict[str, str]:
@@ -89,8 +96,7 @@ def asking(tmp_path: Path) -> Iterator[list[str]]:
 def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
     before: host_picture.Picture, newer: Path, tmp_path: Path
 ) -> None:
-    doit("service_reachable")
-    old, pods = pids(), containers()
+    old, pods = complete()
     with asking(tmp_path) as answers:
         done = doit("kubernetes=1.20.3", f"bin_dir={newer}")
     assert "Kubernetes v1.20.3" in done.stdout and "answers: Welcome to nginx!" in done.stdout
@@ -105,8 +111,7 @@ def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
 
 
 def test_a_kubelet_of_ones_own_is_the_only_one_that_is_started_anew(before: host_picture.Picture, newer: Path) -> None:
-    doit("service_reachable")
-    old, pods = pids(), containers()
+    old, pods = complete()
     done = doit(f"kubelet_bin={newer / 'kubelet'}", "service_reachable")
     assert "answers: Welcome to nginx!" in done.stdout
     new = pids()
@@ -118,8 +123,7 @@ def test_a_kubelet_of_ones_own_is_the_only_one_that_is_started_anew(before: host
 def test_an_upgrade_that_fails_leaves_the_others_and_the_old_setting_heals_it(
     before: host_picture.Picture, newer: Path, tmp_path: Path
 ) -> None:
-    doit("service_reachable")
-    old, pods = pids(), containers()
+    old, pods = complete()
     broken = tmp_path / "broken"
     shutil.copytree(newer, broken)
     a_program(  # it says what it is, and does not run
