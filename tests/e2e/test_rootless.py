@@ -31,7 +31,9 @@ def left_of(user: User) -> list[str]:
     pids = [path.name for path in Path("/proc").glob("[0-9]*") if uid_of(path) == user.uid]
     processes = [pid for pid in pids if start_time(int(pid)) is not None]  # where nobody reaps, what has ended is there
     where = ("/tmp", "/var", "/run", "/dev/shm", "/home", "/root")
-    command = ["find", *where, "-path", str(user.checkout), "-prune", "-o", "-uid", str(user.uid), "-print"]
+    runs = user.checkout.parents[2]  # pytest keeps those of its last runs, with the checkouts of this same user
+    ours = ["-path", str(user.checkout), "-o", "-path", f"{runs}/*", "!", "-path", f"{user.checkout.parents[1]}*"]
+    command = ["find", *where, "(", *ours, ")", "-prune", "-o", "-uid", str(user.uid), "-print"]
     return [*processes, *subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()]
 
 
