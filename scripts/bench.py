@@ -100,8 +100,7 @@ def noop(settings: Sequence[str]) -> float:
 
 def by_hand(cluster: Cluster) -> tuple[float, dict[str, float]]:
     """Do the walk-through; give the seconds that it took, and those of each step."""
-    # The kubelet makes its Node itself.
-    context = replace(cluster.context, release=replace(cluster.context.release, node_first=False))
+    context = cluster.context
     context.state.mkdir(mode=0o700, parents=True)
     for goal in (binaries.BINARIES, registry.UPSTREAM, registry.CONTENT):
         goal.make(context, Silent())
@@ -142,6 +141,12 @@ def keys(context: Context) -> None:
     kubeconfig.KUBECONFIG.make(context, Silent())
 
 
+def token(context: Context) -> None:
+    """The controller manager makes it by itself."""
+    goal, deadline = service_account.SERVICE_ACCOUNT, context.settings.deadline
+    wait_or_fail(context, goal.holds, deadline=deadline, progress=Silent(), tried="waiting for a token")
+
+
 def pause_image(context: Context) -> None:
     """The kubelet asks for it under the name of a registry that is out of reach."""
     docker, image = str(context.bin / "docker"), context.release.pause_image
@@ -176,11 +181,11 @@ STEPS: dict[str, Callable[[Context], None]] = {
     "apiserver": start(apiserver.APISERVER),
     "kubectl create": lambda context: kubectl(context, "create", "deployment", "web", "--image=nginx"),
     "controller manager": start(controller_manager.CONTROLLER_MANAGER),
-    "token": lambda context: service_account.SERVICE_ACCOUNT.make(context, Silent()),
+    "token": token,
     "Pod is there": await_pod("Pending"),
     "container engine": start(container_engine.CONTAINER_ENGINE),
     "pause image": pause_image,
-    "kubelet": start(kubelet.KUBELET),
+    "kubelet": start(replace(kubelet.KUBELET, prepare=None)),  # it makes its Node itself
     "scheduler": start(scheduler.SCHEDULER),
     "Pod runs": await_pod("Running"),
     "kubectl expose": lambda context: kubectl(context, "expose", "deployment", "web", "--port=80"),

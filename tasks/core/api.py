@@ -65,7 +65,13 @@ def send(context: Context, method: str, path: str, body: dict[str, Any], accept:
 
 @contextlib.contextmanager
 def _saying(context: Context, tried: str) -> Iterator[Any]:
-    """Give a client of the kubernetes package; its errors become ours."""
+    """Give a client of the kubernetes package; its errors become ours.
+
+    It connects from the host: where the link to the machine is not there, its address is some stranger's.
+    """
+    down = context.machine.down()
+    if down:
+        raise DmucError(tried, f"The API server cannot be reached: {down}.", "Run: scripts/doit machine")
     from kubernetes import client
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
