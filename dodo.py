@@ -14,6 +14,7 @@ from typing import Any
 from tasks import (
     apiserver,
     binaries,
+    choices,
     container_engine,
     controller_manager,
     deployment,
@@ -74,7 +75,7 @@ except DmucError as error:
     sys.exit(f"✗ {error}")
 
 DOIT_CONFIG = {
-    "default_tasks": ["service_reachable", *(["dns"] if programs.wants_dns(DMUC.context) else [])],
+    "default_tasks": ["service_reachable", *(["dns"] if choices.wants_dns(DMUC.context) else [])],
     "backend": "robust",  # see tasks/core/database.py
     "dep_file": str(DMUC.context.state / "doit.json"),
     "reporter": Reporter,

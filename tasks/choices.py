@@ -1,4 +1,4 @@
-"""Choices: what the user's settings and the release come to together."""
+"""Choices: what the user's settings and the release come to together, and what was asked for until it is taken back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from .core.context import Context
 from .core.errors import DmucError
 from .core.release import Release
 from .facts import has_ipvs
+
+DNS_DECISION = "dns"  # "yes" once `doit dns` has been run, until it is taken back
 
 
 def engine(context: Context) -> str:
@@ -22,6 +24,11 @@ def secure(context: Context) -> bool:
     if context.settings.security != "auto":
         return context.settings.security == "rbac"
     return context.release.security == "rbac" and not context.settings.uses_front_door
+
+
+def wants_dns(context: Context) -> bool:
+    """Whether the cluster is to have DNS: somebody has asked for it."""
+    return context.decided(DNS_DECISION) == "yes"
 
 
 def kubeconfig(context: Context, who: str) -> Path:

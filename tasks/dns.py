@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import binaries, etcd
-from .choices import kubeconfig, secure
+from .choices import DNS_DECISION, kubeconfig, secure, wants_dns
 from .core import api, settings
 from .core.context import Context
 from .core.daemon import Daemon, Flag
@@ -24,7 +24,7 @@ from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import Answer, Http, wait_or_fail
 from .core.progress import Progress
-from .programs import DNS_DECISION, PROGRAMS, wants_dns
+from .programs import PROGRAMS
 
 DOMAIN = "cluster.local"
 _NAME = f"kubernetes.default.svc.{DOMAIN}"  # a Service that there always is

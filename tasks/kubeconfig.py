@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import choices, front_door
-from .choices import secure
+from .choices import secure, wants_dns
 from .core.context import Context
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
-from .programs import wants_dns
 
 COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")  # as their certificates are called
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .choices import secure
+from .choices import secure, wants_dns
 from .core import certificates
 from .core.certificates import Certificate, KeyPair
 from .core.context import Context
@@ -20,7 +20,6 @@ from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 from .kubelet import node_name
-from .programs import wants_dns
 
 MASTERS = "system:masters"  # may do everything, whatever the API server's authorization mode
 

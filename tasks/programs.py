@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import sites
-from .choices import engine
+from .choices import engine, wants_dns
 from .core.context import Context
 from .core.executable import VERSION
 from .core.report import BOARD
@@ -41,14 +41,6 @@ class Program:
 
 def _with_docker(context: Context) -> bool:
     return engine(context) == "docker"
-
-
-DNS_DECISION = "dns"  # "yes" once `doit dns` has been run, until it is taken back
-
-
-def wants_dns(context: Context) -> bool:
-    """Whether the cluster is to have DNS: somebody has asked for it."""
-    return context.decided(DNS_DECISION) == "yes"
 
 
 def _with_containerd(context: Context) -> bool:

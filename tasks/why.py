@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from doit.exceptions import InvalidCommand
 
+from .choices import wants_dns
 from .core import diagnosis
 from .core.cluster import Cluster
 from .core.commands import Command
@@ -19,7 +20,6 @@ from .core.goal import Goal
 from .dns import DNS
 from .followed import Followed
 from .pki import PKI
-from .programs import wants_dns
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (

@@ -7,14 +7,14 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks import binaries, kubernetes_source, programs, sites
+from tasks import binaries, kubernetes_source, programs
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
@@ -24,7 +24,7 @@ from tasks.core.progress import Silent
 from tasks.core.report import BOARD
 from tasks.core.settings import Settings
 from tasks.programs import PROGRAMS, TOOLS
-from tests.unit.support import Site, a_context, a_program, load_dodo, serving
+from tests.unit.support import Site, a_context, a_program, load_dodo
 
 CNI = ["bridge", "host-local", "loopback", "portmap"]
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
@@ -369,17 +369,6 @@ def test_another_release_than_debians_cannot_be_built(context: Context, shelf: S
 
 
 # Downloading
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """One that is laid out as dl.k8s.io and as etcd's releases on GitHub are."""
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "x86_64")))
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setattr(sites, "pinned_sums", dict)
-    with serving(Site()) as site:
-        yield site
 
 
 def publish(site: Site, path: str, content: bytes, *, sums: str = "") -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tasks import binaries, dns, kubeconfig, kubelet, pki
+from tasks.choices import wants_dns
 from tasks.core import settings
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.machine import Host
 from tasks.core.progress import Silent
-from tasks.programs import wanted, wants_dns
+from tasks.programs import wanted
 from tests.unit.support import a_context, a_program
 
 NAME = "kubernetes.default.svc.cluster.local"

@@ -9,7 +9,6 @@ import re
 import socket
 import tarfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tasks import sites
-from tasks.core import download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.lock import turn
@@ -25,20 +23,10 @@ from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
 from tasks.programs import PROGRAMS
 from tasks.sites import CNI_PLUGINS, CONTAINERD, COREDNS, ETCD, KUBERNETES, RUNC, Project
-from tests.unit.support import Site, Told, a_context, a_program, serving
+from tests.unit.support import Site, Told, a_context, a_program
 
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
 PROGRAM = b"#!/bin/sh\necho I am v1.2.3\n"
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "x86_64")))
-    monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setattr(sites, "pinned_sums", dict)
-    with serving(Site()) as site:
-        yield site
 
 
 @pytest.fixture
