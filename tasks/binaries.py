@@ -277,7 +277,8 @@ def _obtain(context: Context, progress: Progress) -> None:
             "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
         )
     if kubelet := found.get("kubelet"):
-        choices.refuse_kubelet(context, release.of(kubelet.version))
+        containerd = found.get("containerd")
+        choices.refuse_kubelet(context, release.of(kubelet.version), containerd.version if containerd else "")
     before = _server_before(context)
     there = _found_earlier(context) | {name: program for name, program in found.items() if program is not None}
     for name, program in there.items():

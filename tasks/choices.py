@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .core.context import Context
 from .core.errors import DmucError
-from .core.release import Release
+from .core.release import Release, cri_of_containerd
 from .facts import has_ipvs
 
 DNS_DECISION = "dns"  # "yes" once `doit dns` has been run, until it is taken back
@@ -39,14 +39,17 @@ def kubeconfig(context: Context, who: str) -> Path:
     return context.state / "kubeconfigs" / who if secure(context) else context.state / "kubeconfig"
 
 
-def refuse_kubelet(context: Context, its: Release) -> None:
-    """Raise DmucError when a kubelet of the release `its` cannot speak to the engine."""
+def refuse_kubelet(context: Context, its: Release, containerd: str = "") -> None:
+    """Raise DmucError when a kubelet of the release `its` cannot speak to the engine; `containerd` is its version."""
     if engine(context) == "docker" and not its.dockershim:
         said = (
             "engine=docker" if context.settings.engine != "auto" else f"Docker is the engine of {context.release.minor}"
         )
         seen = f"{said}: a kubelet of {its.minor} cannot speak to it; the last one that could is of 1.23."
         raise DmucError("choosing the container engine", seen, "Say engine=containerd.")
+    if engine(context) == "containerd" and containerd and not {*its.cri} & {*cri_of_containerd(containerd)}:
+        seen = f"A kubelet of {its.minor} speaks CRI {', '.join(its.cri)}, and containerd {containerd} does not."
+        raise DmucError("choosing the container engine", seen, "Name another with containerd_bin=PATH, say of 1.7.")
 
 
 def refuse_what_cannot_be(context: Context) -> None:

@@ -29,7 +29,9 @@ class Release:
     # The API server
     insecure_port: bool  # it answers on http://localhost:8080, and TLS is not asked for
     needs_token_keys: bool  # it does not start without keys and an issuer for ServiceAccount tokens
-    token_secrets: bool  # each ServiceAccount gets a Secret with a token, for which the controller manager has a key
+    # Each ServiceAccount gets a Secret with a token, if the controller manager has the key for that. We give it the key
+    # only where Pods wait for it, so this column is for the reader alone.
+    token_secrets: bool
     projected_tokens: bool  # Pods get their token from the API server, and the CA from the ConfigMap kube-root-ca.crt
     # Plain HTTP ports that are open unless --port=0 is said; `kubectl get componentstatuses` asks there
     controller_manager_http: bool
@@ -182,6 +184,16 @@ def of(version: str) -> Release:
     wanted = _numbers(version)
     rows = [row for row in RELEASES.values() if _numbers(row.minor) <= wanted]
     return rows[-1] if rows else next(iter(RELEASES.values()))
+
+
+def cri_of_containerd(version: str) -> Sequence[str]:
+    """Give the versions of the CRI that a containerd of `version` serves.
+
+    https://github.com/containerd/containerd/blob/main/RELEASES.md#kubernetes-support
+    """
+    if _numbers(version) < (1, 6):
+        return ("v1alpha2",)
+    return ("v1", "v1alpha2") if _numbers(version) < (2, 0) else ("v1",)
 
 
 def fits(wanted: str, version: str) -> bool:

@@ -120,3 +120,26 @@ def test_a_kubelet_of_ones_own_is_judged_by_its_own_release(tmp_path: Path) -> N
 
 def test_a_kube_proxy_of_ones_own_may_have_what_the_release_lacks(tmp_path: Path) -> None:
     assert a_cluster(tmp_path, proxy_mode="nftables", kube_proxy_bin="/my/kube-proxy")
+
+
+@pytest.mark.parametrize(
+    ("minor", "containerd", "fits"),
+    [
+        ("1.20", "1.6.20~ds1", True),
+        ("1.20", "v1.5.9", True),
+        ("1.22", "v2.0.4", False),
+        ("1.23", "v2.0.4", True),
+        ("1.26", "v1.5.9", False),
+        ("1.36", "v1.7.34", True),
+    ],
+)
+def test_kubelet_and_containerd_must_have_a_cri_in_common(
+    tmp_path: Path, minor: str, containerd: str, fits: bool
+) -> None:
+    context = a_cluster(tmp_path, kubernetes=minor, engine="containerd")
+    if fits:
+        refuse_kubelet(context, RELEASES[minor], containerd)
+        return
+    with pytest.raises(DmucError) as error:
+        refuse_kubelet(context, RELEASES[minor], containerd)
+    assert f"containerd {containerd} does not" in error.value.seen and "containerd_bin=PATH" in error.value.do
