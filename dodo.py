@@ -22,22 +22,22 @@ from tasks import (
     etcd,
     front_door,
     images,
-    kube_proxy,
     kubeconfig,
     kubelet,
     machine,
     pki,
-    programs,
     scheduler,
     service,
     service_account,
-    user,
 )
+from tasks.commands import user
 from tasks.core.cluster import Cluster
 from tasks.core.errors import DmucError
 from tasks.core.graph import Part, tasks
 from tasks.core.report import Reporter
 from tasks.core.settings import arguments
+from tasks.programs import catalog
+from tasks.proxies import kube_proxy
 
 PARTS: list[Part] = [
     *machine.PARTS,  # a machine of its own, where nothing runs yet
@@ -64,7 +64,7 @@ PARTS: list[Part] = [
 def _cluster() -> Cluster:
     names = {part.name.lstrip("_") for part in PARTS}
     context = machine.context(
-        Path(__file__).parent, os.environ, arguments(sys.argv[1:], user.WORDS), programs=programs.PROGRAMS, tasks=names
+        Path(__file__).parent, os.environ, arguments(sys.argv[1:], user.WORDS), programs=catalog.PROGRAMS, tasks=names
     )
     return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
 

@@ -34,7 +34,6 @@ from tasks import (
     container_engine,
     controller_manager,
     etcd,
-    kube_proxy,
     kubeconfig,
     kubelet,
     pki,
@@ -51,6 +50,7 @@ from tasks.core.lock import only_one
 from tasks.core.machine import run
 from tasks.core.probe import Answer, ask_api, wait_or_fail
 from tasks.core.progress import Silent
+from tasks.proxies import kube_proxy
 
 DMUC, BY_HAND = "bench", "bench-by-hand"  # the machines
 SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=10.93.0.0/24", "registry=local")

@@ -5,8 +5,9 @@ The walk-through begins on a machine that has them. Each is looked for in this o
 1. where the user says: `<program>_bin=PATH`, else `bin_dir=DIRECTORY`;
 2. on PATH, and of Kubernetes' own programs only those of the wanted release;
 3. in the cache, where 4 puts them;
-4. obtained: downloaded from the project's own release site (sites.py), checked against a sum, or, where only Debian's
-packages can be had, taken from those; Kubernetes is then built from Debian's source package (kubernetes_source.py).
+4. obtained: downloaded from the project's own release site (programs/download_sites.py), checked against a sum; where
+only Debian's packages can be had, taken from those, and Kubernetes built from Debian's source package
+(programs/build_kubernetes.py).
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import choices, etcd, kubernetes_source, sites
-from .core import debian, download, executable, release
+from . import choices, etcd
+from .core import debian, download, release
 from .core.context import Context
 from .core.errors import DmucError
-from .core.executable import Found, fingerprint
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 from .core.report import BOARD
 from .core.settings import Settings
-from .programs import PROGRAMS, Program, tools, wanted
+from .programs import build_kubernetes, download_sites, executable
+from .programs.catalog import PROGRAMS, Program, tools, wanted
+from .programs.executable import Found, fingerprint
 
 NAMED = "as you said"  # how a program was found that the user has named
 
@@ -69,7 +71,7 @@ def _cached(context: Context, program: Program) -> list[Path]:
 
 
 def _how_cached(path: Path) -> str:
-    built = path.parent.name == kubernetes_source.DIRECTORY
+    built = path.parent.name == build_kubernetes.DIRECTORY
     return "built from Debian's source package" if built else "downloaded"
 
 
@@ -182,12 +184,12 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
     downloaded = [program for program in missing if is_downloaded(context, program)]
     others = [program for program in missing if program not in downloaded]
     names = [program.name for program in others if program.of_kubernetes]
-    if names and not release.fits(context.settings.kubernetes, kubernetes_source.VERSION):
+    if names and not release.fits(context.settings.kubernetes, build_kubernetes.VERSION):
         asked = context.settings.obtain == "auto"
         raise DmucError(
             f"obtaining Kubernetes {context.settings.kubernetes} ({', '.join(names)})",
             (f"{context.settings.kubernetes_site} does not answer" if asked else "obtain=debian")
-            + f", and what can be built from Debian's source package is {kubernetes_source.VERSION}.",
+            + f", and what can be built from Debian's source package is {build_kubernetes.VERSION}.",
             "If you have the programs: bin_dir=DIRECTORY (or kubelet_bin=PATH and so on).\n"
             "If you have a mirror of dl.k8s.io: kubernetes_site=URL (for etcd and the rest: github_site=URL).\n"
             "If another release will do: kubernetes=1.20 can be built here.",
@@ -205,7 +207,7 @@ def _missing_packages(context: Context) -> list[str]:
     _, others = _missing(context, find_all(context))
     packages = {*missing_tools(context), *(program.package for program in others if program.package)}
     if any(program.of_kubernetes for program in others):
-        packages |= set(kubernetes_source.PACKAGES)
+        packages |= set(build_kubernetes.PACKAGES)
     return sorted(packages)
 
 
@@ -262,11 +264,13 @@ def _check_downloaded(context: Context, program: Program) -> None:
 def _obtain(context: Context, progress: Progress) -> None:
     found = find_all(context)
     downloaded, others = _missing(context, found)
-    sites.obtain(context, [(program.project, program.name) for program in downloaded if program.project], progress)
+    download_sites.obtain(
+        context, [(program.project, program.name) for program in downloaded if program.project], progress
+    )
     for each in downloaded:
         _check_downloaded(context, each)
     if any(program.of_kubernetes for program in others):
-        kubernetes_source.build(context.settings.cache, progress)
+        build_kubernetes.build(context.settings.cache, progress)
     if downloaded or others:
         found = find_all(context)
     lost = [name for name, program in found.items() if program is None]

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from . import choices, containerd, docker, upgrade
+from . import choices, upgrade
 from .core.context import Context
 from .core.daemon import Daemon
 from .core.goal import resolve
 from .core.probe import Chosen, Probe
+from .engines import containerd, docker
 
 
 class Engine(Protocol):

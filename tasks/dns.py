@@ -24,7 +24,7 @@ from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import Answer, Http, wait_or_fail
 from .core.progress import Progress
-from .programs import PROGRAMS
+from .programs.catalog import PROGRAMS
 
 DOMAIN = "cluster.local"
 _NAME = f"kubernetes.default.svc.{DOMAIN}"  # a Service that there always is

@@ -22,7 +22,7 @@ from .core.graph import Part
 from .core.machine import Host
 from .core.probe import Answer, Http
 from .core.progress import Progress
-from .image_content import build, registry_config, registry_root
+from .image_files.recipes import build, registry_config, registry_root
 
 LOCAL = "127.0.0.1:5000"
 DOCKER_HUB = "https://registry-1.docker.io"

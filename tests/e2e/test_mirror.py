@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import sites
-from tasks.core.executable import VERSION, look_at
 from tasks.core.progress import Silent
-from tasks.programs import PROGRAMS
+from tasks.programs import download_sites
+from tasks.programs.catalog import PROGRAMS
+from tasks.programs.executable import VERSION, look_at
 from tests.e2e import mirror
 from tests.e2e.conftest import ENVIRONMENT, STATE, doit
 from tests.unit.support import a_context, free_port
@@ -100,13 +100,13 @@ def test_bad_mirrors_are_told_and_leave_nothing_wrong(site: str, cache: Path) ->
 def test_the_others_from_what_is_laid_out_as_on_github(
     site: str, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "pinned_sums", dict)  # these are Debian's programs
+    monkeypatch.setattr(download_sites, "pinned_sums", dict)  # these are Debian's programs
     context = a_context(tmp_path, kubernetes="1.20", github_site=f"{site}/{kind}")
     release = replace(context.release, etcd=VERSIONS["etcd"], containerd=VERSIONS["containerd"])
     context = replace(context, release=release)
     wanted = ["etcd", "containerd", "containerd-shim-runc-v2", "ctr", "runc"]
     projects = [(project, name) for name in wanted if (project := PROGRAMS[name].project)]
-    sites.obtain(context, projects, Silent())
+    download_sites.obtain(context, projects, Silent())
     for name in wanted:
         path = context.settings.cache / PROGRAMS[name].shelf / f"v{VERSIONS[PROGRAMS[name].shelf]}" / name
         ask = PROGRAMS[name].version

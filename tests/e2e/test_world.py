@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.image_content import registry_config, registry_root
+from tasks.image_files.recipes import registry_config, registry_root
 from tests.e2e import host_picture
 from tests.e2e.conftest import ENVIRONMENT, ROOT, STATE, doit, kubectl, pid_of
 

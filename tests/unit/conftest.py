@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks import sites
 from tasks.core import download
+from tasks.programs import download_sites
 from tests.unit.support import Site, serving
 
 
@@ -18,6 +18,6 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6", "1", "x86_64")))
     monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setattr(sites, "pinned_sums", dict)
+    monkeypatch.setattr(download_sites, "pinned_sums", dict)
     with serving(Site()) as site:
         yield site

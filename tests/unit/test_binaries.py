@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks import binaries, kubernetes_source, programs
+from tasks import binaries
 from tasks.binaries import BINARIES, find, known, versions
 from tasks.core import debian, download
 from tasks.core.context import Context
@@ -23,7 +23,8 @@ from tasks.core.goal import UpToDate
 from tasks.core.progress import Silent
 from tasks.core.report import BOARD
 from tasks.core.settings import Settings
-from tasks.programs import PROGRAMS, TOOLS
+from tasks.programs import build_kubernetes, catalog
+from tasks.programs.catalog import PROGRAMS, TOOLS
 from tests.unit.support import Site, a_context, a_program, load_dodo
 
 CNI = ["bridge", "host-local", "loopback", "portmap"]
@@ -288,7 +289,7 @@ def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engi
     answer = BINARIES.holds(context)
     assert answer
     assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
-    wanted = programs.wanted(context).keys()
+    wanted = catalog.wanted(context).keys()
     assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
     # The network plugins are apart: one has the name of another program, which the machine has, too.
     for directory, names in ((context.bin, wanted - {*networks}), (context.state / "cni/bin", networks)):
@@ -690,7 +691,7 @@ def test_a_run_asks_for_no_more_than_its_tasks_do(
     assert {path.name for path in context.bin.iterdir()} == {*SERVERS}
     run_of("etcd", "apiserver", "scheduler")
     assert not BINARIES.holds(context)
-    monkeypatch.setattr(kubernetes_source, "build", lambda cache, progress: None)
+    monkeypatch.setattr(build_kubernetes, "build", lambda cache, progress: None)
     with pytest.raises(DmucError, match="There is no kube-scheduler"):
         BINARIES.make(context, Silent())
 
@@ -724,7 +725,7 @@ def test_by_themselves_the_programs_are_all_of_them(
     shelf.put_all("path")
     run_of()
     BINARIES.make(context, Silent())
-    assert known(context).keys() == programs.wanted(context).keys() > {"kubelet", "runc"}
+    assert known(context).keys() == catalog.wanted(context).keys() > {"kubelet", "runc"}
 
 
 def test_each_task_that_a_program_says_is_one(tmp_path: Path) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks import facts, machine, programs
+from tasks import facts, machine
 from tasks.choices import engine, refuse_kubelet, secure
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.release import RELEASES
+from tasks.programs import catalog
 
 
 def a_cluster(root: Path, **settings: str) -> Context:
-    return machine.context(root, {}, settings, programs=programs.PROGRAMS, tasks=())
+    return machine.context(root, {}, settings, programs=catalog.PROGRAMS, tasks=())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.machine import Host
 from tasks.core.progress import Silent
-from tasks.programs import wanted
+from tasks.programs.catalog import wanted
 from tests.unit.support import a_context, a_program
 
 NAME = "kubernetes.default.svc.cluster.local"

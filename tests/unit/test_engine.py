@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from tasks import container_engine, containerd, docker, facts, images, kubelet
+from tasks import container_engine, facts, images, kubelet
 from tasks.core import probe
 from tasks.core.context import Context
 from tasks.core.machine import Host, Machine
 from tasks.core.process import start_time
 from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
-from tasks.image_content import PAUSE
+from tasks.engines import containerd, docker
+from tasks.image_files.recipes import PAUSE
 from tests.unit.support import a_context, eventually
 
 

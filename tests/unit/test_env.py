@@ -10,7 +10,8 @@ from unittest import mock
 import pytest
 from doit.exceptions import InvalidCommand
 
-from tasks import env, kubeconfig
+from tasks import kubeconfig
+from tasks.commands import env
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.probe import Answer

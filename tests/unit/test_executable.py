@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import executable
 from tasks.core.errors import DmucError
-from tasks.core.executable import VERSION, Found, look_at
+from tasks.programs import executable
+from tasks.programs.executable import VERSION, Found, look_at
 from tests.unit.support import a_program, eventually
 
 

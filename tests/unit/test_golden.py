@@ -23,14 +23,15 @@ from typing import Any
 
 import pytest
 
-from tasks import choices, kubeconfig, pki, programs
+from tasks import choices, kubeconfig, pki
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.namespaces import Namespaces, setup_script
-from tasks.image_content import registry_root
+from tasks.image_files.recipes import registry_root
+from tasks.programs import catalog
 from tests.unit.support import CHECKOUT, load_dodo
 
 GOLDEN = CHECKOUT / "tests" / "golden"
@@ -109,7 +110,7 @@ def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Co
             "version": version if program.of_kubernetes else "",
             "flags": flags.get(name, ()),
         }
-        for name, program in programs.PROGRAMS.items()
+        for name, program in catalog.PROGRAMS.items()
     }
     context.programs_file.write_text(json.dumps(found))
     for port in (port for daemon in dodo.DMUC.daemons for port in daemon.ports):
@@ -123,7 +124,7 @@ def with_settings(dodo: ModuleType, directory: Path, minor: str, machine: str, *
     arguments = own | dict(setting.split("=") for setting in more)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choices, "has_ipvs", lambda: True)  # not every kernel
-        context: Context = dodo.machine.context(directory, {}, arguments, programs=programs.PROGRAMS, tasks=())
+        context: Context = dodo.machine.context(directory, {}, arguments, programs=catalog.PROGRAMS, tasks=())
     return context
 
 

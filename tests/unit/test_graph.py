@@ -13,13 +13,13 @@ import pytest
 from doit.control import TaskControl
 from doit.loader import load_tasks
 
-from tasks import programs
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.goal import Goal, resolve
 from tasks.core.graph import Part, add_order, join, tasks
 from tasks.core.probe import Answer
+from tasks.programs import catalog
 from tests.unit.support import CHECKOUT, a_context, load_dodo, set_programs
 
 YES = Answer(True, "")
@@ -175,7 +175,7 @@ def daemons_on(machine: str, root: Path) -> Iterator[tuple[Daemon, Context]]:
     root.mkdir()
     dodo = load_dodo(root)
     context = a_context(root, machine=machine)
-    set_programs(context, {name: f"/programs/{name}" for name in programs.PROGRAMS})
+    set_programs(context, {name: f"/programs/{name}" for name in catalog.PROGRAMS})
     context.decide("registry", "https://registry.example")
     for daemon in dodo.DMUC.daemons:
         yield daemon, context
@@ -205,7 +205,7 @@ def programs_of(daemon: Daemon, context: Context) -> list[str]:
 
 def test_every_daemon_says_what_it_needs_of_programs_that_exist(dodo: ModuleType) -> None:
     needed = {program for daemon in dodo.DMUC.daemons for program in programs_of(daemon, dodo.DMUC.context)}
-    assert needed - programs.PROGRAMS.keys() == set()
+    assert needed - catalog.PROGRAMS.keys() == set()
 
 
 def test_every_known_cause_is_a_pattern_and_a_sentence(dodo: ModuleType) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import image_content
 from tasks.core.errors import DmucError
 from tasks.core.progress import Progress, Silent
+from tasks.image_files import recipes
 
 # What the real packages hold (Debian 12, amd64), as far as it matters; the first letters stand for the content.
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -82,7 +82,7 @@ def pulled(root: Path, repository: str, tag: str) -> tuple[dict[str, Any], dict[
 
 
 def test_nginx(tmp_path: Path) -> None:
-    config, entries, layer = pulled(image_content.build(tmp_path, Silent()), "library/nginx", "latest")
+    config, entries, layer = pulled(recipes.build(tmp_path, Silent()), "library/nginx", "latest")
     assert config["Cmd"] == ["nginx", "-g", "daemon off;"]
     assert config["Entrypoint"] is None  # so that `docker run nginx echo hello` runs echo
     assert config["StopSignal"] == "SIGQUIT"
@@ -96,7 +96,7 @@ def test_nginx(tmp_path: Path) -> None:
 
 
 def test_nginx_has_its_libraries_and_no_more(tmp_path: Path) -> None:
-    _, entries, _ = pulled(image_content.build(tmp_path, Silent()), "library/nginx", "latest")
+    _, entries, _ = pulled(recipes.build(tmp_path, Silent()), "library/nginx", "latest")
     assert {name.rpartition("/")[2] for name in entries if ".so." in name} == {
         "ld-linux-x86-64.so.2",
         "libc.so.6",
@@ -112,7 +112,7 @@ def test_nginx_has_its_libraries_and_no_more(tmp_path: Path) -> None:
 
 
 def test_the_user_nginx_runs_as_is_there(tmp_path: Path) -> None:
-    _, _, layer = pulled(image_content.build(tmp_path, Silent()), "library/nginx", "latest")
+    _, _, layer = pulled(recipes.build(tmp_path, Silent()), "library/nginx", "latest")
     for name in ("etc/passwd", "etc/group"):
         text = layer.extractfile(name)
         assert text is not None
@@ -120,14 +120,14 @@ def test_the_user_nginx_runs_as_is_there(tmp_path: Path) -> None:
 
 
 def test_pause(tmp_path: Path) -> None:
-    config, entries, _ = pulled(image_content.build(tmp_path, Silent()), "library/pause", "3.2")
+    config, entries, _ = pulled(recipes.build(tmp_path, Silent()), "library/pause", "3.2")
     assert config["Entrypoint"] == ["/catatonit", "-P"]
     assert sorted(entries) == ["catatonit", "usr", "usr/bin", "usr/bin/catatonit"]
 
 
 def test_only_the_result_stays(tmp_path: Path) -> None:
-    root = image_content.build(tmp_path, Silent())
-    assert root == image_content.registry_root(tmp_path)
+    root = recipes.build(tmp_path, Silent())
+    assert root == recipes.registry_root(tmp_path)
     assert list(tmp_path.iterdir()) == [tmp_path / "images"]
     assert list((tmp_path / "images").iterdir()) == [root]
     assert [path.name for path in root.iterdir()] == ["docker"]
@@ -137,21 +137,21 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
     def content(root: Path) -> dict[str, bytes]:
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
-    one, other = (content(image_content.build(tmp_path / name, Silent())) for name in ("one", "other"))
+    one, other = (content(recipes.build(tmp_path / name, Silent())) for name in ("one", "other"))
     assert one == other
 
 
 def test_already_built_is_given_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.core.debian.fetch_debs", None)  # calling it would be a TypeError
-    root = image_content.registry_root(tmp_path)
+    root = recipes.registry_root(tmp_path)
     root.mkdir(parents=True)
-    assert image_content.build(tmp_path, Silent()) == root
+    assert recipes.build(tmp_path, Silent()) == root
 
 
 def test_another_processor_is_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = image_content.registry_root(tmp_path)
+    here = recipes.registry_root(tmp_path)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert image_content.registry_root(tmp_path) != here
+    assert recipes.registry_root(tmp_path) != here
 
 
 @pytest.mark.parametrize("error", [DmucError("downloading", "no network"), KeyboardInterrupt()])
@@ -163,37 +163,37 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("tasks.core.debian.fetch_debs", fails)
     with pytest.raises(type(error)):
-        image_content.build(tmp_path, Silent())
+        recipes.build(tmp_path, Silent())
     assert list((tmp_path / "images").iterdir()) == []
 
 
 def test_a_package_without_an_expected_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKAGES, "libssl3", ("usr/lib/x86_64-linux-gnu/libcrypto.so.4",))
     with pytest.raises(DmucError, match=r"library/nginx:latest\n.*libssl\.so.*libssl3"):
-        image_content.build(tmp_path, Silent())
+        recipes.build(tmp_path, Silent())
     assert list((tmp_path / "images").iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("not a directory")
     with pytest.raises(DmucError, match="can be written"):
-        image_content.build(tmp_path, Silent())
+        recipes.build(tmp_path, Silent())
 
 
 def test_another_dmuc_being_faster_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = image_content.registry_root(tmp_path)
+    root = recipes.registry_root(tmp_path)
 
     def meanwhile(deb: Path, into: Path) -> None:
         (root / "docker").mkdir(parents=True, exist_ok=True)
         extract(deb, into)
 
     monkeypatch.setattr("tasks.core.debian.extract", meanwhile)
-    assert image_content.build(tmp_path, Silent()) == root
+    assert recipes.build(tmp_path, Silent()) == root
     assert list((tmp_path / "images").iterdir()) == [root]
 
 
 def test_the_local_registry_is_read_only() -> None:
-    config = yaml.safe_load(image_content.registry_config(Path("/a dir: #1"), "127.0.0.1:5000", None))
+    config = yaml.safe_load(recipes.registry_config(Path("/a dir: #1"), "127.0.0.1:5000", None))
     assert config == {
         "version": 0.1,
         "log": {"level": "error"},
@@ -206,7 +206,7 @@ def test_the_local_registry_is_read_only() -> None:
 
 
 def test_a_pull_through_cache_names_its_upstream() -> None:
-    config = yaml.safe_load(image_content.registry_config(Path("/x"), "[::1]:5000", "https://registry-1.docker.io"))
+    config = yaml.safe_load(recipes.registry_config(Path("/x"), "[::1]:5000", "https://registry-1.docker.io"))
     assert config["proxy"] == {"remoteurl": "https://registry-1.docker.io"}
     assert config["http"] == {"addr": "[::1]:5000"}
     assert config["storage"]["maintenance"]["readonly"] == {"enabled": False}

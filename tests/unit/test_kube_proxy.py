@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.context import Context
 from tasks.core.machine import Host
-from tasks.kube_proxy import KUBE_PROXY
+from tasks.proxies.kube_proxy import KUBE_PROXY
 from tests.unit.support import a_context, a_program, set_programs
 
 RULES = """\

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import kubernetes_source
 from tasks.core import debian
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.progress import Silent
+from tasks.programs import build_kubernetes
 
 # Stand for the tools. `go build` makes programs that say their version; reflect2 must have been replaced by then.
 TOOLS = {
@@ -65,8 +65,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin").mkdir()
     for name, script in TOOLS.items():
         replace_tool(tmp_path, name, script)
-    monkeypatch.setattr(kubernetes_source, "_PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.setattr(kubernetes_source, "_DISK", 0)
+    monkeypatch.setattr(build_kubernetes, "_PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(build_kubernetes, "_DISK", 0)
 
     def fetch_source(package: str, into: Path, progress: object) -> Path:
         tree = into / "kubernetes-1.20.5+really1.20.2"
@@ -94,9 +94,9 @@ def log(cache: Path) -> str:
 
 def test_the_programs_are_built(cache: Path) -> None:
     told = Told()
-    result = kubernetes_source.build(cache, told)
+    result = build_kubernetes.build(cache, told)
     assert result == cache / "kubernetes/v1.20.2-debian"
-    assert sorted(path.name for path in result.iterdir()) == sorted(kubernetes_source.PROGRAMS)
+    assert sorted(path.name for path in result.iterdir()) == sorted(build_kubernetes.PROGRAMS)
     assert left(cache) == ["v1.20.2-debian"]
     assert told.bars[-1] == (3, 3, "packages")
     assert "generate code" in told.notes
@@ -105,7 +105,7 @@ def test_the_programs_are_built(cache: Path) -> None:
 
 def test_nothing_of_the_users_environment_gets_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOFLAGS", "-mod=mod")
-    kubernetes_source.build(cache, Silent())
+    build_kubernetes.build(cache, Silent())
     seen = next(line for line in log(cache).splitlines() if line.startswith("make: "))
     assert "GO111MODULE=off" in seen
     assert f"GOPATH={cache}/kubernetes/" in seen
@@ -114,26 +114,26 @@ def test_nothing_of_the_users_environment_gets_in(cache: Path, monkeypatch: pyte
 
 
 def test_missing_tools_are_named_with_their_packages(tmp_path: Path, cache: Path) -> None:
-    kubernetes_source._PATH = str(tmp_path / "bin")  # the fixture puts it back
+    build_kubernetes._PATH = str(tmp_path / "bin")  # the fixture puts it back
     (tmp_path / "bin/go").unlink()
     (tmp_path / "bin/jq").unlink()
     with pytest.raises(DmucError) as error:
-        kubernetes_source.build(cache, Silent())
+        build_kubernetes.build(cache, Silent())
     assert error.value.seen.endswith(": go, jq")
     assert error.value.do == "Install them: sudo apt-get install --no-install-recommends golang-go jq"
     assert not cache.exists()
 
 
 def test_what_is_built_already_is_given_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_source, "_PATH", "")
+    monkeypatch.setattr(build_kubernetes, "_PATH", "")
     (cache / "kubernetes/v1.20.2-debian").mkdir(parents=True)
-    assert kubernetes_source.build(cache, Silent()) == cache / "kubernetes/v1.20.2-debian"
+    assert build_kubernetes.build(cache, Silent()) == cache / "kubernetes/v1.20.2-debian"
 
 
 def test_a_failed_build_shows_the_end_of_its_log_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     replace_tool(tmp_path, "go", "[ $1 = list ] && exit; seq 100; echo 'reflect2: cannot compile' >&2; exit 2")
     with pytest.raises(DmucError) as error:
-        kubernetes_source.build(cache, Silent())
+        build_kubernetes.build(cache, Silent())
     assert "go build -v -o" in error.value.tried
     assert error.value.seen.startswith("exit code 2;")
     assert error.value.seen.endswith("\n99\n100\nreflect2: cannot compile")
@@ -146,30 +146,30 @@ def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) 
     go = TOOLS["go"].replace("Kubernetes v1.20.2", "Kubernetes v0.0.0-master")
     replace_tool(tmp_path, "go", go)
     with pytest.raises(DmucError, match=r"kube-apiserver .*\nKubernetes v0.0.0-master\nIt should say v1.20.2"):
-        kubernetes_source.build(cache, Silent())
+        build_kubernetes.build(cache, Silent())
     assert left(cache) == []
 
 
 def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -> None:
     replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubectl")
     with pytest.raises(DmucError, match="asking the kubectl that was built"):
-        kubernetes_source.build(cache, Silent())
+        build_kubernetes.build(cache, Silent())
     assert left(cache) == []
 
 
 def test_another_debian_has_another_source(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "fetch_source", lambda package, into, progress: into / "kubernetes-1.33.4")
     with pytest.raises(DmucError, match=r"apt gives kubernetes-1\.33\.4\.\nDebian 12"):
-        kubernetes_source.build(cache, Silent())
+        build_kubernetes.build(cache, Silent())
     assert left(cache) == []
 
 
 def test_a_disk_without_room_is_said_before(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = collections.namedtuple("usage", "free")
-    monkeypatch.setattr(kubernetes_source, "_DISK", 3_300_000_000)
+    monkeypatch.setattr(build_kubernetes, "_DISK", 3_300_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1_200_000_000))
     with pytest.raises(DmucError, match=r"needs 3\.3 GB .* 1\.2 GB are free"):
-        kubernetes_source.build(cache, Silent())
+        build_kubernetes.build(cache, Silent())
     assert left(cache) == []
 
 
@@ -178,14 +178,14 @@ def test_an_ended_run_leaves_no_files_and_no_processes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = threading.Event()
-    monkeypatch.setattr(kubernetes_source, "STOP", stop)
+    monkeypatch.setattr(build_kubernetes, "STOP", stop)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     # Its child holds the pipe open for writing until it is ended as well.
     replace_tool(tmp_path, "make", f"exec 3> {pipe}\nsleep 20 &\necho begun\nwait")
     with pytest.raises(Interrupted):
-        kubernetes_source.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
+        build_kubernetes.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
     assert left(cache) == []
     assert select.select([reader], [], [], 10)[0]
     assert os.read(reader, 1) == b""
@@ -196,7 +196,7 @@ def test_what_a_killed_build_left_is_removed(cache: Path) -> None:
     scratch = cache / "kubernetes/v1.20.2-debian.building"
     (scratch / "bin").mkdir(parents=True)
     (scratch / "bin/old").touch()
-    result = kubernetes_source.build(cache, Silent())
+    result = build_kubernetes.build(cache, Silent())
     assert not (result / "old").exists()
     assert left(cache) == ["v1.20.2-debian"]
 
@@ -213,4 +213,4 @@ def test_a_build_of_another_run_is_waited_for(tmp_path: Path, cache: Path) -> No
             result.mkdir()
             os.close(lock)
 
-    assert kubernetes_source.build(cache, Told(other_run_ends)) == result
+    assert build_kubernetes.build(cache, Told(other_run_ends)) == result

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.netfilter import Packet, Rule, Table, parse_iptables, parse_nftables
+from tasks.proxies.netfilter import Packet, Rule, Table, parse_iptables, parse_nftables
 
 DATA = Path(__file__).parent / "data"
 WEB = "KUBE-SVC-LOLE4ISW44XBNF3G"

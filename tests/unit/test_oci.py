@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import oci
 from tasks.core.errors import DmucError
+from tasks.image_files import oci
 
 
 def a_tree(root: Path, *, order: int = 1, mode: int = 0o755) -> Path:

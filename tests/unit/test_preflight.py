@@ -9,17 +9,19 @@ from typing import Any, cast
 
 import pytest
 
-from tasks import binaries, facts, preflight, programs
+from tasks import binaries, facts
+from tasks.commands import preflight
+from tasks.commands.checklist import Row, State
+from tasks.commands.preflight import Preflight
 from tasks.core import cgroups, debian
 from tasks.core.cgroups import Hierarchy
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
-from tasks.core.executable import Found
-from tasks.core.findings import Row, State
 from tasks.core.namespaces import Namespaces
-from tasks.preflight import Preflight
+from tasks.programs import catalog
+from tasks.programs.executable import Found
 from tests.unit.support import a_context, load_dodo
 from tests.unit.test_golden import V1, V2, a_host
 
@@ -47,7 +49,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
         chosen = {"machine": "dmuc1", **settings}
         context = a_context(tmp_path, own if chosen["machine"] == "dmuc1" else None, **chosen)
         cluster = Cluster(context, parts, lambda context: {}, lambda context: [])
-        said = {name: (versions or {}).get(name, "v1.20.2") for name in programs.wanted(context)}
+        said = {name: (versions or {}).get(name, "v1.20.2") for name in catalog.wanted(context)}
         found = {n: None if n in missing else Found(f"{HERE}/{n}", v, "on PATH", "") for n, v in said.items()}
         with a_host(swap=swap, may_all=may_all), pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "geteuid", lambda: 0 if root else 1000)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks import sites
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.lock import turn
 from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
-from tasks.programs import PROGRAMS
-from tasks.sites import CNI_PLUGINS, CONTAINERD, COREDNS, ETCD, KUBERNETES, RUNC, Project
+from tasks.programs import download_sites
+from tasks.programs.catalog import PROGRAMS
+from tasks.programs.download_sites import CNI_PLUGINS, CONTAINERD, COREDNS, ETCD, KUBERNETES, RUNC, Project
 from tests.unit.support import Site, Told, a_context, a_program
 
 OF_KUBERNETES = [name for name, program in PROGRAMS.items() if program.of_kubernetes]
@@ -132,7 +132,7 @@ def test_each_project_is_asked_for_its_own_files(
 ) -> None:
     publish(site, prefix + file, archive(*members) if members else PROGRAM, sums, form)
     context = using(context, site.url + prefix)
-    sites.obtain(context, [(project, program)], Silent())
+    download_sites.obtain(context, [(project, program)], Silent())
     assert sorted(site.asked) == sorted([prefix + file, f"{Path(prefix + file).parent}/{sums}"])
     directory = f"{project.name}/v{project.version(context)}"
     programs = [Path(member).name for member in members if not member.endswith(".md")] or [program]
@@ -143,7 +143,7 @@ def test_each_project_is_asked_for_its_own_files(
 def test_several_programs_of_one_archive_take_one_download(context: Context, site: Site) -> None:
     file = "/containernetworking/plugins/releases/download/v1.9.1/cni-plugins-linux-amd64-v1.9.1.tgz"
     publish(site, file, archive("./bridge", "./portmap"), f"{Path(file).name}.sha256")
-    sites.obtain(context, [(CNI_PLUGINS, "bridge"), (CNI_PLUGINS, "portmap")], Silent())
+    download_sites.obtain(context, [(CNI_PLUGINS, "bridge"), (CNI_PLUGINS, "portmap")], Silent())
     assert site.asked.count(file) == 1
 
 
@@ -155,7 +155,7 @@ def test_what_another_run_brings_meanwhile_is_not_brought_again(context: Context
         with turn(context.settings.cache, "", Silent()):  # the other run
             waits = threading.Event()
             told = Told(lambda text: waits.set() if text == "waiting: another run is downloading programs" else None)
-            done = pool.submit(sites.obtain, context, [(KUBERNETES, "kubelet")], told)
+            done = pool.submit(download_sites.obtain, context, [(KUBERNETES, "kubelet")], told)
             assert waits.wait(20)
             brought = a_program(context.settings.cache / "kubernetes/v1.20.15/kubelet", "echo v1.20.15")
         done.result(20)
@@ -178,20 +178,20 @@ def test_a_pinned_sum_counts_before_the_published_one(
 ) -> None:
     file = "/release/v1.20.15/bin/linux/amd64/kubelet"
     publish(site, file, b"something else, and its sum was published, too", "kubelet.sha256", "{sum}")
-    monkeypatch.setattr(sites, "pinned_sums", lambda: {file[1:]: hashlib.sha256(PROGRAM).hexdigest()})
+    monkeypatch.setattr(download_sites, "pinned_sums", lambda: {file[1:]: hashlib.sha256(PROGRAM).hexdigest()})
     with pytest.raises(DmucError) as error:
-        sites.obtain(context, [(KUBERNETES, "kubelet")], Silent())
+        download_sites.obtain(context, [(KUBERNETES, "kubelet")], Silent())
     assert error.value.tried == f"checking the download of {site.url}{file}"
     assert "(pinned)" in error.value.seen
     assert in_cache(context) == []
     site.pages[file] = (200, PROGRAM)
-    sites.obtain(context, [(KUBERNETES, "kubelet")], Silent())
+    download_sites.obtain(context, [(KUBERNETES, "kubelet")], Silent())
     assert in_cache(context) == ["kubernetes/v1.20.15/kubelet"]
     assert f"{file}.sha256" not in site.asked
 
 
 def test_what_a_minor_release_takes_is_pinned() -> None:
-    sums = sites.pinned_sums()
+    sums = download_sites.pinned_sums()
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in sums.values())
     assert len(set(sums.values())) == len(sums)
     for row in RELEASES.values():
@@ -208,7 +208,7 @@ def test_what_a_minor_release_takes_is_pinned() -> None:
 
 def test_a_release_that_is_not_there_is_said_with_what_else_can_be_done(context: Context, site: Site) -> None:
     with pytest.raises(DmucError) as error:
-        sites.obtain(using(context, site.url, "1.20.99"), [(KUBERNETES, n) for n in OF_KUBERNETES], Silent())
+        download_sites.obtain(using(context, site.url, "1.20.99"), [(KUBERNETES, n) for n in OF_KUBERNETES], Silent())
     assert re.fullmatch(rf"downloading {site.url}/release/v1.20.99/bin/linux/amd64/[\w-]+.sha256", error.value.tried)
     assert error.value.seen == "the server answers: 404 Not Found"
     assert error.value.do.startswith("It has no such file.\nAnother release: kubernetes=VERSION. ")
@@ -221,7 +221,7 @@ def test_a_site_that_cannot_be_reached_is_said_with_its_setting(context: Context
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(DmucError) as error:
-            sites.obtain(using(context, url), [(ETCD, "etcd")], Silent())
+            download_sites.obtain(using(context, url), [(ETCD, "etcd")], Silent())
     assert error.value.tried.startswith(f"downloading {url}/etcd-io/")
     assert "Connection refused" in error.value.seen
     assert "github_site=URL" in error.value.do and "etcd_bin=PATH" in error.value.do
@@ -231,5 +231,5 @@ def test_a_site_that_cannot_be_reached_is_said_with_its_setting(context: Context
 def test_an_archive_that_is_none_is_said_and_leaves_nothing(context: Context, site: Site, content: bytes) -> None:
     publish(site, "/etcd-io/etcd/releases/download/v3.4.23/etcd-v3.4.23-linux-amd64.tar.gz", content, "SHA256SUMS")
     with pytest.raises(DmucError, match=r"unpacking .*etcd-v3.4.23-linux-amd64.tar.gz"):
-        sites.obtain(context, [(ETCD, "etcd")], Silent())
+        download_sites.obtain(context, [(ETCD, "etcd")], Silent())
     assert in_cache(context) == []

@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from tasks import trace
+from tasks.commands import trace
+from tasks.commands.trace import Branch, Trace
 from tasks.core import probe
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.machine import Host
-from tasks.trace import Branch, Trace
 from tests.unit.support import Site, a_context, a_program, serving
 
 DATA = Path(__file__).parent / "data"

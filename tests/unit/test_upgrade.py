@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import programs
 from tasks.binaries import _asked_for, known
 from tasks.core.context import Context
-from tasks.core.executable import Found, fingerprint
 from tasks.core.graph import join
 from tasks.core.process import Record
+from tasks.programs import catalog
+from tasks.programs.executable import Found, fingerprint
 from tests.unit.support import a_context, a_program, load_dodo
 
 COMPONENTS = ("apiserver", "controller_manager", "scheduler", "kubelet", "kube_proxy")
@@ -27,7 +27,7 @@ def context(tmp_path: Path) -> Context:
     context = a_context(tmp_path)
     found = {}
     context.bin.mkdir()
-    for name in programs.wanted(context):
+    for name in catalog.wanted(context):
         path = a_program(tmp_path / "old" / name, "")
         found[name] = asdict(Found(str(path), "v1.20.2", "as you said", fingerprint(path)))
         (context.bin / name).symlink_to(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks import user
+from tasks.commands import user
 from tasks.core.errors import DmucError
 from tests.unit.support import a_context
 

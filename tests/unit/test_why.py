@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from tasks import followed, why
-from tasks.core import diagnosis, netfilter
+from tasks.commands import deployment_chain, diagnosis, why
+from tasks.commands.deployment_chain import Followed
+from tasks.commands.diagnosis import Diagnosis, Finding, Link, State, broken, unknown, waits, works
 from tasks.core.daemon import Daemon
-from tasks.core.diagnosis import Diagnosis, Finding, Link, State, broken, unknown, waits, works
 from tasks.core.errors import DmucError
 from tasks.core.machine import Machine
 from tasks.core.probe import Answer, Http
 from tasks.core.process import Record
-from tasks.followed import Followed
 from tasks.kubelet import SCHEDULABLE
+from tasks.proxies import netfilter
 from tasks.service_account import SERVICE_ACCOUNT
 from tests.unit.support import a_context, a_program, load_dodo, set_programs
 
@@ -158,12 +158,14 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         **settings: Any,
     ) -> Diagnosis:
         context = a_context(tmp_path, **settings)
-        monkeypatch.setattr(followed, "SERVICE_ACCOUNT", _goal(SERVICE_ACCOUNT, token))
-        monkeypatch.setattr(followed, "SCHEDULABLE", _goal(SCHEDULABLE, taint))
-        monkeypatch.setattr(followed, "node_name", lambda context: "dmuc1")
+        monkeypatch.setattr(deployment_chain, "SERVICE_ACCOUNT", _goal(SERVICE_ACCOUNT, token))
+        monkeypatch.setattr(deployment_chain, "SCHEDULABLE", _goal(SCHEDULABLE, taint))
+        monkeypatch.setattr(deployment_chain, "node_name", lambda context: "dmuc1")
         monkeypatch.setattr(netfilter, "run", partial(_listed, rules))
         monkeypatch.setattr(
-            followed, "_asked", lambda context, address: Answer(page is None, page or f"http://{address}/ answers")
+            deployment_chain,
+            "_asked",
+            lambda context, address: Answer(page is None, page or f"http://{address}/ answers"),
         )
         follower = Followed(context, wanted)
         links = follower.links()
@@ -171,7 +173,7 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         def read() -> Finding:
             if "apiserver" not in up or objects is None:
                 return unknown(UNREADABLE)
-            follower.objects = {kind: objects.get(kind, ()) for kind in followed._KINDS}
+            follower.objects = {kind: objects.get(kind, ()) for kind in deployment_chain._KINDS}
             return works("")
 
         links["objects"] = replace(links["objects"], check=read)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .errors import DmucError
+from ..core.errors import DmucError
 
 VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # how nearly all programs say it
 PATIENCE = 20.0  # seconds in which a program must have said its version

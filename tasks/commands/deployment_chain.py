@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from . import deployment, service
-from .core.api import full_name
-from .core.context import Context
-from .core.diagnosis import Finding, Link, broken, unknown, waits, works
-from .core.errors import DmucError
-from .core.probe import Answer, Tcp, ask_api, request
-from .kubelet import SCHEDULABLE, node_name
-from .service_account import SERVICE_ACCOUNT
+from .. import deployment, service
+from ..core.api import full_name
+from ..core.context import Context
+from ..core.errors import DmucError
+from ..core.probe import Answer, Tcp, ask_api, request
+from ..kubelet import SCHEDULABLE, node_name
+from ..service_account import SERVICE_ACCOUNT
+from .diagnosis import Finding, Link, broken, unknown, waits, works
 from .trace import has_rules, known_to_rules
 
 _KINDS = {

@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .core import iptables
-from .core.context import Context
-from .core.daemon import Daemon, Flag
-from .core.machine import Machine, run
-from .core.probe import Answer, Probe, Unix
-from .core.release import CONTAINERD_SOCKET
-from .facts import may_lower_oom_score
-from .machine import DISK
-from .registry import mirrors
+from ..core import iptables
+from ..core.context import Context
+from ..core.daemon import Daemon, Flag
+from ..core.machine import Machine, run
+from ..core.probe import Answer, Probe, Unix
+from ..core.release import CONTAINERD_SOCKET
+from ..facts import may_lower_oom_score
+from ..machine import DISK
+from ..registry import mirrors
 
 _STATE = "/run/containerd"  # its own default, and what CONTAINERD_SOCKET is in
 PAUSE = "registry.k8s.io/pause:3.10"

@@ -12,14 +12,14 @@ from typing import Any
 
 from ..choices import engine
 from ..core.cluster import Cluster
-from ..core.commands import Command, told
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.lock import only_one
 from ..core.settings import Settings, arguments, remember, remembered
 from ..facts import facts
-from .play import Stage, Unexpected
-from .steps import CHAPTERS, Chapter, Step, chosen, load
+from ..tour.play import Stage, Unexpected
+from ..tour.steps import CHAPTERS, Chapter, Step, chosen, load
+from .doit_commands import Command, told
 
 
 class Tour(Command):

@@ -16,8 +16,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
-from .errors import DmucError
-from .machine import Machine, run
+from ..core.errors import DmucError
+from ..core.machine import Machine, run
 
 VERDICTS = frozenset({"DNAT", "REJECT", "DROP"})  # after these a packet goes through no more rules of the table
 

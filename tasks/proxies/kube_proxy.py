@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import etcd, upgrade
-from .core import iptables
-from .core.context import Context
-from .core.daemon import Daemon, Flag, files_of
-from .core.machine import run
-from .core.probe import All, Answer, Http
-from .front_door import needs, way_in
+from .. import etcd, upgrade
+from ..core import iptables
+from ..core.context import Context
+from ..core.daemon import Daemon, Flag, files_of
+from ..core.machine import run
+from ..core.probe import All, Answer, Http
+from ..front_door import needs, way_in
 
 
 def flags(context: Context) -> Sequence[Flag]:

@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from doit.exceptions import InvalidCommand
 
-from .choices import wants_dns
-from .core import diagnosis
-from .core.cluster import Cluster
-from .core.commands import Command
-from .core.daemon import Daemon
-from .core.diagnosis import Diagnosis, Link
-from .core.goal import Goal
-from .dns import DNS
-from .followed import Followed
-from .pki import PKI
+from ..choices import wants_dns
+from ..core.cluster import Cluster
+from ..core.daemon import Daemon
+from ..core.goal import Goal
+from ..dns import DNS
+from ..pki import PKI
+from . import diagnosis
+from .deployment_chain import Followed
+from .diagnosis import Diagnosis, Link
+from .doit_commands import Command
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (

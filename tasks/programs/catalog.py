@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from . import sites
-from .choices import engine, wants_dns
-from .core.context import Context
-from .core.executable import VERSION
-from .core.report import BOARD
-from .sites import Project
+from ..choices import engine, wants_dns
+from ..core.context import Context
+from ..core.report import BOARD
+from . import download_sites
+from .download_sites import Project
+from .executable import VERSION
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Program:
     @property
     def of_kubernetes(self) -> bool:
         """Whether it is one of Kubernetes' own, of which only the wanted release will do."""
-        return self.project is sites.KUBERNETES
+        return self.project is download_sites.KUBERNETES
 
     @property
     def shelf(self) -> str:
@@ -56,7 +56,7 @@ def _cni_plugin(name: str) -> Program:
         name,
         _ENGINE,
         (),
-        project=sites.CNI_PLUGINS,
+        project=download_sites.CNI_PLUGINS,
         package="containernetworking-plugins",
         wanted=_with_containerd,
         says_version=rf"(?<=CNI {name} plugin ).+",
@@ -68,29 +68,29 @@ def _cni_plugin(name: str) -> Program:
 PROGRAMS = {
     program.name: program
     for program in (
-        Program("etcd", ["etcd"], project=sites.ETCD, package="etcd-server"),
-        Program("kube-apiserver", ["apiserver"], project=sites.KUBERNETES, says_flags=True),
-        Program("kube-controller-manager", ["controller_manager"], project=sites.KUBERNETES, says_flags=True),
-        Program("kube-scheduler", ["scheduler"], project=sites.KUBERNETES, says_flags=True),
-        Program("kube-proxy", ["kube_proxy"], project=sites.KUBERNETES, says_flags=True),
-        Program("kubelet", ["kubelet"], project=sites.KUBERNETES, says_flags=True),
-        Program("kubectl", version=("version", "--client"), project=sites.KUBERNETES),
+        Program("etcd", ["etcd"], project=download_sites.ETCD, package="etcd-server"),
+        Program("kube-apiserver", ["apiserver"], project=download_sites.KUBERNETES, says_flags=True),
+        Program("kube-controller-manager", ["controller_manager"], project=download_sites.KUBERNETES, says_flags=True),
+        Program("kube-scheduler", ["scheduler"], project=download_sites.KUBERNETES, says_flags=True),
+        Program("kube-proxy", ["kube_proxy"], project=download_sites.KUBERNETES, says_flags=True),
+        Program("kubelet", ["kubelet"], project=download_sites.KUBERNETES, says_flags=True),
+        Program("kubectl", version=("version", "--client"), project=download_sites.KUBERNETES),
         Program("dockerd", _ENGINE, package="docker.io", wanted=_with_docker),  # Docker publishes no sums
         Program("docker", _ENGINE, package="docker.io", wanted=_with_docker),
-        Program("containerd", _ENGINE, project=sites.CONTAINERD, package="containerd"),
+        Program("containerd", _ENGINE, project=download_sites.CONTAINERD, package="containerd"),
         Program(
             "containerd-shim-runc-v2",
             _ENGINE,
             ("-v",),
-            project=sites.CONTAINERD,
+            project=download_sites.CONTAINERD,
             package="containerd",
             wanted=_with_containerd,
         ),
-        Program("ctr", _ENGINE, project=sites.CONTAINERD, package="containerd", wanted=_with_containerd),
+        Program("ctr", _ENGINE, project=download_sites.CONTAINERD, package="containerd", wanted=_with_containerd),
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
-        Program("runc", _ENGINE, project=sites.RUNC, package="runc"),
+        Program("runc", _ENGINE, project=download_sites.RUNC, package="runc"),
         Program("docker-registry", ["_registry", "_pull_through"], package="docker-registry"),
-        Program("coredns", ["_coredns"], ("-version",), project=sites.COREDNS, wanted=wants_dns),
+        Program("coredns", ["_coredns"], ("-version",), project=download_sites.COREDNS, wanted=wants_dns),
     )
 }
 

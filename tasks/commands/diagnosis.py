@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .context import Context
-from .daemon import Daemon
-from .errors import DmucError
-from .goal import Goal, resolve
-from .process import Record
+from ..core.context import Context
+from ..core.daemon import Daemon
+from ..core.errors import DmucError
+from ..core.goal import Goal, resolve
+from ..core.process import Record
 
 if TYPE_CHECKING:
     from rich.console import Console

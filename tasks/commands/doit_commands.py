@@ -22,13 +22,13 @@ from doit.cmd_list import List as DoitList
 from doit.cmd_run import Run as DoitRun
 from doit.exceptions import InvalidCommand
 
-from .cluster import Cluster
-from .context import Context
-from .errors import DmucError
-from .goal import end_all
-from .graph import add_order, join
-from .lock import only_one
-from .report import BOARD
+from ..core.cluster import Cluster
+from ..core.context import Context
+from ..core.errors import DmucError
+from ..core.goal import end_all
+from ..core.graph import add_order, join
+from ..core.lock import only_one
+from ..core.report import BOARD
 
 
 def told(method: Callable[..., int]) -> Callable[..., int]:

@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core import iptables
+from ..core.context import Context
+from ..core.daemon import Daemon, Flag
+from ..core.machine import run
+from ..core.probe import Http, Probe
+from ..facts import may_lower_oom_score
+from ..machine import DISK
+from ..registry import mirrors
 from .containerd import end_containers
-from .core import iptables
-from .core.context import Context
-from .core.daemon import Daemon, Flag
-from .core.machine import run
-from .core.probe import Http, Probe
-from .facts import may_lower_oom_score
-from .machine import DISK
-from .registry import mirrors
 
 _SOCKET = "/run/docker.sock"
 

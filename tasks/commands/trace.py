@@ -19,15 +19,15 @@ from fractions import Fraction
 from itertools import zip_longest
 from typing import Any
 
-from .core.api import full_name
-from .core.cluster import Cluster
-from .core.commands import Command
-from .core.context import Context
-from .core.errors import DmucError
-from .core.machine import run
-from .core.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
-from .core.probe import Answer, ask_api, wait
-from .core.progress import Silent
+from ..core.api import full_name
+from ..core.cluster import Cluster
+from ..core.context import Context
+from ..core.errors import DmucError
+from ..core.machine import run
+from ..core.probe import Answer, ask_api, wait
+from ..core.progress import Silent
+from ..proxies.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
+from .doit_commands import Command
 
 REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import download
-from .core.context import Context
-from .core.download import Download
-from .core.errors import DmucError
-from .core.lock import turn
-from .core.progress import Progress
+from ..core import download
+from ..core.context import Context
+from ..core.download import Download
+from ..core.errors import DmucError
+from ..core.lock import turn
+from ..core.progress import Progress
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PINNED = Path(__file__).with_name("sums.txt")

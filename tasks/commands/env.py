@@ -7,13 +7,13 @@ import sys
 
 from doit.exceptions import InvalidCommand
 
-from . import kubeconfig
-from .apiserver import APISERVER
-from .core.cluster import Cluster
-from .core.commands import Command
-from .core.context import Context
-from .core.errors import DmucError
-from .core.settings import Settings
+from .. import kubeconfig
+from ..apiserver import APISERVER
+from ..core.cluster import Cluster
+from ..core.context import Context
+from ..core.errors import DmucError
+from ..core.settings import Settings
+from .doit_commands import Command
 
 
 class Env(Command):

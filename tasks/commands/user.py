@@ -13,16 +13,16 @@ from pathlib import Path
 from doit import get_var
 from doit.exceptions import InvalidCommand
 
-from . import kubeconfig
-from .apiserver import APISERVER
-from .choices import secure
-from .core import api, certificates
-from .core.certificates import Certificate
-from .core.cluster import Cluster
-from .core.commands import Command
-from .core.context import Context
-from .core.errors import DmucError
-from .core.lock import only_one
+from .. import kubeconfig
+from ..apiserver import APISERVER
+from ..choices import secure
+from ..core import api, certificates
+from ..core.certificates import Certificate
+from ..core.cluster import Cluster
+from ..core.context import Context
+from ..core.errors import DmucError
+from ..core.lock import only_one
+from .doit_commands import Command
 
 WORDS = {"user": ("name", "namespace")}  # the command's own NAME=VALUE words, which are no settings
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123, as for a namespace

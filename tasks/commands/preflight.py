@@ -10,18 +10,19 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import binaries, choices, facts, kubernetes_source
-from .core import debian, release
-from .core.cluster import Cluster
-from .core.commands import Command
-from .core.context import Context
-from .core.daemon import Daemon
-from .core.errors import DmucError
-from .core.findings import Row, State, show
-from .core.machine import is_root
-from .core.namespaces import Namespaces
-from .core.ports import is_free
-from .programs import PROGRAMS
+from .. import binaries, choices, facts
+from ..core import debian, release
+from ..core.cluster import Cluster
+from ..core.context import Context
+from ..core.daemon import Daemon
+from ..core.errors import DmucError
+from ..core.machine import is_root
+from ..core.namespaces import Namespaces
+from ..core.ports import is_free
+from ..programs import build_kubernetes
+from ..programs.catalog import PROGRAMS
+from .checklist import Row, State, show
+from .doit_commands import Command
 
 _MEMORY, _DISK = 1000, 5000  # MiB that a cluster, and building Kubernetes with what is then stored, take
 _CONTROLLERS = {  # cgroup version -> those without which the kubelet or the engine does not start
@@ -307,7 +308,7 @@ def _to_be_obtained(context: Context, name: str) -> Row:
     if program.project and settings.obtain != "debian":
         ways.append(f"downloaded from {getattr(settings, program.project.site)}")
     if debian.available() and (settings.obtain != "download" or not program.project):
-        if program.of_kubernetes and release.fits(settings.kubernetes, kubernetes_source.VERSION):
+        if program.of_kubernetes and release.fits(settings.kubernetes, build_kubernetes.VERSION):
             ways.append("built from Debian's source package, which takes about 4 minutes")
         elif program.package and is_root():
             ways.append(f"installed with Debian's package {program.package}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from . import release
-from .cluster import Cluster
-from .process import Record
+from ..core import release
+from ..core.cluster import Cluster
+from ..core.process import Record
 
 
 def show(cluster: Cluster) -> int:

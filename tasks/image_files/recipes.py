@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from .core import debian, oci
-from .core.errors import DmucError
-from .core.progress import Progress
+from ..core import debian
+from ..core.errors import DmucError
+from ..core.progress import Progress
+from . import oci
 
 
 @dataclass(frozen=True)

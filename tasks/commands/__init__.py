@@ -1,0 +1,1 @@
+"""The doit commands, one file each; base.py is what they share."""

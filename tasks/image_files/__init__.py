@@ -1,0 +1,1 @@
+"""The images of the walk-through, made from Debian packages."""

@@ -1,0 +1,1 @@
+"""The service proxies: what makes a Service's ClusterIP reachable."""
