@@ -1,4 +1,4 @@
-"""The real thing: real etcd, Kubernetes, Docker and nginx on a machine of its own, beside whatever else runs here."""
+"""The real thing: real etcd, Kubernetes, Docker and nginx on a machine of its own, on a host of its own (own_host)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import host_picture
+from tests.e2e import host_picture, own_host
 
-ROOT = Path(__file__).parents[2]
+ROOT = own_host.ROOT
 STATE = ROOT / "var" / "e2e"
 KUBECONFIG = STATE / "kubeconfig"
 
-# A machine and ranges that are not the default ones: a dmuc1 that runs in this checkout is left alone. Nothing is
+# A machine and ranges that are not the default ones: a dmuc1 that runs on the real host is left alone. Nothing is
 # looked for outside: what is missing comes from Debian's packages.
 ENVIRONMENT = {
     "DMUC_OBTAIN": "debian",
@@ -136,27 +136,28 @@ def pid_of(component: str) -> int:
     return int((STATE / "run" / f"{component}.pid").read_text().splitlines()[0])
 
 
-def take_beside(before: host_picture.Picture) -> host_picture.Picture:
-    """The picture, in which the processes of others that have ended since `before` are still there: that is theirs."""
-    now = take()
-    for section in ("processes", "namespaces", "listening sockets"):
-        now[section] = sorted({*now[section], *before[section]})
-    return now
-
-
 def take() -> host_picture.Picture:
-    """The picture of the host, without the test run's own traces, and what else is at work (E2E_IGNORE=DIR:DIR)."""
-    others = [Path(path) for path in os.environ.get("E2E_IGNORE", "").split(":") if path]
-    return host_picture.take(ignore_files=[ROOT / ".pytest_cache", Path("/tmp/pytest-of-root"), *others])
+    """The picture of this host, without the test run's own traces."""
+    return host_picture.take(
+        roots=[*own_host.EMPTY, own_host.VAR],
+        layers=own_host.LAYERS,
+        ignore_files=[own_host.OWN, ROOT / ".pytest_cache", Path("/tmp/pytest-of-root")],
+    )
+
+
+def prepare() -> None:
+    """On the real host, have everything that is obtained once: Debian's packages, programs and images in the cache."""
+    doit("clean")
+    # Building Kubernetes takes minutes, once for each machine that the tests run on.
+    doit("binaries", "_image_content", timeout=3600)
+    doit("engine=containerd", "binaries", timeout=600)
+    doit("clean")
 
 
 @pytest.fixture(scope="session")
 def prepared() -> Iterator[None]:
-    """Nothing of us is on the host, and everything that is obtained once is there."""
-    doit("clean")
-    # Building Kubernetes takes minutes, once for each machine that the tests run on.
-    doit("binaries", "_image_content", timeout=3600)
-    doit("clean")
+    """This host has nothing of a cluster, and everything that is obtained once."""
+    assert own_host.is_here(), "These tests take a host of their own. Run: scripts/test e2e [ARGUMENT OF PYTEST ...]"
     yield
     doit("clean")
 

@@ -1,10 +1,12 @@
 """The host as root sees it, as lists of lines: what a run left behind is the difference of two such pictures.
 
-    before = take(ignore_files=[cache])
+    before = take(roots=[Path("/tmp")])
     ...
-    assert not difference_settled(before, lambda: take(ignore_files=[cache]), deadline=10)
+    assert not difference_settled(before, lambda: take(roots=[Path("/tmp")]), deadline=10)
 
-A picture is a plain dict: drop a section that does not matter to a test, or store it as JSON.
+A picture is a plain dict: drop a section that does not matter to a test, or store it as JSON. It does not show what no
+namespace holds and so may be another program's: the kernel's modules (and the keys in /proc/sys that they bring), loop
+devices and swap.
 """
 
 import contextlib
@@ -15,31 +17,17 @@ import select
 import socket
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from plumbum import CommandNotFound, local
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from tasks.core.settings import Settings
-
 Picture: TypeAlias = dict[str, list[str]]
 Changes: TypeAlias = dict[str, tuple[Counter[str], Counter[str]]]
 
-ROOTS = [
-    Path("/", folder)
-    for folder in ("etc", "usr", "var", "opt", "root", "run", "home", "srv", "tmp", "dev", "lib/modules")
-]
-
-# Files that are left out altogether.
-VOLATILE_FILES = {
-    "/run/utmp",  # one record per login
-    "/var/lib/systemd/random-seed",  # rewritten at will
-}
-# Below these a file counts, but not its size and time: logs, lease files and state of the host's own services.
-GROWING = ("/var/log/", "/run/log/", "/run/systemd/", "/run/udev/", "/var/lib/systemd/", "/var/lib/dhcp/")
 # File systems whose contents are not files of this host; autofs would even mount something because we look.
 NOT_FILES = re.compile(r"proc|sysfs|cgroup2?|devpts|debugfs|tracefs|securityfs|bpf|autofs|nfs\d?|cifs|fuse.*")
 
@@ -54,7 +42,6 @@ VOLATILE_SYSCTLS = re.compile(
     r"|vm/stat_refresh"  # reading it does something
 )
 AUTOMOUNT = "/proc/sys/fs/binfmt_misc"  # with systemd: looking at it mounts it
-LINK_SYSCTL = re.compile(r"net/\w+/(conf|neigh)/(?!(all|default)/)[^/]+/")  # comes and goes with its link
 
 SYSCTLS = "sysctls"
 COUNTERS = re.compile(r" ?\[\d+:\d+\]")
@@ -63,14 +50,21 @@ KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 LISTENING = 0x10000  # SO_ACCEPTCON
 
 
-def take(
-    ignore_files: Sequence[Path] = (), ignore_processes: Sequence[str] = (), roots: Sequence[Path] = ROOTS
-) -> Picture:
+@dataclass(frozen=True)
+class Layer:
+    """An overlay (mount(8)) on `directory`: what was written there is in `upper`, what was there before in `lower`."""
+
+    directory: Path
+    upper: Path
+    lower: Path
+
+
+def take(roots: Sequence[Path] = (), layers: Sequence[Layer] = (), ignore_files: Sequence[Path] = ()) -> Picture:
     """Everything there is now: a list of sorted lines per section.
 
-    ignore_processes: a process with one of these in its name or command line does not count, nor do its namespaces.
+    The files are all below `roots`, those that were written in `layers`, and what is right below /.
     """
-    # First what starts programs: to run them may load modules, mount and bring sysctl keys.
+    # First what starts programs: to run them may mount and bring sysctl keys.
     picture = {
         "links": _links(),
         "addresses": _addresses(),
@@ -79,14 +73,11 @@ def take(
         "packet filter": _packet_filter(),
         "listening sockets": _listening(),
         "cgroups": [folder for folder, _, _ in os.walk("/sys/fs/cgroup")],
-        "loop devices": [f"{f.parts[3]} {_read(f)}" for f in Path("/sys/block").glob("loop*/loop/backing_file")],
-        "swap": [line.split()[0] for line in _read("/proc/swaps").splitlines()[1:]],
         "hostname": [socket.gethostname()],
-        "files": _files(ignore_files, roots),
+        "files": [*_files(roots, layers, ignore_files)],
     }
-    picture["processes"], picture["namespaces"] = _processes(ignore_processes)
-    picture[SYSCTLS], picture["sysctl keys"] = _sysctls()
-    picture["modules"] = [line.split()[0] for line in _read("/proc/modules").splitlines()]
+    picture["processes"], picture["namespaces"] = _processes()
+    picture[SYSCTLS] = _sysctls()
     picture["mounts"] = [" ".join(mount) for mount in _mounts()]
     return {section: sorted(lines) for section, lines in picture.items()}
 
@@ -99,8 +90,7 @@ def difference(before: Picture, after: Picture) -> str:
 def difference_settled(before: Picture, retake: Callable[[], Picture], deadline: float) -> str:
     """Take pictures until one is like `before`, at most for `deadline` seconds; the last difference.
 
-    What comes and goes meanwhile, such as other people's processes, is no trace: from the second picture on only what
-    two in a row show counts.
+    What comes and goes meanwhile is no trace: from the second picture on only what two in a row show counts.
     """
     last: Changes | None = None
 
@@ -125,7 +115,7 @@ def _changes(before: Picture, after: Picture) -> Changes:
     changes: Changes = {}
     for section in before | after:
         old, new = before.get(section, []), after.get(section, [])
-        if section == SYSCTLS:  # a key that only one of them has is told by the section `sysctl keys`, or by its link
+        if section == SYSCTLS:  # a key that only one of them has came with a link, or with a module of the kernel
             keys = {_key(line) for line in old} & {_key(line) for line in new}
             old, new = ([line for line in lines if _key(line) in keys] for lines in (old, new))
         if old != new:
@@ -258,7 +248,7 @@ def _mounts() -> Iterator[tuple[str, ...]]:
         yield (point, kind, source, root, options, *(word.split(":")[0] for word in propagation), *more)
 
 
-def _processes(ignore: Sequence[str]) -> tuple[list[str], list[str]]:
+def _processes() -> tuple[list[str], list[str]]:
     """Processes but for kernel threads, ourselves and our ancestors; the namespaces of them all, and the named ones."""
     processes: dict[int, str] = {}
     parents: dict[int, int] = {}
@@ -270,8 +260,6 @@ def _processes(ignore: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         command = " ".join(_read(folder / "cmdline").replace("\0", " ").split())[:300]
         what = f"{name}: {'(zombie)' if numbers[0] == 'Z' else command}"
-        if any(text in what for text in ignore):
-            continue
         pid = int(folder.name)
         processes[pid] = f"{what} (process {pid} since tick {numbers[19]})"
         parents[pid] = int(numbers[1])
@@ -290,70 +278,76 @@ def _namespaces(folder: Path) -> set[str]:
         return set()
 
 
-def _sysctls() -> tuple[list[str], list[str]]:
-    """Values, and the keys by themselves: using a part of the kernel for the first time brings new ones."""
-    values, keys = [], []
+def _sysctls() -> list[str]:
+    values = []
     for folder, folders, files in os.walk("/proc/sys"):
         if AUTOMOUNT in (f"{folder}/{name}" for name in folders):
             folders.remove(Path(AUTOMOUNT).name)
         for file in files:
             key = f"{folder}/{file}".removeprefix("/proc/sys/")
-            if not LINK_SYSCTL.match(key):
-                keys.append(key)
             if not VOLATILE_SYSCTLS.fullmatch(key):
                 values.append(f"{key} = {' '.join(_read(f'{folder}/{file}').split())}")
-    return values, keys
+    return values
 
 
-def _files(ignore: Sequence[Path], roots: Sequence[Path]) -> list[str]:
+def _files(roots: Sequence[Path], layers: Sequence[Layer], ignore: Sequence[Path]) -> Iterator[str]:
     """Type, mode and owner of everything; size and time of files, target of links, number of devices.
-
-    Of all that is right below /, and of everything below the roots.
 
     A folder's time and size tell of what was there once, so they are left out. Compiled Python appears wherever a
     Python is run first, so `__pycache__` is left out, too.
     """
-    ignored = [Settings().cache, *ignore]  # `doit clean` keeps the cache
-    left_out = VOLATILE_FILES | {str(path.absolute()) for path in ignored} | {str(path.resolve()) for path in ignored}
-    left_out |= {point for point, kind, *_ in _mounts() if NOT_FILES.fullmatch(kind)}
-    mode_text = cache(stat.filemode)
-    lines = []
-    real = {root.resolve() for root in roots if root.is_dir()}
-    folders = ["/", *(str(root) for root in real if real.isdisjoint(root.parents))]
-    while folders:
-        folder = folders.pop()
-        growing = f"{folder}/".startswith(GROWING)
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    path = entry.path
-                    if path in left_out or entry.name == "__pycache__":
-                        continue
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                        mode = status.st_mode
-                        line = f"{path} {mode_text(mode)} {status.st_uid}:{status.st_gid}"
-                        if stat.S_ISDIR(mode):
-                            if folder != "/":  # what is there is told, but only the roots are looked into
-                                folders.append(path)
-                        elif growing:
-                            pass
-                        elif stat.S_ISREG(mode):
-                            line += f" size {status.st_size} time {status.st_mtime_ns}"
-                        elif stat.S_ISLNK(mode):
-                            line += f" -> {os.readlink(path)}"  # noqa: PTH115 (this is the inner loop)
-                        elif status.st_rdev:
-                            line += f" device {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-                    except FileNotFoundError:
-                        continue
-                    except OSError as error:
-                        line = f"{path} {error.strerror}"
-                    lines.append(line)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            lines.append(f"{folder} {error.strerror}")
-    return lines
+    left_out = {str(path) for path in ignore} | {point for point, kind, *_ in _mounts() if NOT_FILES.fullmatch(kind)}
+    with os.scandir("/") as entries:
+        yield from (line for entry in entries if (line := _file(entry.path)))
+    for root in roots:
+        yield from (line for path in _below(str(root), left_out, str(root)) if (line := _file(path)))
+    for layer in layers:
+        upper, lower, directory = map(str, (layer.upper, layer.lower, layer.directory))
+        for path in _below(upper, left_out, directory):
+            name, before = directory + path.removeprefix(upper), lower + path.removeprefix(upper)
+            line, line_before = _file(path, name), _file(before, name)
+            # A folder in which something was written is in the upper layer, and so is a file that was opened for it.
+            if line != line_before:
+                yield line or f"{name} is gone"
+            elif _is_opaque(path):
+                yield f"{name} is gone, and another one there"
+
+
+def _below(root: str, left_out: Collection[str], known_as: str) -> Iterator[str]:
+    """Every path below `root`; those to be left out have `known_as` in its place."""
+    for folder, folders, files in os.walk(root):
+        there = known_as + folder.removeprefix(root)
+        folders[:] = [name for name in folders if name != "__pycache__" and f"{there}/{name}" not in left_out]
+        yield from (f"{folder}/{name}" for name in [*folders, *files] if f"{there}/{name}" not in left_out)
+
+
+def _file(path: str, name: str = "") -> str | None:
+    """The line for what is at `path`, under another name if there is one; None when nothing is."""
+    try:
+        status = Path(path).lstat()
+        mode = status.st_mode
+        line = f"{name or path} {stat.filemode(mode)} {status.st_uid}:{status.st_gid}"
+        if stat.S_ISREG(mode):
+            line += f" size {status.st_size} time {status.st_mtime_ns}"
+        elif stat.S_ISLNK(mode):
+            line += f" -> {Path(path).readlink()}"
+        elif stat.S_ISCHR(mode) and not status.st_rdev:  # in an upper layer: what was there is removed
+            return None
+        elif status.st_rdev:
+            line += f" device {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"{name or path} {error.strerror}"
+    return line
+
+
+def _is_opaque(path: str) -> bool:
+    """Whether, in an upper layer, this folder hides the one below it."""
+    try:
+        return os.getxattr(path, "trusted.overlay.opaque", follow_symlinks=False) == b"y"
+    except OSError:
+        return False
 
 
 def wait_gone(pid: int, deadline: float = 10.0) -> None:

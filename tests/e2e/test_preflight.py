@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import host_picture
-from tests.e2e.conftest import STATE, doit, take, take_beside
+from tests.e2e.conftest import STATE, doit, take
 
 run = partial(subprocess.run, check=True)
 
@@ -39,7 +39,7 @@ def test_it_says_what_the_host_is_like_and_changes_nothing(before: host_picture.
     assert re.search(r"^✓ programs       kube-apiserver, .*kubectl:\n? +v1\.20\.2, ", text, re.MULTILINE), text
     assert max(map(len, text.splitlines())) <= 110
     assert not STATE.exists()
-    assert host_picture.difference_settled(at_first, lambda: take_beside(at_first), deadline=30) == ""
+    assert host_picture.difference_settled(at_first, take, deadline=30) == ""
 
 
 def test_what_is_in_the_way_is_said_with_what_to_do(before: host_picture.Picture) -> None:
