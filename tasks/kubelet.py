@@ -113,7 +113,7 @@ def _has_registered(context: Context) -> Answer:
 
 
 def _node_is_ready(context: Context) -> Answer:
-    record = Record.load(context.run / "kubelet.pid")
+    record = Record.load(context.pidfiles / "kubelet.pid")
     begun = record.since if record else 0.0
 
     def judge(node: Any) -> Answer:

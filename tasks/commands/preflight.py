@@ -21,8 +21,8 @@ from ..core.namespaces import Namespaces
 from ..core.ports import is_free
 from ..programs import build_kubernetes
 from ..programs.catalog import PROGRAMS
+from .base import Command
 from .checklist import Row, State, show
-from .doit_commands import Command
 
 _MEMORY, _DISK = 1000, 5000  # MiB that a cluster, and building Kubernetes with what is then stored, take
 _CONTROLLERS = {  # cgroup version -> those without which the kubelet or the engine does not start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from .errors import DmucError
 from .machine import Machine
 from .ports import API, Port
 from .release import Release, of
+from .run import Run
 from .settings import Settings
 
 _deciding = threading.Lock()
@@ -26,6 +27,7 @@ class Context:
     release: Release
     machine: Machine
     state: Path
+    run: Run = field(default_factory=Run, compare=False)
 
     @property
     def bin(self) -> Path:
@@ -43,7 +45,7 @@ class Context:
         return self.state / "logs"
 
     @property
-    def run(self) -> Path:
+    def pidfiles(self) -> Path:
         """One file per running process."""
         return self.state / "run"
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks import facts, machine
+import dodo
+from tasks import facts
 from tasks.choices import engine, refuse_kubelet, secure
+from tasks.cluster import load
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.release import RELEASES
-from tasks.programs import catalog
 
 
 def a_cluster(root: Path, **settings: str) -> Context:
-    return machine.context(root, {}, settings, programs=catalog.PROGRAMS, tasks=())
+    return load(root, {}, [f"{name}={value}" for name, value in settings.items()], dodo.PARTS).context
 
 
 @pytest.mark.parametrize(
