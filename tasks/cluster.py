@@ -13,6 +13,7 @@ from . import choices
 from .core import release, settings
 from .core.cluster import Cluster
 from .core.context import Context
+from .core.facts import HostFacts
 from .core.graph import Part, tasks
 from .core.machine import Host, Machine
 from .core.namespaces import Namespaces
@@ -30,6 +31,7 @@ def load(
     parts: Sequence[Part],
     *,
     own_words: Mapping[str, Collection[str]] | None = None,
+    facts: HostFacts | None = None,
 ) -> Cluster:
     """Return the cluster that `parts` and the settings come to.
 
@@ -47,7 +49,8 @@ def load(
     made_with = settings.remembered(state)
     chosen = read(remembered=made_with) if made_with else chosen
     run = Run()
-    context = Context(chosen, release.find(chosen.kubernetes), _machine(chosen, state, run), state, run)
+    machine = _machine(chosen, state, run)
+    context = Context(chosen, release.find(chosen.kubernetes), machine, state, run, facts or HostFacts())
     choices.refuse_what_cannot_be(context)
     behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
     return Cluster(context, parts, words, behind_dashes)

@@ -16,9 +16,8 @@ from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.lock import only_one
 from ..core.settings import Settings, remember, remembered
-from ..facts import facts
 from ..tour.play import Stage, Unexpected
-from ..tour.steps import CHAPTERS, Chapter, Step, chosen, load
+from ..tour.steps import CHAPTERS, Chapter, Step, chosen, facts, load
 from .base import Command, told
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DmucError
+from .facts import HostFacts
 from .machine import Machine
 from .ports import API, Port
 from .release import Release, of
@@ -28,6 +29,7 @@ class Context:
     machine: Machine
     state: Path
     run: Run = field(default_factory=Run, compare=False)
+    facts: HostFacts = field(default_factory=HostFacts)
 
     @property
     def bin(self) -> Path:

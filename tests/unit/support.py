@@ -18,6 +18,7 @@ import dodo
 from tasks.cluster import load
 from tasks.core import release
 from tasks.core.context import Context
+from tasks.core.facts import HostFacts
 from tasks.core.machine import Host, Machine
 from tasks.core.progress import Silent
 from tasks.core.settings import Settings
@@ -44,13 +45,35 @@ def ending_the_run(when: Callable[[str], bool]) -> Told:
     return told
 
 
-def a_context(root: Path, on: Machine | None = None, **settings: Any) -> Context:
+def a_host(**given: Any) -> HostFacts:
+    """A host of which these facts are given (functions where a fact takes arguments); the others are fine."""
+    fine: dict[str, Any] = {
+        "lacking_capabilities": [],
+        "has_swap": False,
+        "has_cgroup_v1": True,
+        "cgroup_version": "v1",
+        "cgroup_controllers": {*["blkio", "cpu", "cpuacct", "cpuset", "devices", "io", "memory", "pids"]},
+        "undelegated_controllers": [],
+        "has_module": lambda name, option: True,
+        "has_filesystem": lambda name: True,
+        "has_ipvs": False,
+        "iptables": ("nft", "1.8.9"),
+        "available_memory": 8000,
+        "free_disk": lambda path: 50_000,
+    }
+    values = fine | given
+    facts = {name: staticmethod(value) if callable(value) else value for name, value in values.items()}
+    host: HostFacts = type("Given", (HostFacts,), facts)()
+    return host
+
+
+def a_context(root: Path, on: Machine | None = None, host: HostFacts | None = None, **settings: Any) -> Context:
     """A cluster with all that it has under `root`, on the host unless another machine is given."""
     own: dict[str, Any] = {"machine": "host", "cache": root / "cache"}
     chosen = Settings(**own | settings)
     state = root / "var" / chosen.machine
     state.mkdir(parents=True, exist_ok=True)
-    return Context(chosen, release.find(chosen.kubernetes), on or Host(), state)
+    return Context(chosen, release.find(chosen.kubernetes), on or Host(), state, facts=host or HostFacts())
 
 
 def set_programs(context: Context, programs: Mapping[str, str | Path]) -> None:
