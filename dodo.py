@@ -1,20 +1,15 @@
 """Dessine-moi un cluster: the table of contents, in the order of the walk-through.
 
-Each line is a part of the cluster, defined in the file of that name under tasks/, and from each doit's task is made.
+Each line is a part of the cluster, defined in the file of that name under tasks/; doit's task is made from that part.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tasks import (
     apiserver,
     binaries,
-    choices,
     container_engine,
     controller_manager,
     deployment,
@@ -30,13 +25,8 @@ from tasks import (
     service,
     service_account,
 )
-from tasks.commands import user
-from tasks.core.cluster import Cluster
-from tasks.core.errors import DmucError
-from tasks.core.graph import Part, tasks
-from tasks.core.report import Reporter
-from tasks.core.settings import arguments
-from tasks.programs import catalog
+from tasks.commands.loader import ClusterLoader
+from tasks.core.graph import Part
 from tasks.proxies import kube_proxy
 
 PARTS: list[Part] = [
@@ -61,30 +51,8 @@ PARTS: list[Part] = [
 ]
 
 
-def _cluster() -> Cluster:
-    names = {part.name.lstrip("_") for part in PARTS}
-    context = machine.context(
-        Path(__file__).parent, os.environ, arguments(sys.argv[1:], user.WORDS), programs=catalog.PROGRAMS, tasks=names
-    )
-    return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
+class Loader(ClusterLoader):
+    """What doit loads (see pyproject.toml): the cluster that consists of these parts."""
 
-
-try:
-    DMUC = _cluster()  # the commands of tasks/core/commands.py take it from here
-except DmucError as error:
-    sys.exit(f"✗ {error}")
-
-DOIT_CONFIG = {
-    "default_tasks": ["service_reachable", *(["dns"] if choices.wants_dns(DMUC.context) else [])],
-    "backend": "robust",  # see tasks/core/database.py
-    "dep_file": str(DMUC.context.state / "doit.json"),
-    "reporter": Reporter,
-    # A thread for every task: they mostly wait.
-    "par_type": "thread",
-    "num_process": 32,
-}
-
-
-def task_dmuc() -> Iterator[dict[str, Any]]:
-    """Give doit the whole graph."""
-    yield from tasks(PARTS, DMUC.context)
+    root = Path(__file__).parent
+    parts = PARTS

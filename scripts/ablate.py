@@ -27,8 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.common import nothing_left, to_the_end
+import dodo
+from scripts.common import ROOT, nothing_left, to_the_end
 from tasks import kubeconfig, pki
+from tasks.cluster import doit_namespace, load
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
@@ -184,13 +186,13 @@ def doit_without(name: str, words: Sequence[str]) -> int:
     from doit.cmd_base import ModuleTaskLoader
     from doit.doit_cmd import DoitMain
 
-    sys.argv[1:] = words  # where dodo.py takes the settings from
-    import dodo
-
-    for thing in things(dodo.PARTS, dodo.DMUC.context):
+    cluster = load(ROOT, os.environ, words, dodo.PARTS)
+    for thing in things(cluster.parts, cluster.context):
         if thing.name == name:
-            dodo.PARTS[:] = thing.without(dodo.PARTS)
-    return int(DoitMain(ModuleTaskLoader(dodo)).run(list(words)))
+            cluster = replace(cluster, parts=thing.without(cluster.parts))
+    loader = ModuleTaskLoader(doit_namespace(cluster))
+    loader.cluster = cluster
+    return int(DoitMain(loader).run(list(words)))
 
 
 def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000) -> tuple[float, str]:
@@ -331,15 +333,13 @@ def main() -> int:
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
     arguments = parser.parse_args()
-    os.chdir(Path(__file__).parents[1])
+    os.chdir(ROOT)
     if arguments.one is not None:
         return doit_without(arguments.one, arguments.words)
     settings = [*SETTINGS, *arguments.words, f"machine={MACHINE}"]
     if arguments.runs < 1 or not all("=" in word for word in settings):
         parser.error("at least one run, and settings are NAME=VALUE")
-    sys.argv[1:] = settings
-    from dodo import DMUC as cluster
-
+    cluster = load(ROOT, os.environ, settings, dodo.PARTS)
     everything = things(cluster.parts, cluster.context)
     chosen = [thing for thing in everything if fnmatch.fnmatch(thing.name, f"*{arguments.only}*")]
     if arguments.list:

@@ -24,10 +24,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from scripts.common import nothing_left, to_the_end
+import dodo
+from scripts.common import ROOT, nothing_left, to_the_end
 from tasks import (
     apiserver,
     binaries,
@@ -42,6 +42,7 @@ from tasks import (
     service,
     service_account,
 )
+from tasks.cluster import load
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
@@ -237,8 +238,7 @@ def main() -> int:
     settings = [*SETTINGS, *arguments.settings]
     if arguments.runs < 1 or not all("=" in word for word in settings):
         parser.error("at least one run, and settings are NAME=VALUE")
-    sys.argv[1:] = [*settings, f"machine={BY_HAND}"]  # where dodo.py takes them from
-    from dodo import DMUC as cluster
+    cluster = load(ROOT, os.environ, [*settings, f"machine={BY_HAND}"], dodo.PARTS)
 
     def act() -> None:
         with only_one(BY_HAND), nothing_left(cluster.remove):
@@ -247,7 +247,7 @@ def main() -> int:
                 doit(settings, "binaries", "_image_content")
             print(table([measure(settings, cluster) for _ in range(arguments.runs)]))
 
-    os.chdir(Path(__file__).parents[1])
+    os.chdir(ROOT)
     return to_the_end(act)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from tasks.core import signals
 from tasks.core.errors import DmucError
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends us, once we have cleaned up
+ROOT = Path(__file__).parents[1]  # the checkout
 
 
 @contextmanager
@@ -19,16 +20,13 @@ def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        ignored = [(number, signal.signal(number, signal.SIG_IGN)) for number in _ENDS]
-        clean()
-        for number, handler in ignored:
-            signal.signal(number, handler)
+        with signals.held_off():
+            clean()
 
 
 def to_the_end(act: Callable[[], None]) -> int:
     """Do it, and say how it has ended; gives the exit status, 0 when it went through."""
-    for number in _ENDS:
-        signal.signal(number, signal.default_int_handler)
+    signals.raise_on_end()
     try:
         act()
     except DmucError as error:

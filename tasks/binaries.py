@@ -29,7 +29,6 @@ from .core.errors import DmucError
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
-from .core.report import BOARD
 from .core.settings import Settings
 from .programs import build_kubernetes, download_sites, executable
 from .programs.catalog import PROGRAMS, Program, tools, wanted
@@ -125,7 +124,7 @@ def known(context: Context) -> dict[str, Found]:
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
         same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
-        enough = not BOARD.expected or programs.keys() >= wanted(context).keys()
+        enough = not context.run.selected or programs.keys() >= wanted(context).keys()
         return programs if same and enough else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}

@@ -7,7 +7,6 @@ from pathlib import Path
 from .core.context import Context
 from .core.errors import DmucError
 from .core.release import Release, cri_of_containerd
-from .facts import has_ipvs
 
 DNS_DECISION = "dns"  # "yes" once `doit dns` has been run, until it is taken back
 
@@ -61,6 +60,6 @@ def refuse_what_cannot_be(context: Context) -> None:
     if chosen.proxy_mode not in row.proxy_modes and "kube-proxy" not in chosen.programs:  # one's own may be of another
         seen = f"proxy_mode={chosen.proxy_mode}: this kube-proxy has {', '.join(row.proxy_modes)}."
         raise DmucError(tried, seen, "nftables came with 1.29.")
-    if chosen.proxy_mode == "ipvs" and not has_ipvs():
+    if chosen.proxy_mode == "ipvs" and not context.facts.has_ipvs:
         seen = "proxy_mode=ipvs: this kernel has no IPVS: no /proc/net/ip_vs, and no module ip_vs that could be loaded."
         raise DmucError(tried, seen, "Leave proxy_mode= out, or use a kernel with CONFIG_IP_VS.")

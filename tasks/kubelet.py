@@ -22,7 +22,6 @@ from .core.probe import All, Answer, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
 from .core.release import CONTAINERD_SOCKET
-from .facts import has_cgroup_v1, has_swap
 
 
 def node_name(context: Context) -> str:
@@ -63,13 +62,13 @@ def flags(context: Context) -> Sequence[Flag]:
             ),
             Flag(f"--tls-private-key-file={context.pki / 'kubelet-server.key'}", "The key to that certificate.", "use"),
         ]
-    if has_swap():
+    if context.facts.has_swap:
         flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
     if dns.COREDNS.has_run(context):
         flags.append(Flag(f"--cluster-dns={dns.address(context)}", "Whom Pods ask for names; CoreDNS is there."))
         flags.append(Flag(f"--cluster-domain={dns.DOMAIN}", "So `web` is web.default.svc.cluster.local, too."))
     row = context.release_of("kubelet")
-    if row.fail_cgroup_v1 and has_cgroup_v1():
+    if row.fail_cgroup_v1 and context.facts.has_cgroup_v1:
         why = "The host has cgroup v1, and by default the kubelet refuses to run then."
         flags.append(Flag("--fail-cgroupv1=false", why))
     if engine(context) == "containerd" and row.runtime_flag:
@@ -113,7 +112,7 @@ def _has_registered(context: Context) -> Answer:
 
 
 def _node_is_ready(context: Context) -> Answer:
-    record = Record.load(context.run / "kubelet.pid")
+    record = Record.load(context.pidfiles / "kubelet.pid")
     begun = record.since if record else 0.0
 
     def judge(node: Any) -> Answer:

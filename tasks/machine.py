@@ -7,17 +7,8 @@ beside it the host's Docker and clusters go on undisturbed. With machine=host it
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping
-from functools import partial
-from pathlib import Path
-
-from . import choices
-from .core import release, settings
 from .core.context import Context
 from .core.goal import Goal
-from .core.machine import Host, Machine
-from .core.namespaces import Namespaces
 from .core.probe import Answer
 from .core.progress import Progress
 
@@ -39,43 +30,6 @@ KERNEL = (
     *("/proc/sys/net/netfilter/nf_conntrack_max", "/sys/module/nf_conntrack/parameters/hashsize"),
 )
 MODULES = ("nf_conntrack",)  # which has the last two
-
-
-def context(
-    root: Path,
-    environment: Mapping[str, str],
-    arguments: Mapping[str, str],
-    *,
-    programs: Collection[str],
-    tasks: Collection[str],
-) -> Context:
-    """Read the settings and give the context of the cluster that they describe, with its state under `root`/var; under
-    the user's own ~/.local/state/dmuc where the checkout is somebody else's.
-
-    Raises DmucError when a setting is wrong.
-    """
-    load = partial(settings.load, root / "cluster.toml", environment, arguments, programs=programs, tasks=tasks)
-    chosen = load()
-    state = _home_of_states(root, environment) / chosen.machine
-    made_with = settings.remembered(state)
-    chosen = load(remembered=made_with) if made_with else chosen
-    machine: Machine = (
-        Host(chosen.machine, whole=chosen.free_ports)
-        if chosen.on_host
-        else Namespaces(
-            chosen.machine, state, chosen.link_range, chosen.service_range, chosen.pod_range, DISK, KERNEL, MODULES
-        )
-    )
-    found = Context(chosen, release.find(chosen.kubernetes), machine, state)
-    choices.refuse_what_cannot_be(found)
-    return found
-
-
-def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
-    var = root / "var"
-    if os.access(var if var.exists() else root, os.W_OK, effective_ids=True):
-        return var
-    return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dmuc"
 
 
 def _is_on(context: Context) -> Answer:

@@ -84,33 +84,5 @@ SERVICE_REACHABLE = Goal(
 )
 
 
-def objects(context: Context) -> list[tuple[str, str, str]]:
-    """Give the cluster's Nodes, Pods and Services, each with its kind, its name and how it is."""
-    found: list[tuple[str, str, str]] = []
-
-    def nodes(answer: Any) -> Answer:
-        for node in answer["items"]:
-            ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
-            found.append(("node", node["metadata"]["name"], "Ready" if ready == "True" else "not Ready"))
-        return Answer(True, "")
-
-    def pods(answer: Any) -> Answer:
-        for pod in answer["items"]:
-            where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
-            found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
-        return Answer(True, "")
-
-    def services(answer: Any) -> Answer:
-        for service in answer["items"]:
-            ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
-            found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
-        return Answer(True, "")
-
-    for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
-        if not ask_api(context, f"/api/v1/{path}", judge):
-            break  # it does not answer: asking again only takes time
-    return found
-
-
 PARTS = [SERVICE]
 REACHABLE = [SERVICE_REACHABLE]

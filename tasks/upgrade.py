@@ -24,6 +24,6 @@ def first(context: Context, *names: str) -> Sequence[str]:
 def _replaces(context: Context) -> bool:
     """Whether anything runs that is not of the programs that are wanted. Those may not have been looked for yet."""
     wanted = {found.path: found.print for found in binaries.known(context).values()}
-    records = [record for path in context.run.glob("*.pid") if (record := Record.load(path))]
+    records = [record for path in context.pidfiles.glob("*.pid") if (record := Record.load(path))]
     programs = [(record.command[0], record) for record in records if record.alive()]
     return any(wanted.get(program) != record.inputs.get(program) for program, record in programs)

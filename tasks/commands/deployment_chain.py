@@ -15,7 +15,8 @@ from .. import deployment, service
 from ..core.api import full_name
 from ..core.context import Context
 from ..core.errors import DmucError
-from ..core.probe import Answer, Tcp, ask_api, request
+from ..core.http_client import request
+from ..core.probe import Answer, Tcp, ask_api
 from ..kubelet import SCHEDULABLE, node_name
 from ..service_account import SERVICE_ACCOUNT
 from .diagnosis import Finding, Link, broken, unknown, waits, works

@@ -13,7 +13,7 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.settings import Settings
-from .doit_commands import Command
+from .base import Command
 
 
 class Env(Command):

@@ -10,19 +10,20 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .. import binaries, choices, facts
+from .. import binaries, choices
 from ..core import debian, release
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.daemon import Daemon
 from ..core.errors import DmucError
+from ..core.facts import rules_of_the_other
 from ..core.machine import is_root
 from ..core.namespaces import Namespaces
 from ..core.ports import is_free
 from ..programs import build_kubernetes
 from ..programs.catalog import PROGRAMS
+from .base import Command
 from .checklist import Row, State, show
-from .doit_commands import Command
 
 _MEMORY, _DISK = 1000, 5000  # MiB that a cluster, and building Kubernetes with what is then stored, take
 _CONTROLLERS = {  # cgroup version -> those without which the kubelet or the engine does not start
@@ -78,7 +79,7 @@ def _rights(cluster: Cluster) -> Iterator[Row]:
         yield Row("root", who, "", State.IMPOSSIBLE, do)
         return
     yield Row("root", who)
-    lacking = facts.lacking_capabilities()
+    lacking = cluster.context.facts.lacking_capabilities
     how = "CapEff in /proc/self/status"
     if not lacking:
         yield Row("capabilities", f"all that are used ({how})")
@@ -101,10 +102,10 @@ def _kernel(cluster: Cluster) -> Iterator[Row]:
         does = f"{context.machine.name} is made of them; those of users are not used"
         yield _there("namespaces", lacking, "/proc/self/ns", does, "Use a kernel that has them, or machine=host.")
     questions: dict[str, Callable[[], bool | None]] = {
-        "overlay": lambda: facts.has_filesystem("overlay"),
-        "bridge": lambda: facts.has_module("bridge", "CONFIG_BRIDGE"),
-        "veth": lambda: facts.has_module("veth", "CONFIG_VETH"),
-        "nf_conntrack": lambda: facts.has_module("nf_conntrack", "CONFIG_NF_CONNTRACK"),
+        "overlay": lambda: cluster.context.facts.has_filesystem("overlay"),
+        "bridge": lambda: cluster.context.facts.has_module("bridge", "CONFIG_BRIDGE"),
+        "veth": lambda: cluster.context.facts.has_module("veth", "CONFIG_VETH"),
+        "nf_conntrack": lambda: cluster.context.facts.has_module("nf_conntrack", "CONFIG_NF_CONNTRACK"),
     }
     answers = {name: ask() for name, ask in questions.items()}
     unknown = [name for name, answer in answers.items() if answer is None]
@@ -129,8 +130,8 @@ def _there(name: str, lacking: list[str], how: str, does: str, do: str, wanted: 
 
 
 def _cgroups(cluster: Cluster) -> Iterator[Row]:
-    context, version = cluster.context, facts.cgroup_version()
-    controllers = facts.cgroup_controllers()
+    context, version = cluster.context, cluster.context.facts.cgroup_version
+    controllers = cluster.context.facts.cgroup_controllers
     lacking = sorted(_CONTROLLERS["v2" if version == "v2" else "v1"] - controllers)
     if context.settings.free_ports:
         return
@@ -139,7 +140,7 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
         do = "Mount them below /sys/fs/cgroup, or turn them on: cgroup_enable= on the kernel's command line."
         yield Row("cgroups", found, "", State.IMPOSSIBLE, do)
         return
-    held = facts.held_back_controllers()
+    held = cluster.context.facts.undelegated_controllers
     if held:
         found = f"v2, in which the group of this container holds processes and so cannot pass on {', '.join(held)}"
         do = "Move what is in /sys/fs/cgroup/cgroup.procs to a group below it, before anything else runs there."
@@ -169,11 +170,11 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
 
 def _resources(cluster: Cluster) -> Iterator[Row]:
     context = cluster.context
-    if not facts.has_swap():
+    if not cluster.context.facts.has_swap:
         yield Row("swap", "none (/proc/swaps)", "as the kubelet wants it")
     else:
         yield Row("swap", "on (/proc/swaps)", _told(cluster, "fail-swap-on", "failSwapOn"), State.ADAPTED)
-    memory = facts.available_memory()
+    memory = cluster.context.facts.available_memory
     little = memory < _MEMORY
     does = "a cluster takes about 700 MiB" + (
         "; with less the kubelet evicts Pods, or the kernel ends somebody" if little else ""
@@ -181,7 +182,7 @@ def _resources(cluster: Cluster) -> Iterator[Row]:
     do = "Free some memory." if little else ""
     yield Row("memory", f"{memory} MiB available (/proc/meminfo)", does, State.DOUBTFUL if little else State.FINE, do)
     for name, path in {"disk": context.state, "cache disk": context.settings.cache}.items():
-        free = facts.free_disk(path)
+        free = cluster.context.facts.free_disk(path)
         little = free < _DISK
         does = (
             _told(cluster, "eviction-hard", "evictionHard")
@@ -196,7 +197,7 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
     context, mode = cluster.context, cluster.context.settings.proxy_mode
     if context.settings.free_ports:
         return
-    kind, version = facts.iptables()
+    kind, version = cluster.context.facts.iptables
     other = {"nft": "legacy", "legacy": "nft"}.get(kind, "")
     if kind:
         does = "engine, kubelet and kube-proxy all run the iptables on PATH, which is the host's: so all use this kind"
@@ -204,7 +205,7 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
         yield from _other_rules(context, kind, other)
     else:
         yield Row("iptables", "not found", "obtained: see tools")
-    there = facts.has_module("nf_tables", "CONFIG_NF_TABLES")
+    there = cluster.context.facts.has_module("nf_tables", "CONFIG_NF_TABLES")
     if there is False and (kind == "nft" or mode == "nftables"):
         do = "Use a kernel with CONFIG_NF_TABLES; or iptables-legacy: update-alternatives --config iptables"
         yield Row("nftables", "the kernel has none", "", State.IMPOSSIBLE, do)
@@ -214,7 +215,7 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
         yield Row("nftables", where, f"proxy_mode={mode}; this release has {modes}")
     yield Row(
         "ip_vs",
-        "the kernel has it" if facts.has_ipvs() else "the kernel has none",
+        "the kernel has it" if cluster.context.facts.has_ipvs else "the kernel has none",
         "used with proxy_mode=ipvs, which is refused without",
     )
 
@@ -224,7 +225,7 @@ def _other_rules(context: Context, kind: str, other: str) -> Iterator[Row]:
     if context.machine.down() is not None:
         yield Row(f"{other} rules", f"none: {where} begins without any", "the host's own are not touched")
         return
-    count = facts.rules_of_the_other(context.machine, kind)
+    count = rules_of_the_other(context.machine, kind)
     if count is None:
         yield Row(f"{other} rules", "cannot be told: they cannot be listed here")
     elif count:

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from ..core import release
+from doit.exceptions import InvalidCommand
+
+from .. import binaries
+from ..core import api, release
 from ..core.cluster import Cluster
+from ..core.context import Context
+from ..core.probe import Answer, ask_api
 from ..core.process import Record
+from .base import Command
+
+
+class Status(Command):
+    """`doit status`."""
+
+    doc_purpose = "show every component: pid, since when, version, ready or why not; Nodes, Pods and Services"
+    doc_usage = ""
+    doc_description = None
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Print it; return 0 when everything that runs is ready and nothing is missing, else 1."""
+        if arguments:
+            raise InvalidCommand("`status` takes no arguments.")
+        return show(cluster)
 
 
 def show(cluster: Cluster) -> int:
     """Print every component (pid, since when, version, ready or why not) and the cluster's objects.
 
-    Gives 0 when all components are ready, else 1.
+    Return 0 when all components are ready, else 1.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -22,7 +43,7 @@ def show(cluster: Cluster) -> int:
     console = Console(width=None if Console().is_terminal else 160)
     down = context.machine.down()
     console.print(f"machine {context.machine.name}: {escape(down or 'on, ' + context.settings.address)}")
-    versions = cluster.versions(context)
+    versions = binaries.versions(context)
     table = Table(box=None, pad_edge=False)
     for heading in ("COMPONENT", "PID", "SINCE", "VERSION", "STATE"):
         table.add_column(heading, no_wrap=heading != "STATE")
@@ -44,7 +65,7 @@ def show(cluster: Cluster) -> int:
     console.print(table)
     for line in release.skew(versions):
         console.print(f"[yellow]! {escape(line)}[/]")
-    objects = cluster.objects(context) if down is None else []
+    objects = _objects(context) if down is None else []
     if objects:
         table = Table(box=None, pad_edge=False)
         for heading in ("KIND", "NAME", "STATE"):
@@ -61,3 +82,31 @@ def _ago(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.0f}s"
+
+
+def _objects(context: Context) -> list[tuple[str, str, str]]:
+    """Return the cluster's Nodes, Pods and Services, each with its kind, its name and how it is."""
+    found: list[tuple[str, str, str]] = []
+
+    def nodes(answer: Any) -> Answer:
+        for node in answer["items"]:
+            ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
+            found.append(("node", node["metadata"]["name"], "Ready" if ready == "True" else "not Ready"))
+        return Answer(True, "")
+
+    def pods(answer: Any) -> Answer:
+        for pod in answer["items"]:
+            where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
+            found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
+        return Answer(True, "")
+
+    def services(answer: Any) -> Answer:
+        for service in answer["items"]:
+            ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
+            found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
+        return Answer(True, "")
+
+    for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
+        if not ask_api(context, f"/api/v1/{path}", judge):
+            break  # it does not answer: asking again only takes time
+    return found

@@ -15,11 +15,10 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.lock import only_one
-from ..core.settings import Settings, arguments, remember, remembered
-from ..facts import facts
+from ..core.settings import Settings, remember, remembered
 from ..tour.play import Stage, Unexpected
-from ..tour.steps import CHAPTERS, Chapter, Step, chosen, load
-from .doit_commands import Command, told
+from ..tour.steps import CHAPTERS, Chapter, Step, chosen, facts, load
+from .base import Command, told
 
 
 class Tour(Command):
@@ -179,7 +178,7 @@ def _walk(position: Position, yes: bool, first: str, last: str) -> int:
         if not quiet:
             console.print(text, style=style, markup=False)
 
-    stage = Stage(position.cluster, _explicit(), say)
+    stage = Stage(position.cluster, [f"{name}={value}" for name, value in position.cluster.arguments.items()], say)
     for number, chapter, step in position.numbered():
         if step.name not in left:
             continue
@@ -247,11 +246,6 @@ def _settle(position: Position) -> None:
         remember(context.state, {**position.choices, **position.chapters[0].settings})
     settings = replace(context.settings, **remembered(context.state))  # type: ignore[arg-type]
     position.cluster = replace(position.cluster, context=replace(context, settings=settings))
-
-
-def _explicit() -> list[str]:
-    """The NAME=VALUE words of the command line."""
-    return [f"{name}={value}" for name, value in arguments(sys.argv[1:]).items()]
 
 
 class _LeftError(Exception):

@@ -27,7 +27,7 @@ from ..core.machine import run
 from ..core.probe import Answer, ask_api, wait
 from ..core.progress import Silent
 from ..proxies.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
-from .doit_commands import Command
+from .base import Command
 
 REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together

@@ -17,9 +17,9 @@ from ..core.goal import Goal
 from ..dns import DNS
 from ..pki import PKI
 from . import diagnosis
+from .base import Command
 from .deployment_chain import Followed
 from .diagnosis import Diagnosis, Link
-from .doit_commands import Command
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (

@@ -11,7 +11,10 @@ from typing import Any
 
 from .context import Context
 from .errors import DmucError
+from .http_client import LIMIT, in_words, tls_context
 from .probe import Http
+
+_DEADLINE = 30.0  # seconds for one change
 
 
 def full_name(thing: Any) -> str:
@@ -31,9 +34,9 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
     """
     from kubernetes import utils
 
-    with _saying(context, f"creating the {manifest['kind']} {manifest['metadata']['name']}") as client:
+    with _client(context, f"creating the {manifest['kind']} {manifest['metadata']['name']}") as client:
         try:
-            utils.create_from_dict(client, manifest)  # type: ignore[no-untyped-call]
+            utils.create_from_dict(client, manifest, _request_timeout=_DEADLINE)  # type: ignore[no-untyped-call]
         except utils.FailToCreateError as error:
             refused = [e for e in error.api_exceptions if e.status != HTTPStatus.CONFLICT]
             if refused:
@@ -55,35 +58,48 @@ def send(context: Context, method: str, path: str, body: dict[str, Any], accept:
 
     patch = "application/strategic-merge-patch+json"
     headers = {"Content-Type": patch if method == "PATCH" else "application/json"}
-    with _saying(context, f"{method} {path}") as client:
+    with _client(context, f"{method} {path}") as client:
         # Not by the methods for each kind: some cannot read the answer that they get (for a Binding, a Status).
-        response = client.rest_client.request(method, f"{client.configuration.host}{path}", headers=headers, body=body)
+        url = f"{client.configuration.host}{path}"
+        response = client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=_DEADLINE)
         text = response.read()
         if response.status >= HTTPStatus.BAD_REQUEST and response.status not in accept:
             raise ApiException(status=response.status, reason=response.reason, body=text.decode(errors="replace"))
 
 
 @contextlib.contextmanager
-def _saying(context: Context, tried: str) -> Iterator[Any]:
-    """Give a client of the kubernetes package; its errors become ours.
-
-    It connects from the host: where the link to the machine is not there, its address is some stranger's.
-    """
-    down = context.machine.down()
-    if down:
-        raise DmucError(tried, f"The API server cannot be reached: {down}.", "Run: scripts/doit machine")
+def _client(context: Context, tried: str) -> Iterator[Any]:
+    """Open a client of the kubernetes package, as the administrator; its errors become DmucError."""
     from kubernetes import client
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    # Not from the kubeconfig: what is embedded there would be written into temporary files, keys included.
     configuration = client.Configuration(host=context.server)
-    configuration.ssl_ca_cert = str(context.pki / "ca.crt")
-    configuration.cert_file, configuration.key_file = str(context.pki / "admin.crt"), str(context.pki / "admin.key")
+    configuration.proxy = None  # it has read the caller's proxy variables
     try:
         with client.ApiClient(configuration) as api:
+            api.rest_client.pool_manager = _connections(context)
             yield api
     except ApiException as error:
         raise DmucError(tried, f"The API server said: {error.status} {error.reason} {error.body}") from None
     except HTTPError as error:
         raise DmucError(tried, f"The API server did not answer: {error}", "See: scripts/doit status") from None
+    except OSError as error:
+        raise DmucError(tried, f"The API server cannot be reached: {in_words(error)}.", "Run: scripts/doit") from None
+
+
+def _connections(context: Context) -> Any:
+    """Return urllib3's pool of connections, which are opened inside the machine."""
+    from urllib3 import HTTPSConnectionPool, PoolManager
+    from urllib3.connection import HTTPSConnection
+
+    class Connection(HTTPSConnection):
+        def _new_conn(self) -> Any:
+            return context.machine.connect(self.host, self.port or 443, LIMIT)
+
+    class Pool(HTTPSConnectionPool):
+        ConnectionCls = Connection
+
+    pools = PoolManager(ssl_context=tls_context(context.pki), retries=False)
+    pools.pool_classes_by_scheme = {"https": Pool}
+    return pools

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from .context import Context
 from .daemon import Daemon
@@ -19,9 +19,8 @@ class Cluster:
 
     context: Context
     parts: Sequence[Part]
-    # For `doit status`:
-    versions: Callable[[Context], Mapping[str, str]]  # program -> version
-    objects: Callable[[Context], list[tuple[str, str, str]]]  # kind, name and state of each
+    arguments: Mapping[str, str] = field(default_factory=dict)  # the settings on the command line
+    behind_dashes: Sequence[str] = ()  # the words of the command line after `--`
 
     @property
     def daemons(self) -> list[Daemon]:

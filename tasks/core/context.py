@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import DmucError
+from .facts import HostFacts
 from .machine import Machine
 from .ports import API, Port
 from .release import Release, of
+from .run import Run
 from .settings import Settings
 
 _deciding = threading.Lock()
@@ -26,6 +28,8 @@ class Context:
     release: Release
     machine: Machine
     state: Path
+    run: Run = field(default_factory=Run, compare=False)
+    facts: HostFacts = field(default_factory=HostFacts)
 
     @property
     def bin(self) -> Path:
@@ -43,7 +47,7 @@ class Context:
         return self.state / "logs"
 
     @property
-    def run(self) -> Path:
+    def pidfiles(self) -> Path:
         """One file per running process."""
         return self.state / "run"
 

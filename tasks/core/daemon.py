@@ -26,13 +26,12 @@ from typing import Literal
 from .context import Context
 from .errors import DmucError
 from .goal import Goal, Names, resolve
-from .machine import Machine, Spawned, is_root, run
+from .machine import Machine, is_root, run
 from .ports import Port, a_free_one, is_free
 from .probe import Answer, Http, Probe, Tcp, Unix, simple, wait
 from .process import Record, find, marks
 from .progress import Progress
 
-_SPAWNED: dict[int, Spawned] = {}  # what this very run started, by pid: it alone can know their exit codes
 _CAUSES = {
     "address already in use": "Another process has its port: `ss -ltnp` in the machine shows which.",
     "no space left on device": "The disk is full.",
@@ -127,11 +126,11 @@ class Daemon:
 
     def record(self, context: Context) -> Path:
         """The file that remembers its process."""
-        return context.run / f"{self.label}.pid"
+        return context.pidfiles / f"{self.label}.pid"
 
     def _ran(self, context: Context) -> Path:
         """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
-        return context.run / f"{self.label}.ran"
+        return context.pidfiles / f"{self.label}.ran"
 
     def has_run(self, context: Context) -> bool:
         """Whether it has run since the machine was last emptied of it."""
@@ -250,7 +249,7 @@ class Daemon:
         command, log = self.command(context), self.log(context)
         self._refuse_unknown_flags(context)
         self._refuse_what_is_there(context, probe)
-        for directory in (context.logs, context.run, context.home, self.directory(context), *self.keeps(context)):
+        for directory in (context.logs, context.pidfiles, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._elsewhere(context):
             (path / _OWNER).write_text(str(context.state))
@@ -268,7 +267,7 @@ class Daemon:
         environment = {**context.environment(), **marks(self.record(context), command[0])}
         spawned = self.place(context).spawn(command, log=log, cwd=self.directory(context), environment=environment)
         Record.of(spawned.pid, command, inputs, begin).save(self.record(context))
-        _SPAWNED[spawned.pid] = spawned
+        context.run.spawned[spawned.pid] = spawned
         self._wait(context, probe, progress)
         self._ran(context).touch()
 
@@ -332,7 +331,8 @@ class Daemon:
         ended = not record.alive()
         if not ended:
             self._ran(context).touch()
-        code = _SPAWNED[record.pid].exit_code() if ended and record.pid in _SPAWNED else None
+        spawned = context.run.spawned.get(record.pid)
+        code = spawned.exit_code() if ended and spawned else None
         self.stop(context)
         raise self._failure(context, record, answer, elapsed, ended, code)
 

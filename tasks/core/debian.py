@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import DmucError, Interrupted
-from .probe import STOP
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), d
         )
         try:
             while process.poll() is None:
-                if STOP.wait(0.1):
+                if progress.stop.wait(0.1):
                     raise Interrupted(tried, "the run was ended")
                 if news := _NEWS.findall(Path(output.name).read_text(errors="replace")):
                     progress.note(news[-1][:100])

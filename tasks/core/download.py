@@ -20,7 +20,6 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from .errors import DmucError, Interrupted
-from .probe import STOP
 from .progress import Progress
 
 _T = TypeVar("_T")
@@ -70,7 +69,7 @@ def fetch_all(wanted: Sequence[Download], progress: Progress, patience: float = 
         raise error
 
 
-def fetch(wanted: Download, progress: Progress, patience: float = 30.0, over: threading.Event = STOP) -> None:
+def fetch(wanted: Download, progress: Progress, patience: float = 30.0, over: threading.Event | None = None) -> None:
     """Download `wanted.url` to the file `wanted.to`, which appears only when it is complete and its sum is right.
 
     The SHA-256 sum is `sha256`, else the one published at `sums_url`: a file of just the digest (dl.k8s.io has one
@@ -84,7 +83,7 @@ def fetch(wanted: Download, progress: Progress, patience: float = 30.0, over: th
     if wanted.sha256 is None and wanted.sums_url is None:
         raise ValueError("one of sha256 and sums_url must be given")
     try:
-        _fetch(wanted, progress, _Waiting(patience, over))
+        _fetch(wanted, progress, _Waiting(patience, progress.stop, over or progress.stop))
     except Interrupted:
         raise
     except DmucError as error:
@@ -100,7 +99,7 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
     right = False
     while not right:
         resumed = part.exists()
-        _try(wanted.url, part, lambda: _resume(wanted.url, part, progress, waiting))
+        _try(wanted.url, part, lambda: _resume(wanted.url, part, progress, waiting), progress.stop)
         progress.note("check")
         with part.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,13 +142,14 @@ class _Waiting:
     """How long a download waits, and what ends it."""
 
     patience: float  # seconds with nothing, or next to nothing
-    over: threading.Event
+    stop: threading.Event  # the run's
+    over: threading.Event  # of the downloads beside this one
 
     def pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         """Give what arrives, piece by piece. Raises TimeoutError when it is too little, Interrupted when it is over."""
         begin, came = time.monotonic(), 0
         while piece := response.read1(1 << 18):
-            if STOP.is_set() or self.over.is_set():
+            if self.stop.is_set() or self.over.is_set():
                 raise Interrupted(f"downloading {response.url}", "the run was ended")
             yield piece
             came += len(piece)
@@ -194,7 +194,7 @@ def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
         with urllib.request.urlopen(sums_url, timeout=waiting.patience) as response:
             return b"".join(waiting.pieces(response)).decode(errors="replace")
 
-    text = _try(sums_url, None, read)
+    text = _try(sums_url, None, read, waiting.stop)
     for line in text.splitlines():
         digest, _, file = line.strip().partition(" ")
         if re.fullmatch("[0-9a-fA-F]{64}", digest) and PurePosixPath(file.strip(" *")).name in ("", name):
@@ -202,7 +202,7 @@ def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
     raise DmucError(f"looking up the SHA-256 sum of {name}", f"{sums_url} has none for it:\n{text[:200].rstrip()}")
 
 
-def _try(url: str, part: Path | None, action: Callable[[], _T]) -> _T:
+def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: threading.Event) -> _T:
     """Do `action`; again when the connection stalls or breaks off. Whatever else goes wrong is said as a DmucError."""
     import tenacity
 
@@ -213,9 +213,9 @@ def _try(url: str, part: Path | None, action: Callable[[], _T]) -> _T:
             retry=tenacity.retry_if_exception(
                 lambda e: isinstance(e, passing) or (isinstance(e, urllib.error.HTTPError) and e.code >= 500)
             ),
-            stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(STOP),
+            stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(run_ends),
             wait=tenacity.wait_fixed(PAUSE),
-            sleep=tenacity.sleep_using_event(STOP),
+            sleep=tenacity.sleep_using_event(run_ends),
             reraise=True,
         )(action)
     except urllib.error.HTTPError as error:  # before URLError and OSError, which it is as well
@@ -226,7 +226,7 @@ def _try(url: str, part: Path | None, action: Callable[[], _T]) -> _T:
             tried, f"cannot connect: {error.reason}", "Check the network, and the proxy if there is one."
         ) from None
     except passing as error:
-        if STOP.is_set():
+        if run_ends.is_set():
             raise Interrupted(tried, "the run was ended") from None
         seen = f"{TRIES} tries, the last: {str(error) or type(error).__name__}"
         raise DmucError(tried, seen, "Run again: it goes on where it stopped.") from None

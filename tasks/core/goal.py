@@ -17,9 +17,8 @@ from typing import Any
 
 from .context import Context
 from .errors import DmucError, Interrupted
-from .probe import STOP, Answer
+from .probe import Answer
 from .progress import Progress
-from .report import BOARD
 
 # Names of other goals; a function where they depend on the settings.
 Names = Sequence[str] | Callable[[Context], Sequence[str]]
@@ -61,7 +60,7 @@ class UpToDate:
             self.answer = self.goal.holds(self.context)
         except Exception as error:  # doit would end the whole run with a traceback
             self.answer = Answer(False, _summary(error))
-        BOARD.why(self.goal.name, self.answer.why)
+        self.context.run.board.why(self.goal.name, self.answer.why)
         return self.answer.yes
 
 
@@ -71,18 +70,16 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
     def run() -> Any:
         from doit.exceptions import TaskFailed
 
-        _working.add(goal.name)
-        try:
-            goal.make(context, BOARD.progress(goal.name))
-        except Interrupted:
-            return TaskFailed("ended with the run", report=False)
-        except Exception as error:
-            STOP.set()  # whoever else waits has nothing to wait for any more
-            if not isinstance(error, DmucError):
-                _keep_traceback(context)
-            return TaskFailed(_told(goal, context, error))
-        finally:
-            _working.discard(goal.name)
+        with context.run.working(goal.name):
+            try:
+                goal.make(context, context.run.board.progress(goal.name))
+            except Interrupted:
+                return TaskFailed("ended with the run", report=False)
+            except Exception as error:
+                context.run.stop.set()  # the other tasks have nothing to wait for any more
+                if not isinstance(error, DmucError):
+                    _keep_traceback(context)
+                return TaskFailed(_told(goal, context, error))
         return None
 
     return {
@@ -94,22 +91,6 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
         "meta": {"after": list(resolve(goal.after, context))},
     }
-
-
-_working: set[str] = set()
-
-
-def end_all(deadline: float) -> None:
-    """End the run: whoever waits stops waiting. Returns when no goal is being made any more, or after `deadline` s."""
-    import tenacity
-
-    STOP.set()
-    tenacity.Retrying(
-        retry=tenacity.retry_if_result(bool),
-        wait=tenacity.wait_fixed(0.02),
-        stop=tenacity.stop_after_delay(deadline),
-        retry_error_callback=lambda _: None,
-    )(_working.copy)
 
 
 def _told(goal: Goal, context: Context, error: Exception) -> str:

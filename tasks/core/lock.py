@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DmucError, Interrupted
-from .probe import STOP
 from .progress import Progress
 
 _LONGEST = 108  # bytes of a name: sun_path in unix(7)
@@ -65,8 +64,8 @@ def turn(directory: Path, doing: str, progress: Progress) -> Iterator[None]:
         tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(BlockingIOError),
             wait=tenacity.wait_fixed(1),
-            sleep=tenacity.sleep_using_event(STOP),
-            stop=tenacity.stop_when_event_set(STOP),
+            sleep=tenacity.sleep_using_event(progress.stop),
+            stop=tenacity.stop_when_event_set(progress.stop),
             before_sleep=lambda _: progress.note(f"waiting: another run is {doing}"),
         )(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from .errors import DmucError
+from .errors import DmucError, Interrupted
 from .progress import Progress
+
+_PAUSE = 0.1  # seconds between two looks at the stop signal while a command runs
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class Spawned:
 
 class Machine(Protocol):
     """Runs commands, starts daemons, opens connections. Files are read and written directly: the disk is the host's."""
+
+    @property
+    def stop(self) -> threading.Event:
+        """The run's stop signal: a command that runs in the machine is then ended."""
 
     @property
     def name(self) -> str:
@@ -67,25 +76,58 @@ class Machine(Protocol):
 
 
 def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0) -> str:
-    """Run a command in the machine to its end and give its output.
+    """Run a command in the machine to its end and return its output.
 
-    Raises DmucError with the command, exit code and output when it fails, or has not ended after `timeout` seconds.
+    Raises DmucError with the command, exit code and output when it fails, or has not ended after `timeout` seconds;
+    Interrupted when the run ends meanwhile. The command is then ended with all that it has started.
     """
-    from plumbum import CommandNotFound, ProcessExecutionError, ProcessTimedOut, local
+    from plumbum import CommandNotFound, local
 
     argv = [*machine.enter(), *command]
     tried = f"on {machine.name}: {shlex.join(command)}"
+    pipe = subprocess.PIPE
     try:
-        output: str = (local[argv[0]][argv[1:]] << stdin)(timeout=timeout)
-    except ProcessExecutionError as error:
-        raise DmucError(tried, f"exit code {error.retcode}: {(error.stderr or error.stdout).strip()}") from None
-    except ProcessTimedOut:
-        raise DmucError(tried, f"not done after {timeout:g} s; ended") from None
+        # A session of its own: nsenter and sh have children, which would otherwise outlive them and hold the pipes.
+        process = local[argv[0]][argv[1:]].popen(stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except CommandNotFound:
         raise DmucError(
             tried, f"there is no program {argv[0]} here", f"Install it, e.g. the package of {argv[0]}."
         ) from None
-    return output
+    try:
+        out, errors = _communicate(process, stdin.encode(), timeout, machine.stop)
+    except subprocess.TimeoutExpired:
+        if machine.stop.is_set():
+            raise Interrupted(tried, "the run was ended") from None
+        raise DmucError(tried, f"not done after {timeout:g} s; ended") from None
+    finally:
+        _end_group(process)
+    if process.returncode:
+        raise DmucError(tried, f"exit code {process.returncode}: {(errors or out).strip()}")
+    return out
+
+
+def _communicate(process: Any, stdin: bytes, timeout: float, stop: threading.Event) -> tuple[str, str]:
+    """Return what the process prints. Raises subprocess.TimeoutExpired when that takes too long, or `stop` is set."""
+    end = time.monotonic() + timeout
+    given: bytes | None = stdin
+    while True:
+        try:
+            out, errors = process.communicate(given, timeout=min(_PAUSE, max(end - time.monotonic(), 0)))
+            return out.decode(errors="replace"), errors.decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            if stop.is_set() or time.monotonic() >= end:
+                raise
+            given = None  # communicate goes on with the rest
+
+
+def _end_group(process: Any) -> None:
+    """SIGKILL what is left of the process's group, the process itself among it, and wait for the process."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            pipe.close()
 
 
 def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str]) -> Spawned:
@@ -120,6 +162,7 @@ class Host:
 
     name: str = "host"
     whole: bool = False
+    stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     def down(self) -> str | None:
         """Nothing: it is up."""

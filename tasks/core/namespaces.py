@@ -22,8 +22,9 @@ import shlex
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Namespaces:
     kernel: Sequence[str] = ()
     modules: Sequence[str] = ()
     whole: bool = True
+    stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     # What is where
 

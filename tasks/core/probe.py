@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import http.client
 import json
 import re
-import socket
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DmucError, Interrupted
+from .http_client import LIMIT, connect_unix, in_words, request
 from .ports import Port
 from .progress import Progress
 
 if TYPE_CHECKING:
-    import ssl
-
     from .context import Context
 
-STOP = threading.Event()  # set when the run is being ended: whoever waits stops waiting
 _PAUSE = 0.1  # seconds between two questions: a TLS handshake takes milliseconds of CPU time on either side
-_LIMIT = 2.0  # seconds that one question may take
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,9 @@ class Tcp:
         """Ask."""
         port = self.port if isinstance(self.port, int) else context.port(self.port)
         try:
-            context.machine.connect(self.host, port, _LIMIT).close()
+            context.machine.connect(self.host, port, LIMIT).close()
         except OSError as error:
-            return Answer(False, f"{self.host}:{port}: {_plain(error)}")
+            return Answer(False, f"{self.host}:{port}: {in_words(error)}")
         return Answer(True, f"{self.host}:{port} accepts connections")
 
 
@@ -68,9 +60,9 @@ class Unix:
     def __call__(self, context: Context) -> Answer:
         """Ask."""
         try:
-            _connect_unix(context, self.path).close()
+            connect_unix(context, self.path).close()
         except OSError as error:
-            return Answer(False, f"unix://{self.path}: {_plain(error)}")
+            return Answer(False, f"unix://{self.path}: {in_words(error)}")
         return Answer(True, f"unix://{self.path} accepts connections")
 
 
@@ -98,7 +90,7 @@ class Http:
         try:
             status, body = request(context, url, own_ca=self.own_ca, ca=self.ca, client=self.client)
         except (OSError, http.client.HTTPException) as error:
-            return Answer(False, f"{url}: {_plain(error)}")
+            return Answer(False, f"{url}: {in_words(error)}")
         if status != 200 or not re.search(self.expect, body):
             # A health endpoint lists every check; the ones that fail are what we want to see.
             failed = [line for line in body.splitlines() if line.startswith("[-]")] or body.split("\n")
@@ -148,78 +140,7 @@ def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answ
             return Answer(False, f"{path}: there is no such object")
         return judge(json.loads(body)) if status == 200 else Answer(False, f"{path}: {status} {body[:160]}")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Answer(False, f"the API server does not answer: {_plain(error)}")
-
-
-def request(
-    context: Context, url: str, *, own_ca: bool = True, ca: str = "ca", client: str = "admin"
-) -> tuple[int, str]:
-    """GET `url` from inside the machine; gives the status and the body.
-
-    Raises OSError or http.client.HTTPException when there is no proper answer.
-    """
-    scheme, _, rest = url.partition("://")
-    if scheme == "unix":
-        host, _, path = rest.partition(":")
-        stream = _connect_unix(context, host)
-    else:
-        authority, _, path = rest.partition("/")
-        host, _, port = authority.partition(":")
-        stream = context.machine.connect(host, int(port or 80), _LIMIT)
-        # TLS ends its handshake with a small packet and the request is another: without this the second waits 40 ms.
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with stream:
-        if scheme == "https":
-            stream = _tls(context.pki, own_ca, ca, client).wrap_socket(stream, server_hostname=host)
-        connection = http.client.HTTPConnection("localhost" if scheme == "unix" else host)
-        connection.sock = stream
-        connection.request("GET", "/" + path.lstrip("/"), headers={"Connection": "close"})
-        response = connection.getresponse()
-        body, deadline = b"", time.monotonic() + _LIMIT
-        while piece := response.read1():
-            body += piece
-            if time.monotonic() > deadline:
-                raise TimeoutError("its answer does not end")
-        if response.length:  # read1 does not complain about what is missing
-            raise http.client.IncompleteRead(body, response.length)
-        return response.status, body.decode(errors="replace")
-
-
-def _connect_unix(context: Context, path: str) -> socket.socket:
-    stream = socket.socket(socket.AF_UNIX)
-    try:
-        stream.settimeout(_LIMIT)
-        stream.connect(str(context.machine.path(path)))
-    except OSError:
-        stream.close()
-        raise
-    return stream
-
-
-def _tls(pki: Path, own_ca: bool, ca: str, client: str) -> ssl.SSLContext:
-    files = (pki / f"{ca}.crt", pki / f"{client}.crt", pki / f"{client}.key") if own_ca else ()
-    try:
-        return _tls_from(files, tuple(file.stat().st_mtime_ns for file in files))
-    except FileNotFoundError as error:
-        raise OSError(f"no certificates yet ({error.filename})") from None
-
-
-@functools.lru_cache
-def _tls_from(files: Sequence[Path], _fingerprint: tuple[int, ...]) -> ssl.SSLContext:
-    import ssl
-
-    if files:
-        ca, certificate, key = files
-        context = ssl.create_default_context(cafile=str(ca))
-        context.load_cert_chain(certificate, key)
-        return context
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-def _plain(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        return Answer(False, f"the API server does not answer: {in_words(error)}")
 
 
 def wait(
@@ -244,12 +165,12 @@ def wait(
 
     answer, _ = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda result: result[1] and not result[0]),
-        stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(STOP),
+        stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(progress.stop),
         wait=tenacity.wait_fixed(_PAUSE),
-        sleep=tenacity.sleep_using_event(STOP),
+        sleep=tenacity.sleep_using_event(progress.stop),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )(ask)
-    if not answer and STOP.is_set():
+    if not answer and progress.stop.is_set():
         raise Interrupted("the run was ended", f"while waiting: {answer.why}")
     return answer
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 
 class Progress(Protocol):
     """What a task's action is given to speak through. All calls are cheap and may come from any thread."""
+
+    @property
+    def stop(self) -> threading.Event:
+        """The run's stop signal: when it is set, the work must end, by raising Interrupted."""
 
     def note(self, text: str) -> None:
         """Say in one short line what is being done or waited for now; replaces the line before."""
@@ -19,7 +24,10 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A Progress that shows nothing, for callers that have nobody to tell."""
+    """A Progress that shows nothing. `stop` is the stop signal to use; by default it has one that is never set."""
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.stop = stop or threading.Event()
 
     def note(self, text: str) -> None:
         """Take the line and show nothing."""

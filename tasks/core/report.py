@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+    from .run import Run
+
 _MARKS = {"up to date": "·", "ready": "✓", "answers": "✓", "failed": "✗", "ended": "-"}
 _STYLES = {"up to date": "dim", "ready": "green", "answers": "green", "failed": "bold red"}
 _QUIET = 5.0  # seconds after which plain output says what is being waited for
@@ -61,7 +63,7 @@ class _RowProgress:
     """The Progress of one task (see progress.py)."""
 
     def __init__(self, board: Board, name: str) -> None:
-        self._board, self._name = board, name
+        self._board, self._name, self.stop = board, name, board.stop
 
     def note(self, text: str) -> None:
         self._board.update(self._name, note=text)
@@ -76,13 +78,13 @@ class _RowProgress:
 class Board:
     """All rows; written to from every thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop  # what tasks hear through their Progress
         self._lock = threading.RLock()
         self._rows: dict[str, Row] = {}
         self._reasons: dict[str, str] = {}
         self._live: Live | None = None
         self.shown = False  # nothing is printed unless doit runs tasks
-        self.expected: set[str] = set()  # the names of all tasks that the run takes in
 
     # What tasks say
 
@@ -190,43 +192,44 @@ class Board:
         return table
 
 
-BOARD = Board()
-
-
 class Reporter(ConsoleReporter):  # type: ignore[misc]
     """doit's reporter: passes what happens on to the board, and prints failures last."""
 
     desc = "the tasks with their states and seconds"
 
+    def __init__(self, run: Run) -> None:
+        super().__init__(sys.stdout, {})
+        self._run, self._board = run, run.board
+        self._shown_failures: list[tuple[str, str]] = []
+
     def initialize(self, tasks: dict[str, Any], selected_tasks: Sequence[str]) -> None:
         """Begin; called by doit before anything runs."""
-        self._shown_failures: list[tuple[str, str]] = []
-        BOARD.begin()
+        self._board.begin()
 
     def _last_step(self, task: Any) -> bool:
-        return not (task.name.startswith("_") and task.name[1:] in BOARD.expected)
+        return not (task.name.startswith("_") and task.name[1:] in self._run.selected)
 
     def execute_task(self, task: Any) -> None:
         """A task runs; called in its own thread."""
-        BOARD.started(task.name)
+        self._board.started(task.name)
 
     def add_success(self, task: Any) -> None:
         """A task has ended well."""
-        BOARD.ended(task.name, "answers" if not self._last_step(task) else "ready", self._last_step(task))
+        self._board.ended(task.name, "answers" if not self._last_step(task) else "ready", self._last_step(task))
 
     def skip_uptodate(self, task: Any) -> None:
         """A task has nothing to do."""
-        BOARD.ended(task.name, "up to date", self._last_step(task))
+        self._board.ended(task.name, "up to date", self._last_step(task))
 
     def add_failure(self, task: Any, fail: Any) -> None:
         """A task has failed, or was ended because another one has."""
         if fail.report:
             self._shown_failures.append((task.name.lstrip("_"), str(fail.message)))
-        BOARD.ended(task.name, "failed" if fail.report else "ended", True)
+        self._board.ended(task.name, "failed" if fail.report else "ended", True)
 
     def complete_run(self) -> None:
         """All is done: what failed comes last, where it is seen."""
-        BOARD.end()
+        self._board.end()
         for name, text in self._shown_failures:
             print(f"\n✗ {name} failed\n{text}", file=sys.stderr, flush=True)
         for text in self.runtime_errors:

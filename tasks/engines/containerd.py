@@ -18,7 +18,6 @@ from ..core.daemon import Daemon, Flag
 from ..core.machine import Machine, run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
-from ..facts import may_lower_oom_score
 from ..machine import DISK
 from ..registry import mirrors
 
@@ -61,7 +60,7 @@ def _settings(context: Context) -> str:
     https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md ; how 2.x takes it over: migrateConfig in
     plugins/cri/images/plugin.go and plugins/cri/runtime/plugin.go there.
     """
-    restrict = "" if may_lower_oom_score() else _RESTRICT
+    restrict = "" if context.facts.may_lower_oom_score else _RESTRICT
     return f"""\
 version = 2
 # Without it the kubelet has nobody to speak to: better not to start than to start without.

@@ -17,7 +17,6 @@ from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.machine import run
 from ..core.probe import Http, Probe
-from ..facts import may_lower_oom_score
 from ..machine import DISK
 from ..registry import mirrors
 from .containerd import end_containers
@@ -64,7 +63,7 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
         )
         for mirror in mirrors(context)
     ]
-    if not may_lower_oom_score():
+    if not context.facts.may_lower_oom_score:
         why = "We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without."
         adapter = str(_adapter(context))
         wishes += [
@@ -86,7 +85,7 @@ def _forget_config(context: Context) -> None:
 
 def _files(context: Context) -> Mapping[Path, str]:
     files = {}
-    if not may_lower_oom_score():
+    if not context.facts.may_lower_oom_score:
         files[_adapter(context)] = _RUNC_ADAPTER.format(runc=context.bin / "runc")
     if context.settings.uses_front_door:
         config: dict[str, Any] = {}

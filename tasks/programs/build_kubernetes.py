@@ -11,14 +11,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tasks.core import debian
-from tasks.core.errors import DmucError, Interrupted
-from tasks.core.lock import turn
-from tasks.core.probe import STOP
-from tasks.core.progress import Progress
+from ..core import debian
+from ..core.errors import DmucError, Interrupted
+from ..core.lock import turn
+from ..core.progress import Progress
 
 VERSION = "v1.20.2"
 DIRECTORY = f"{VERSION}-debian"  # in the cache
@@ -113,7 +113,7 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
     }
 
     def run(*command: str, seen: Callable[[str], None]) -> None:
-        _run(command, environment, tree, log, seen)
+        _run(command, environment, tree, log, seen, progress.stop)
 
     # Without it kube-apiserver lacks its OpenAPI definitions and does not compile.
     progress.note("generate code")
@@ -142,7 +142,12 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
 
 
 def _run(
-    command: Sequence[str], environment: Mapping[str, str], directory: Path, log: Path, seen: Callable[[str], None]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    log: Path,
+    seen: Callable[[str], None],
+    stop: threading.Event,
 ) -> None:
     """Run `command` in `directory`, with no environment but this; its output goes to `log`, and by line to `seen`."""
     from plumbum import local
@@ -166,7 +171,7 @@ def _run(
                 ended = process.poll() is not None  # asked first, so that no line is missed
                 for line in lines:
                     seen(line)
-                if not ended and STOP.wait(0.2):
+                if not ended and stop.wait(0.2):
                     raise Interrupted(f"building Kubernetes {VERSION}", "the run was ended")
         finally:
             if process.poll() is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from ..choices import engine, wants_dns
 from ..core.context import Context
-from ..core.report import BOARD
 from . import download_sites
 from .download_sites import Project
 from .executable import VERSION
@@ -133,5 +132,5 @@ def tools(context: Context) -> list[Tool]:
 
 
 def _is_wanted(what: Program | Tool, context: Context) -> bool:
-    run = BOARD.expected & {task for program in PROGRAMS.values() for task in program.tasks}
+    run = {*context.run.selected} & {task for program in PROGRAMS.values() for task in program.tasks}
     return what.wanted(context) and (not run or not what.tasks or not run.isdisjoint(what.tasks))

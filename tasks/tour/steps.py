@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..core.context import Context
 from ..core.errors import DmucError
 
 CHAPTERS = Path(__file__).parent
@@ -105,6 +106,11 @@ def load(directory: Path = CHAPTERS) -> list[Chapter]:
         seen = f"Two steps are called {', '.join(sorted(twice))}." if twice else "There are no steps."
         raise DmucError(f"reading the tour in {directory}", seen, "Chapters are files *.toml; see tasks/tour/steps.py.")
     return chapters
+
+
+def facts(context: Context) -> Facts:
+    """Return every fact that a step of the tour can depend on, by name."""
+    return {"swap": context.facts.has_swap, "insecure_port": context.release.insecure_port}
 
 
 def chosen(chapters: Sequence[Chapter], facts: Facts, choices: Mapping[str, str]) -> list[Chapter]:

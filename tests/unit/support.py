@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import os
-import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
+import dodo
+from tasks.cluster import load
 from tasks.core import release
 from tasks.core.context import Context
+from tasks.core.facts import HostFacts
 from tasks.core.machine import Host, Machine
 from tasks.core.progress import Silent
 from tasks.core.settings import Settings
@@ -31,6 +30,7 @@ class Told(Silent):
     """A Progress that remembers what was said, and can act on it."""
 
     def __init__(self, heard: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__()
         self.heard = heard
         self.notes: list[str] = []
 
@@ -39,13 +39,41 @@ class Told(Silent):
         self.heard(text)
 
 
-def a_context(root: Path, on: Machine | None = None, **settings: Any) -> Context:
+def ending_the_run(when: Callable[[str], bool]) -> Told:
+    """A Progress whose run is ended at the first note for which `when` holds."""
+    told = Told(lambda text: told.stop.set() if when(text) else None)
+    return told
+
+
+def a_host(**given: Any) -> HostFacts:
+    """A host of which these facts are given (functions where a fact takes arguments); the others are fine."""
+    fine: dict[str, Any] = {
+        "lacking_capabilities": [],
+        "has_swap": False,
+        "has_cgroup_v1": True,
+        "cgroup_version": "v1",
+        "cgroup_controllers": {*["blkio", "cpu", "cpuacct", "cpuset", "devices", "io", "memory", "pids"]},
+        "undelegated_controllers": [],
+        "has_module": lambda name, option: True,
+        "has_filesystem": lambda name: True,
+        "has_ipvs": False,
+        "iptables": ("nft", "1.8.9"),
+        "available_memory": 8000,
+        "free_disk": lambda path: 50_000,
+    }
+    values = fine | given
+    facts = {name: staticmethod(value) if callable(value) else value for name, value in values.items()}
+    host: HostFacts = type("Given", (HostFacts,), facts)()
+    return host
+
+
+def a_context(root: Path, on: Machine | None = None, host: HostFacts | None = None, **settings: Any) -> Context:
     """A cluster with all that it has under `root`, on the host unless another machine is given."""
     own: dict[str, Any] = {"machine": "host", "cache": root / "cache"}
     chosen = Settings(**own | settings)
     state = root / "var" / chosen.machine
     state.mkdir(parents=True, exist_ok=True)
-    return Context(chosen, release.find(chosen.kubernetes), on or Host(), state)
+    return Context(chosen, release.find(chosen.kubernetes), on or Host(), state, facts=host or HostFacts())
 
 
 def set_programs(context: Context, programs: Mapping[str, str | Path]) -> None:
@@ -75,17 +103,10 @@ def free_port() -> int:
     return port
 
 
-def load_dodo(directory: Path) -> ModuleType:
-    """The real dodo.py, as doit would load it, but with `directory` for its checkout and nothing of ours set."""
-    copy = directory / "dodo.py"
-    shutil.copy(CHECKOUT / "dodo.py", copy)
-    spec = importlib.util.spec_from_file_location("dodo_under_test", copy)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def load_dodo(directory: Path) -> SimpleNamespace:
+    """The real parts, and the cluster that they come to with `directory` for its checkout and nothing of ours set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DMUC_")}
-    with mock.patch.dict(os.environ, environment, clear=True), mock.patch.object(sys, "argv", ["doit"]):
-        spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(PARTS=dodo.PARTS, DMUC=load(directory, environment, [], dodo.PARTS), dodo=dodo)
 
 
 class Site(http.server.ThreadingHTTPServer):
@@ -118,6 +139,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(with_body=True)
 
     def do_GET(self) -> None:
         self._answer(with_body=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,14 +21,14 @@ RUN = "scripts/ablate --write --only"
 
 
 @pytest.fixture
-def dodo(tmp_path: Path) -> Iterator[ModuleType]:
+def dodo(tmp_path: Path) -> Iterator[SimpleNamespace]:
     """The default cluster, on a host where it takes the most flags."""
     with a_host(swap=False, may_all=False):
         yield load_dodo(tmp_path)
 
 
 @pytest.fixture
-def things(dodo: ModuleType) -> dict[str, ablate.Thing]:
+def things(dodo: SimpleNamespace) -> dict[str, ablate.Thing]:
     return {thing.name: thing for thing in ablate.things(dodo.PARTS, dodo.DMUC.context)}
 
 
@@ -59,7 +59,7 @@ def test_what_breaks_nothing_says_why_it_is_there(
 
 
 def test_a_flag_is_kept_for_another_reason_exactly_when_it_breaks_nothing(
-    dodo: ModuleType, table: dict[str, tuple[str, str]]
+    dodo: SimpleNamespace, table: dict[str, tuple[str, str]]
 ) -> None:
     idle = {
         (daemon, flag)
@@ -96,7 +96,7 @@ def test_new_rows_are_put_among_the_others(tmp_path: Path, monkeypatch: pytest.M
 # What is taken away
 
 
-def test_a_flag_that_is_taken_away_is_gone_and_no_other(dodo: ModuleType, things: dict[str, ablate.Thing]) -> None:
+def test_a_flag_that_is_taken_away_is_gone_and_no_other(dodo: SimpleNamespace, things: dict[str, ablate.Thing]) -> None:
     for name, thing in things.items():
         if name.startswith("flag "):
             _, label, *gone = name.split()
@@ -108,7 +108,9 @@ def test_a_flag_that_is_taken_away_is_gone_and_no_other(dodo: ModuleType, things
                     assert before.label != label or len(left) == len(flags) - len(gone)
 
 
-def test_without_a_component_the_others_still_fit_together(dodo: ModuleType, things: dict[str, ablate.Thing]) -> None:
+def test_without_a_component_the_others_still_fit_together(
+    dodo: SimpleNamespace, things: dict[str, ablate.Thing]
+) -> None:
     for name, thing in things.items():
         if name.startswith("component "):
             goals = join(thing.without(dodo.PARTS), dodo.DMUC.context)

@@ -21,7 +21,6 @@ from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.goal import UpToDate
 from tasks.core.progress import Silent
-from tasks.core.report import BOARD
 from tasks.core.settings import Settings
 from tasks.programs import build_kubernetes, catalog
 from tasks.programs.catalog import PROGRAMS, TOOLS
@@ -669,9 +668,13 @@ def test_what_is_downloaded_is_not_installed(context: Context, shelf: Shelf, mon
 
 
 @pytest.fixture
-def run_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def run_of(context: Context) -> Callable[..., None]:
     """Be in a run that takes in these tasks."""
-    return lambda *tasks: monkeypatch.setattr(BOARD, "expected", {*tasks, "machine", "binaries", "_packages"})
+
+    def select(*tasks: str) -> None:
+        context.run.selected = {*tasks, "machine", "binaries", "_packages"}
+
+    return select
 
 
 SERVERS = ("etcd", "kube-apiserver", "kubectl")
@@ -715,7 +718,7 @@ def test_what_has_been_found_is_told_outside_of_a_run(
     shelf.put_all("path")
     run_of("etcd")
     BINARIES.make(context, Silent())
-    BOARD.expected = set()
+    context.run.selected = ()
     assert binaries.versions(context).keys() == {"etcd", "kubectl"}
 
 

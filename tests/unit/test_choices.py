@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tasks import facts, machine
+import dodo
 from tasks.choices import engine, refuse_kubelet, secure
+from tasks.cluster import load
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
+from tasks.core.facts import HostFacts
 from tasks.core.release import RELEASES
-from tasks.programs import catalog
 
 
-def a_cluster(root: Path, **settings: str) -> Context:
-    return machine.context(root, {}, settings, programs=catalog.PROGRAMS, tasks=())
+def a_cluster(root: Path, host: HostFacts | None = None, /, **settings: str) -> Context:
+    words = [f"{name}={value}" for name, value in settings.items()]
+    return load(root, {}, words, dodo.PARTS, facts=host).context
 
 
 @pytest.mark.parametrize(
@@ -72,16 +73,16 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
-def a_kernel(root: Path, monkeypatch: pytest.MonkeyPatch, *files: str) -> None:
-    """Have these files of /proc and /lib/modules be all that there are."""
-    for file in files:
+def a_kernel(root: Path, *files: str) -> HostFacts:
+    """A host on which these files of /proc and /lib/modules are all that there are."""
+    for file in ("proc/sys/kernel/osrelease: 6.1.0", *files):
         path, _, text = file.partition(": ")
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
-    monkeypatch.setattr(facts, "Path", lambda *parts: root.joinpath(*(part.lstrip("/") for part in parts)))
+    return HostFacts(root)
 
 
-MODULES = f"lib/modules/{os.uname().release}"
+MODULES = "lib/modules/6.1.0"
 MODULE = "kernel/net/netfilter/ipvs/ip_vs.ko.xz"
 
 
@@ -96,15 +97,13 @@ MODULE = "kernel/net/netfilter/ipvs/ip_vs.ko.xz"
         (("proc/net/ip_vs: IP Virtual Server version 1.2.1",), True),
     ],
 )
-def test_ipvs_is_refused_when_the_kernel_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], has: bool
-) -> None:
-    a_kernel(tmp_path / "kernel", monkeypatch, *files)
+def test_ipvs_is_refused_when_the_kernel_has_none(tmp_path: Path, files: tuple[str, ...], has: bool) -> None:
+    host = a_kernel(tmp_path / "kernel", *files)
     if has:
-        assert a_cluster(tmp_path / "checkout", proxy_mode="ipvs").settings.proxy_mode == "ipvs"
+        assert a_cluster(tmp_path / "checkout", host, proxy_mode="ipvs").settings.proxy_mode == "ipvs"
     else:
         with pytest.raises(DmucError, match=r"this kernel has no IPVS: no /proc/net/ip_vs") as error:
-            a_cluster(tmp_path / "checkout", proxy_mode="ipvs")
+            a_cluster(tmp_path / "checkout", host, proxy_mode="ipvs")
         assert "CONFIG_IP_VS" in error.value.do
 
 

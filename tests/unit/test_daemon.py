@@ -20,10 +20,10 @@ from tasks.core import probe
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
 from tasks.core.errors import DmucError, Interrupted
-from tasks.core.probe import STOP, Answer, Http
+from tasks.core.probe import Answer, Http
 from tasks.core.process import Record, start_time
 from tasks.core.progress import Silent
-from tests.unit.support import Told, a_context, a_program, eventually, free_port, set_programs
+from tests.unit.support import Told, a_context, a_program, ending_the_run, eventually, free_port, set_programs
 
 # Answers 200 at /healthz, and at /readyz when the file `ready` is in the directory that it works in.
 FAKE = """
@@ -106,7 +106,6 @@ class Lab:
 def lab(tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(tmp_path)
     yield lab
-    STOP.clear()
     stop_all(lab)
 
 
@@ -185,7 +184,7 @@ def test_its_files_are_private(lab: Lab) -> None:
     state = lab.context.state
     for path in (daemon.log(lab.context), state / "unit.yml"):
         assert path.stat().st_mode & 0o777 == 0o600
-    for path in (lab.context.logs, lab.context.run, lab.context.home, state / "unit", state / "kept"):
+    for path in (lab.context.logs, lab.context.pidfiles, lab.context.home, state / "unit", state / "kept"):
         assert path.stat().st_mode & 0o777 == 0o700
 
 
@@ -322,7 +321,7 @@ def test_one_that_was_killed_is_started_anew(lab: Lab) -> None:
 
 def test_a_live_process_of_somebody_else_with_its_pid_is_neither_believed_nor_ended(lab: Lab) -> None:
     daemon = lab.daemon()
-    lab.context.run.mkdir()
+    lab.context.pidfiles.mkdir()
     replace(Record.of(os.getpid(), daemon.command(lab.context), {}), started=1).save(daemon.record(lab.context))
     assert daemon.is_ready(lab.context).why == f"its process (pid {os.getpid()}) is gone"
     assert lab.start(daemon) != os.getpid()
@@ -330,7 +329,7 @@ def test_a_live_process_of_somebody_else_with_its_pid_is_neither_believed_nor_en
 
 def test_rubbish_in_its_file_is_no_process(lab: Lab) -> None:
     daemon = lab.daemon()
-    lab.context.run.mkdir()
+    lab.context.pidfiles.mkdir()
     daemon.record(lab.context).write_text("1\n{}")
     assert daemon.is_ready(lab.context) == Answer(False, "not started")
     lab.start(daemon)
@@ -509,9 +508,8 @@ def test_on_a_machine_of_its_own_the_command_can_be_tried_there(lab: Lab) -> Non
 def test_when_the_run_is_ended_it_goes_on_running_and_is_found_by_the_next(lab: Lab) -> None:
     daemon = lab.daemon(ready=Http(f"http://127.0.0.1:{lab.port}/readyz"))
     with pytest.raises(Interrupted):
-        daemon.start(lab.context, Told(lambda text: STOP.set() if text.startswith("waiting") else None))
+        daemon.start(lab.context, ending_the_run(lambda text: text.startswith("waiting")))
     pid = lab.pid(daemon)
-    STOP.clear()
     (lab.context.state / "unit/ready").touch()
     assert lab.start(daemon) == pid
 
@@ -739,8 +737,7 @@ def test_what_answered_only_after_its_run_was_interrupted_is_taken_back_all_the_
         ready=Http(f"http://127.0.0.1:{lab.port}/readyz"), take_back=lambda context: taken_back.append(True)
     )
     with pytest.raises(Interrupted):
-        daemon.start(lab.context, Told(lambda text: STOP.set() if text.startswith("waiting") else None))
-    STOP.clear()
+        daemon.start(lab.context, ending_the_run(lambda text: text.startswith("waiting")))
     (lab.context.state / "unit/ready").touch()
     lab.start(daemon)
     daemon.undo(lab.context)

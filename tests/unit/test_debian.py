@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from plumbum import local
 from tasks.core import debian
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.progress import Silent
+from tests.unit.support import ending_the_run
 
 # From Debian 12's docker.io.postinst, as debhelper 13.11.4 writes it into the postinst of every service.
 DOCKER_POSTINST = r"""
@@ -217,12 +217,10 @@ def test_a_failed_install_shows_the_end_of_what_was_said(apt_get: AptGet) -> Non
 
 
 def test_an_ended_run_waits_for_dpkg(apt_get: AptGet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = threading.Event()
-    monkeypatch.setattr(debian, "STOP", stop)
     end = f"trap '[ -x \"$stand_ins/systemctl\" ] && touch {tmp_path}/ended; exit 130' INT"
     apt_get(f"{end}\necho 'Setting up etcd-server'\nwhile :; do sleep 0.05; done")
     with pytest.raises(Interrupted):
-        debian.install(["etcd-server"], Told(lambda text: stop.set() if text.startswith("Setting up") else None))
+        debian.install(["etcd-server"], ending_the_run(lambda text: text.startswith("Setting up")))
     assert (tmp_path / "ended").exists()
 
 

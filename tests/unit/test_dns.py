@@ -115,8 +115,8 @@ def test_kubelets_tell_of_it_once_it_is_there(context: Context) -> None:
 
     dns.WANTED.make(with_program(context), Silent())
     assert told() == []
-    context.run.mkdir()
-    (context.run / "coredns.ran").touch()  # as its start leaves it
+    context.pidfiles.mkdir()
+    (context.pidfiles / "coredns.ran").touch()  # as its start leaves it
     assert told() == ["--cluster-dns=10.96.0.10", "--cluster-domain=cluster.local"]
     assert dns.DNS.undo is not None
     context.logs.mkdir()

@@ -84,6 +84,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Told(Silent):
     def __init__(self) -> None:
+        super().__init__()
         self.bars: list[tuple[int, int | None]] = []
         self.parts: dict[str, Told] = {}
 
@@ -355,13 +356,10 @@ def test_a_directory_that_cannot_be_made_is_said(site: Site, tmp_path: Path) -> 
 
 
 def test_it_stops_when_the_run_is_ended(site: Site, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop = threading.Event()
-    monkeypatch.setattr(download, "STOP", stop)
-
     class Stopping(Silent):
         def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
             if done:
-                stop.set()
+                self.stop.set()
 
     with pytest.raises(Interrupted):
         fetch(Download(site.url(), to, SUM, None), Stopping())

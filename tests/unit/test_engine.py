@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks import container_engine, facts, images, kubelet
+from tasks import container_engine, images, kubelet
 from tasks.core import probe
 from tasks.core.context import Context
 from tasks.core.machine import Host, Machine
@@ -23,7 +23,7 @@ from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
 from tasks.engines import containerd, docker
 from tasks.image_files.recipes import PAUSE
-from tests.unit.support import a_context, eventually
+from tests.unit.support import a_context, a_host, eventually
 
 
 @pytest.fixture
@@ -73,10 +73,8 @@ def test_the_pods_network_has_the_pods_range(context: Context) -> None:
 
 
 @pytest.mark.parametrize("may", [True, False])
-def test_without_the_right_to_lower_oom_scores_nobody_tries(
-    context: Context, monkeypatch: pytest.MonkeyPatch, may: bool
-) -> None:
-    monkeypatch.setattr(containerd, "may_lower_oom_score", lambda: may)
+def test_without_the_right_to_lower_oom_scores_nobody_tries(context: Context, may: bool) -> None:
+    context = replace(context, facts=a_host(lacking_capabilities=[] if may else ["sys_resource"]))
     assert cri(context).get("restrict_oom_score_adj", False) is not may
 
 
@@ -209,32 +207,16 @@ V1 = "--fail-cgroupv1=false"
     ],
 )
 def test_the_kubelet_is_told_what_its_release_does_not_know_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, engine: str, cgroup_v1: bool, told: list[str]
+    tmp_path: Path, release: str, engine: str, cgroup_v1: bool, told: list[str]
 ) -> None:
-    monkeypatch.setattr(kubelet, "has_cgroup_v1", lambda: cgroup_v1)
-    context = a_context(tmp_path, machine="one", kubernetes=release, engine=engine)
+    host = a_host(has_cgroup_v1=cgroup_v1)
+    context = a_context(tmp_path, host=host, machine="one", kubernetes=release, engine=engine)
     texts = {flag.text for flag in kubelet.flags(context)}
     assert sorted(texts & {REMOTE, SOCKET, V1}) == sorted(told)
 
 
-def test_a_kubelet_of_another_release_is_told_what_that_one_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kubelet, "has_cgroup_v1", lambda: True)
-    context = a_context(tmp_path, machine="one", kubernetes="1.36", engine="containerd")
+def test_a_kubelet_of_another_release_is_told_what_that_one_needs(tmp_path: Path) -> None:
+    context = a_context(tmp_path, host=a_host(), machine="one", kubernetes="1.36", engine="containerd")
     context.programs_file.write_text(json.dumps({"kubelet": {"path": "/kubelet", "version": "v1.25.3"}}))
     texts = {flag.text for flag in kubelet.flags(context)}
     assert SOCKET in texts and V1 not in texts
-
-
-@pytest.mark.parametrize(
-    ("mounts", "v1"),
-    [
-        ("31 30 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", True),
-        ("31 30 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n", True),  # beside v1 ones
-        ("30 29 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", False),
-    ],
-)
-def test_which_cgroups_the_host_has(monkeypatch: pytest.MonkeyPatch, mounts: str, v1: bool) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: mounts)
-    assert facts.has_cgroup_v1() is v1

@@ -28,7 +28,7 @@ def context(tmp_path: Path) -> Context:
 
 
 def env_of(context: Context, *arguments: str) -> int:
-    cluster = Cluster(context, (), lambda context: {}, lambda context: [])
+    cluster = Cluster(context, ())
     ours: Any = None  # `act` needs nothing of doit's
     return env.Env.act(ours, cluster, [*arguments])
 

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tasks import facts
-from tasks.core import cgroups
-from tasks.core.cgroups import Hierarchy
+from tasks.core import facts
+from tasks.core.facts import HostFacts
 from tasks.core.machine import Host
 from tests.unit.support import a_program
 
 ROOT = Path("/sys/fs/cgroup")
-V1 = [Hierarchy(ROOT / "cpu,cpuacct", "cpu,cpuacct"), Hierarchy(ROOT / "systemd", "name=systemd")]
-UNIFIED, V2 = Hierarchy(ROOT / "unified", ""), [Hierarchy(ROOT, "")]
+V1 = """\
+31 30 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+32 30 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+"""
+UNIFIED = "33 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+V2 = "30 29 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 MODULES = "/lib/modules/6.1.0-test"
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str | bytes]], None]:
-    """A function that has these files of the kernel's be there, and no others of those that facts.py asks for."""
+def host(tmp_path: Path) -> Callable[[Mapping[str, str | bytes]], HostFacts]:
+    """A function that gives the facts of a host with these files and no others."""
+    roots = itertools.count()
 
-    def be(files: Mapping[str, str | bytes]) -> None:
-        def read(path: Path) -> bytes:
-            if str(path) not in files:
-                raise FileNotFoundError(path)
-            content = files[str(path)]
-            return content if isinstance(content, bytes) else content.encode()
+    def with_files(files: Mapping[str, str | bytes]) -> HostFacts:
+        root = tmp_path / str(next(roots))
+        for name, content in {"/proc/sys/kernel/osrelease": "6.1.0-test\n", **files}.items():
+            path = root / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return HostFacts(root)
 
-        monkeypatch.setattr(Path, "read_bytes", read)
-        monkeypatch.setattr(Path, "read_text", lambda path: read(path).decode())
-        monkeypatch.setattr(Path, "exists", lambda path: any(f == str(path) or f.startswith(f"{path}/") for f in files))
-        monkeypatch.setattr("os.uname", lambda: type("uname", (), {"release": "6.1.0-test"}))
-
-    return be
+    return with_files
 
 
 # What we may
@@ -52,62 +53,47 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str | bytes]
         ("0000000000000000", ["net_admin", "net_raw", "sys_chroot", "sys_admin", "sys_resource", "mknod"]),
     ],
 )
-def test_capabilities(host: Callable[..., None], mask: str, lacking: list[str]) -> None:
-    host({"/proc/self/status": f"Name:\tpython\nCapPrm:\t000001ffffffffff\nCapEff:\t{mask}\nCapBnd:\t0\n"})
-    assert facts.lacking_capabilities() == lacking
-    assert facts.may_lower_oom_score() == ("sys_resource" not in lacking)
+def test_capabilities(host: Callable[..., HostFacts], mask: str, lacking: list[str]) -> None:
+    facts = host({"/proc/self/status": f"Name:\tpython\nCapPrm:\t000001ffffffffff\nCapEff:\t{mask}\nCapBnd:\t0\n"})
+    assert facts.lacking_capabilities == lacking
+    assert facts.may_lower_oom_score == ("sys_resource" not in lacking)
 
 
 # The kernel
 
 
-def test_swap(host: Callable[..., None]) -> None:
-    host({"/proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n"})
-    assert not facts.has_swap()
-    host({"/proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0\tpartition\t1048572\t0\t100\n"})
-    assert facts.has_swap()
+def test_swap(host: Callable[..., HostFacts]) -> None:
+    assert not host({"/proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n"}).has_swap
+    assert host({"/proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0\tpartition\t104\t0\t100\n"}).has_swap
 
 
 @pytest.mark.parametrize(
     ("mounted", "version", "controllers", "refused_by_kubelets"),
     [
         (V1, "v1", {"cpu", "cpuacct"}, True),
-        ([*V1, UNIFIED], "hybrid", {"cpu", "cpuacct"}, True),
+        (V1 + UNIFIED, "hybrid", {"cpu", "cpuacct"}, True),
         (V2, "v2", {"cpu", "memory"}, False),
-        ([], "", set(), True),
+        ("", "", set(), True),
     ],
     ids=["v1", "hybrid", "v2", "none"],
 )
 def test_cgroups(
-    host: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    mounted: list[Hierarchy],
-    version: str,
-    controllers: set[str],
-    refused_by_kubelets: bool,
+    host: Callable[..., HostFacts], mounted: str, version: str, controllers: set[str], refused_by_kubelets: bool
 ) -> None:
-    host({f"{ROOT}/cgroup.controllers": "cpu memory\n"})
-    monkeypatch.setattr(cgroups, "mounted", lambda: mounted)
-    assert facts.cgroup_version() == version
-    assert facts.cgroup_controllers() == controllers
-    assert facts.has_cgroup_v1() == refused_by_kubelets
+    facts = host({f"{ROOT}/cgroup.controllers": "cpu memory\n", "/proc/self/mountinfo": mounted})
+    assert facts.cgroup_version == version
+    assert facts.cgroup_controllers == controllers
+    assert facts.has_cgroup_v1 == refused_by_kubelets
 
 
-def test_a_container_whose_processes_are_in_the_way_of_cgroup_v2(
-    host: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cgroups, "mounted", lambda: V2)
+def test_a_container_whose_processes_are_in_the_way_of_cgroup_v2(host: Callable[..., HostFacts]) -> None:
     files = {"controllers": "cpu memory\n", "subtree_control": "cpu\n", "procs": "1\n", "type": "domain\n"}
-    container = {f"{ROOT}/cgroup.{name}": text for name, text in files.items()}
-    host(container)
-    assert facts.held_back_controllers() == ["memory"]
-    host({**container, f"{ROOT}/cgroup.procs": ""})
-    assert facts.held_back_controllers() == []
+    container = {f"{ROOT}/cgroup.{name}": text for name, text in files.items()} | {"/proc/self/mountinfo": V2}
+    assert host(container).undelegated_controllers == ["memory"]
+    assert host({**container, f"{ROOT}/cgroup.procs": ""}).undelegated_controllers == []
+    assert host({**container, "/proc/self/mountinfo": V1}).undelegated_controllers == []
     del container[f"{ROOT}/cgroup.type"]  # which the root alone has not
-    host(container)
-    assert facts.held_back_controllers() == []
-    monkeypatch.setattr(cgroups, "mounted", lambda: V1)
-    assert facts.held_back_controllers() == []
+    assert host(container).undelegated_controllers == []
 
 
 CONFIG = "# Linux\nCONFIG_VETH=y\nCONFIG_BRIDGE=m\n# CONFIG_IP_VS is not set\n"
@@ -125,34 +111,35 @@ CONFIG = "# Linux\nCONFIG_VETH=y\nCONFIG_BRIDGE=m\n# CONFIG_IP_VS is not set\n"
     ],
 )
 def test_modules(
-    host: Callable[..., None],
+    host: Callable[..., HostFacts],
     files: Mapping[str, str | bytes],
     veth: bool | None,
     bridge: bool | None,
     ip_vs: bool | None,
 ) -> None:
-    host(files)
+    facts = host(files)
     assert facts.has_module("veth", "CONFIG_VETH") is veth
     assert facts.has_module("bridge", "CONFIG_BRIDGE") is bridge
     assert facts.has_module("ip_vs", "CONFIG_IP_VS") is ip_vs
-    assert facts.has_ipvs() is bool(ip_vs)
+    assert facts.has_ipvs is bool(ip_vs)
 
 
-def test_file_systems(host: Callable[..., None]) -> None:
-    host({"/proc/filesystems": "nodev\tsysfs\n\text4\nnodev\toverlay\n"})
+def test_file_systems(host: Callable[..., HostFacts]) -> None:
+    facts = host({"/proc/filesystems": "nodev\tsysfs\n\text4\nnodev\toverlay\n"})
     assert facts.has_filesystem("overlay") is True
     assert facts.has_filesystem("ext4") is True
     assert facts.has_filesystem("btrfs") is None
 
 
-def test_memory(host: Callable[..., None]) -> None:
-    host({"/proc/meminfo": "MemTotal:       24684212 kB\nMemAvailable:    2048000 kB\n"})
-    assert facts.available_memory() == 2000
+def test_memory(host: Callable[..., HostFacts]) -> None:
+    facts = host({"/proc/meminfo": "MemTotal:       24684212 kB\nMemAvailable:    2048000 kB\n"})
+    assert facts.available_memory == 2000
 
 
 def test_the_disk_of_what_is_not_there_yet_is_that_of_what_is(tmp_path: Path) -> None:
-    assert facts.free_disk(tmp_path / "not" / "yet") == pytest.approx(facts.free_disk(tmp_path), abs=1000)
-    assert facts.free_disk(tmp_path) > 0
+    free = HostFacts().free_disk
+    assert free(tmp_path / "not" / "yet") == pytest.approx(free(tmp_path), abs=1000)
+    assert free(tmp_path) > 0
 
 
 # iptables
@@ -168,13 +155,10 @@ def test_the_disk_of_what_is_not_there_yet_is_that_of_what_is(tmp_path: Path) ->
         (None, ("", "")),
     ],
 )
-def test_the_kind_of_iptables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, found: tuple[str, str]
-) -> None:
+def test_the_kind_of_iptables(tmp_path: Path, script: str | None, found: tuple[str, str]) -> None:
     if script is not None:
         a_program(tmp_path / "iptables", script)
-    monkeypatch.setattr(facts, "_SYSTEM_PATH", str(tmp_path))
-    assert facts.iptables() == found
+    assert HostFacts(path=str(tmp_path)).iptables == found
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tasks import choices, kubeconfig, pki
+from tasks.cluster import load
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
@@ -92,7 +93,7 @@ def flags_in_help(minor: str) -> dict[str, list[str]]:
     return {program: [f"--{name}" for name in names.split()] for program, names in read["flags"].items()}
 
 
-def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Context]:
+def a_cluster(directory: Path, minor: str, machine: str) -> tuple[SimpleNamespace, Context]:
     """The real dodo.py with a cluster of these settings, with nothing found out yet but what the programs are."""
     directory.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -118,14 +119,13 @@ def a_cluster(directory: Path, minor: str, machine: str) -> tuple[ModuleType, Co
     return dodo, context
 
 
-def with_settings(dodo: ModuleType, directory: Path, minor: str, machine: str, *more: str) -> Context:
+def with_settings(dodo: SimpleNamespace, directory: Path, minor: str, machine: str, *more: str) -> Context:
     """The context of a cluster with these settings. Raises DmucError when they cannot be."""
     own = {"machine": machine, "kubernetes": minor, "cache": str(directory / "cache")}
-    arguments = own | dict(setting.split("=") for setting in more)
+    words = [f"{name}={value}" for name, value in own.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choices, "has_ipvs", lambda: True)  # not every kernel
-        context: Context = dodo.machine.context(directory, {}, arguments, programs=catalog.PROGRAMS, tasks=())
-    return context
+        return load(directory, {}, [*words, *more], dodo.PARTS).context
 
 
 def of_daemon(daemon: Daemon, context: Context) -> str:
@@ -154,7 +154,7 @@ class Variant:
     host: Callable[[], AbstractContextManager[None]] = a_host
 
 
-def variants(dodo: ModuleType, context: Context, directory: Path, minor: str) -> Iterator[Variant]:
+def variants(dodo: SimpleNamespace, context: Context, directory: Path, minor: str) -> Iterator[Variant]:
     """The usual way, then the others. What was decided holds while one is looked at."""
     yield Variant("", context)
     if minor in WHOLE:

@@ -48,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 def cluster(root: Path, mode: str, kubernetes: str = "1.36") -> Context:
     context = a_context(root, on=Fake(bin=root / "bin"), proxy_mode=mode, kubernetes=kubernetes)
     set_programs(context, {"kube-proxy": root / "bin/kube-proxy"})
-    context.run.mkdir(exist_ok=True)
+    context.pidfiles.mkdir(exist_ok=True)
     return context
 
 
@@ -58,7 +58,7 @@ def said(root: Path) -> str:
 
 def prepare(context: Context, *, has_run: bool = True) -> None:
     if has_run:
-        (context.run / "kube_proxy.ran").touch()
+        (context.pidfiles / "kube_proxy.ran").touch()
     assert KUBE_PROXY.prepare is not None
     KUBE_PROXY.prepare(context)
 

@@ -5,7 +5,6 @@ import fcntl
 import os
 import select
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tasks.core import debian
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.progress import Silent
 from tasks.programs import build_kubernetes
+from tests.unit.support import ending_the_run
 
 # Stand for the tools. `go build` makes programs that say their version; reflect2 must have been replaced by then.
 TOOLS = {
@@ -41,6 +41,7 @@ esac""",
 
 class Told(Silent):
     def __init__(self, heard: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__()
         self.heard = heard
         self.notes: list[str] = []
         self.bars: list[tuple[int, int | None, str]] = []
@@ -177,15 +178,13 @@ def test_a_disk_without_room_is_said_before(cache: Path, monkeypatch: pytest.Mon
 def test_an_ended_run_leaves_no_files_and_no_processes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = threading.Event()
-    monkeypatch.setattr(build_kubernetes, "STOP", stop)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     # Its child holds the pipe open for writing until it is ended as well.
     replace_tool(tmp_path, "make", f"exec 3> {pipe}\nsleep 20 &\necho begun\nwait")
     with pytest.raises(Interrupted):
-        build_kubernetes.build(cache, Told(lambda text: stop.set() if text == "generate code: begun" else None))
+        build_kubernetes.build(cache, ending_the_run(lambda text: text == "generate code: begun"))
     assert left(cache) == []
     assert select.select([reader], [], [], 10)[0]
     assert os.read(reader, 1) == b""

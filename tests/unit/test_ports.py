@@ -87,7 +87,7 @@ def test_one_that_was_left_a_moment_ago_is_free() -> None:
 
 def test_its_own_are_not_free_and_stay(context: Context) -> None:
     web, admin = chosen(context)
-    context.run.mkdir()
+    context.pidfiles.mkdir()
     Record.of(os.getpid(), ["server"], {}).save(SERVER.record(context))
     with socket.create_server(("127.0.0.1", web)):
         assert chosen(context) == (web, admin)

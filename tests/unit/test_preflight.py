@@ -48,7 +48,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
         own = Namespaces("dmuc1", tmp_path / "var/dmuc1", "10.95.0.0/30", "10.96.0.0/16", "10.244.0.0/24", {})
         chosen = {"machine": "dmuc1", **settings}
         context = a_context(tmp_path, own if chosen["machine"] == "dmuc1" else None, **chosen)
-        cluster = Cluster(context, parts, lambda context: {}, lambda context: [])
+        cluster = Cluster(context, parts)
         said = {name: (versions or {}).get(name, "v1.20.2") for name in catalog.wanted(context)}
         found = {n: None if n in missing else Found(f"{HERE}/{n}", v, "on PATH", "") for n, v in said.items()}
         with a_host(swap=swap, may_all=may_all), pytest.MonkeyPatch.context() as patch:

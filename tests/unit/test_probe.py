@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -10,16 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks import pki
-from tasks.core import probe
+from tasks.core import http_client, probe
+from tasks.core.certificates import Certificate, make
 from tasks.core.context import Context
 from tasks.core.errors import DmucError, Interrupted
-from tasks.core.probe import STOP, All, Answer, Chosen, Http, Tcp, Unix, ask_api, request, simple, wait, wait_or_fail
+from tasks.core.http_client import request
+from tasks.core.probe import All, Answer, Chosen, Http, Tcp, Unix, ask_api, simple, wait, wait_or_fail
 from tasks.core.progress import Silent
-from tests.unit.support import Site, Told, a_context, free_port, serving
+from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, serving
 
 LONG = 60.0  # a deadline that no test reaches
 
@@ -33,13 +37,6 @@ def context(tmp_path: Path) -> Context:
 def site() -> Iterator[Site]:
     with serving(Site()) as site:
         yield site
-
-
-@pytest.fixture(autouse=True)
-def _the_run_goes_on() -> Iterator[None]:
-    assert not STOP.is_set()
-    yield
-    STOP.clear()
 
 
 @contextmanager
@@ -140,7 +137,7 @@ def listen_only(connection: socket.socket) -> None:
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_LIMIT", 0.2)
+    monkeypatch.setattr(http_client, "LIMIT", 0.2)
     for scheme in ("http", "https"):
         with misbehaving(listen_only) as port:
             begun = time.monotonic()
@@ -150,7 +147,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(context: Context, monkey
 
 
 def test_an_answer_that_drips_is_not_waited_for(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_LIMIT", 0.2)
+    monkeypatch.setattr(http_client, "LIMIT", 0.2)
     over = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -364,7 +361,7 @@ def test_waiting_ends_at_once_when_it_never_will_be(context: Context) -> None:
 
 
 def test_waiting_ends_when_the_run_is_ended(context: Context) -> None:
-    told = Told(lambda text: STOP.set() if text == "waiting: asked 2" else None)
+    told = ending_the_run(lambda text: text == "waiting: asked 2")
     with pytest.raises(Interrupted, match="asked 2"):
         wait(context, after(10**6), deadline=LONG, progress=told)
 
@@ -377,20 +374,22 @@ def test_a_pause_between_two_questions_ends_when_the_run_is_ended(
 
     def stop() -> None:
         asked.wait()
-        STOP.set()
+        told.stop.set()
 
+    told = Told(lambda text: asked.set())
     stopper = threading.Thread(target=stop)
     stopper.start()
     begun = time.monotonic()
     with pytest.raises(Interrupted):
-        wait(context, after(10**6), deadline=2 * LONG, progress=Told(lambda text: asked.set()))
+        wait(context, after(10**6), deadline=2 * LONG, progress=told)
     assert time.monotonic() - begun < LONG / 2
     stopper.join()
 
 
 def test_a_yes_counts_even_when_the_run_is_ended(context: Context) -> None:
-    STOP.set()
-    assert wait(context, after(0), deadline=LONG, progress=Silent())
+    progress = Silent()
+    progress.stop.set()
+    assert wait(context, after(0), deadline=LONG, progress=progress)
 
 
 def test_a_no_at_the_deadline_is_an_error_with_what_was_seen(context: Context) -> None:
@@ -399,3 +398,45 @@ def test_a_no_at_the_deadline_is_an_error_with_what_was_seen(context: Context) -
     assert error.value.tried == "waiting for Godot: not within 0.1 s"
     assert error.value.seen.startswith("last answer: asked ")
     assert "deadline=SECONDS" in error.value.do
+
+
+def test_the_next_question_over_tls_needs_no_new_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = a_context(tmp_path)
+    context.pki.mkdir()
+    make(
+        context.pki,
+        [
+            Certificate("ca", "ca", "dmuc"),
+            Certificate("admin", "ca", "admin", client=True),
+            Certificate("server", "ca", "server", server=["127.0.0.1"]),
+        ],
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(context.pki / "server.crt", context.pki / "server.key")
+    accepted: list[ssl.SSLSocket] = []
+
+    class Lasting(Site):
+        def get_request(self) -> Any:
+            stream, address = super().get_request()
+            accepted.append(tls.wrap_socket(stream, server_side=True))
+            return accepted[-1], address
+
+        def end_connections(self) -> None:
+            for stream in accepted:
+                with contextlib.suppress(OSError):
+                    stream.shutdown(socket.SHUT_RDWR)
+
+    site = Lasting()
+    monkeypatch.setattr(site.RequestHandlerClass, "protocol_version", "HTTP/1.1")
+    site.pages["/"] = (200, b"one")
+    url = f"https://127.0.0.1:{site.server_port}/"
+    with serving(site):
+        assert request(context, url) == (200, "one")
+        assert request(context, url) == (200, "one")
+        assert len(accepted) == 1
+        site.end_connections()
+        assert request(context, url) == (200, "one")  # the server has closed it: a new one is opened
+        assert len(accepted) == 2
+    site.end_connections()
+    with pytest.raises(OSError, match="refused"):  # a connection that was kept does not make a dead server alive
+        request(context, url)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tasks.core import report
@@ -18,7 +20,7 @@ def drawn(board: Board) -> list[list[str]]:
 
 
 def test_each_part_has_a_row_below_its_task_while_that_runs() -> None:
-    board = Board()
+    board = Board(threading.Event())
     board.started("binaries")
     board.started("pki")
     progress = board.progress("binaries")
@@ -39,7 +41,7 @@ def test_plain_output_says_where_each_part_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report, "_QUIET", -1.0)
-    board = Board()
+    board = Board(threading.Event())
     board.shown = True
     board.started("binaries")
     board.progress("binaries").part("kubelet").bar(1 << 20, 2 << 20)

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.facts import facts
-from tasks.tour.steps import CHAPTERS, Command, chosen, load
+from tasks.tour.steps import CHAPTERS, Command, chosen, facts, load
 from tests.unit.support import a_context, eventually
 from tests.unit.test_commands import DOIT, Checkout, is_told
 

@@ -33,14 +33,14 @@ def context(tmp_path: Path) -> Context:
         (context.bin / name).symlink_to(path)
     context.programs_file.write_text(json.dumps({"_asked_for": _asked_for(context)} | found))
     assert known(context)
-    context.run.mkdir()
+    context.pidfiles.mkdir()
     return context
 
 
 def runs(context: Context, component: str, program: Path) -> None:
     """Have a component's record name this very process, started from that program."""
     command, inputs = [str(program)], {str(program): fingerprint(program)}
-    Record.of(os.getpid(), command, inputs).save(context.run / f"{component}.pid")
+    Record.of(os.getpid(), command, inputs).save(context.pidfiles / f"{component}.pid")
 
 
 def order(context: Context, tmp_path: Path) -> dict[str, set[str]]:
@@ -97,7 +97,9 @@ def test_a_program_that_was_built_anew_in_its_place_is_another(context: Context,
 
 def test_one_that_is_gone_is_not_in_the_way(context: Context, tmp_path: Path) -> None:
     runs(context, "apiserver", a_program(tmp_path / "older" / "kube-apiserver", ""))
-    record = Record.load(context.run / "apiserver.pid")
+    record = Record.load(context.pidfiles / "apiserver.pid")
     assert record is not None
-    Record(record.pid, 1, record.boot, record.since, record.command, record.inputs).save(context.run / "apiserver.pid")
+    Record(record.pid, 1, record.boot, record.since, record.command, record.inputs).save(
+        context.pidfiles / "apiserver.pid"
+    )
     assert order(context, tmp_path)["kubelet"] == {"_apiserver"}

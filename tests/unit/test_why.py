@@ -454,7 +454,7 @@ def test_a_process_that_is_gone_and_its_last_words(tmp_path: Path) -> None:
     daemon = Daemon("_server", "serve", "server", lambda context: (), ready=Http("http://127.0.0.1:1/"))
     link = diagnosis.daemon(daemon, context)
     assert (link.name, link.do, link.check()) == ("server", "scripts/doit _server", broken("not started"))
-    for path in (context.logs, context.run):
+    for path in (context.logs, context.pidfiles):
         path.mkdir()
     daemon.log(context).write_text(
         "--- 1 server\nF1123 old\n--- 2 server\nI1123 all is well\n"

@@ -1,0 +1,92 @@
+"""The composition root: from the settings and the parts to the cluster. dodo.py, the scripts and the tests use it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import choices
+from .core import release, settings
+from .core.cluster import Cluster
+from .core.context import Context
+from .core.facts import HostFacts
+from .core.graph import Part, tasks
+from .core.machine import Host, Machine
+from .core.namespaces import Namespaces
+from .core.report import Reporter
+from .core.run import Run
+from .core.settings import Settings
+from .machine import DISK, KERNEL, MODULES
+from .programs.catalog import PROGRAMS
+
+
+def load(
+    root: Path,
+    environment: Mapping[str, str],
+    arguments: Sequence[str],
+    parts: Sequence[Part],
+    *,
+    own_words: Mapping[str, Collection[str]] | None = None,
+    facts: HostFacts | None = None,
+) -> Cluster:
+    """Return the cluster that `parts` and the settings come to.
+
+    The settings are read from `root`/cluster.toml, the environment and the words of the command line (`arguments`,
+    without the program's name); `own_words` are NAME=VALUE words that are a command's own: its name -> theirs.
+    The state is under `root`/var, or under ~/.local/state/dmuc where another user owns the checkout.
+
+    Raises DmucError when a setting is wrong.
+    """
+    words = settings.arguments(arguments, own_words)
+    names = {part.name.lstrip("_") for part in parts}
+    read = partial(settings.load, root / "cluster.toml", environment, words, programs=PROGRAMS, tasks=names)
+    chosen = read()
+    state = _home_of_states(root, environment) / chosen.machine
+    made_with = settings.remembered(state)
+    chosen = read(remembered=made_with) if made_with else chosen
+    run = Run()
+    machine = _machine(chosen, state, run)
+    context = Context(chosen, release.find(chosen.kubernetes), machine, state, run, facts or HostFacts())
+    choices.refuse_what_cannot_be(context)
+    behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
+    return Cluster(context, parts, words, behind_dashes)
+
+
+def _machine(settings: Settings, state: Path, run: Run) -> Machine:
+    if settings.on_host:
+        return Host(settings.machine, whole=settings.free_ports, stop=run.stop)
+    ranges = (settings.link_range, settings.service_range, settings.pod_range)
+    return Namespaces(settings.machine, state, *ranges, DISK, KERNEL, MODULES, stop=run.stop)
+
+
+def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
+    var = root / "var"
+    if os.access(var if var.exists() else root, os.W_OK, effective_ids=True):
+        return var
+    return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dmuc"
+
+
+def doit_namespace(cluster: Cluster) -> dict[str, Any]:
+    """Return what doit looks for in a module of tasks: its configuration, and a function that yields the tasks."""
+    context = cluster.context
+
+    def task_dmuc() -> Iterator[dict[str, Any]]:
+        """All tasks."""
+        yield from tasks(cluster.parts, context)
+
+    return {
+        "DOIT_CONFIG": {
+            "default_tasks": ["service_reachable", *(["dns"] if choices.wants_dns(context) else [])],
+            "backend": "robust",  # see core/database.py
+            "dep_file": str(context.state / "doit.json"),
+            "reporter": Reporter(context.run),
+            # A thread for every task: they mostly wait.
+            "par_type": "thread",
+            "num_process": 32,
+        },
+        "task_dmuc": task_dmuc,
+    }

@@ -1,0 +1,37 @@
+"""`doit clean`: power off and remove everything; with names, remove just what those tasks made."""
+
+from __future__ import annotations
+
+from doit.cmd_base import check_tasks_exist
+from doit.cmd_clean import Clean as DoitClean
+from doit.cmd_clean import opt_clean_dryrun
+
+from ..core.graph import join
+from ..core.lock import only_one
+from .base import EndsQuietly, OnCluster, told
+
+
+class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
+    """doit's `clean`: with names it takes those back, last first; without any the whole machine, in any state."""
+
+    cmd_options = (opt_clean_dryrun,)
+    doc_description = "Without names: power off and remove everything but the cache. With names: take back just those."
+
+    def _execute(self, dryrun: bool, pos_args: list[str]) -> int:
+        cluster = self.cluster
+        tasks = {task.name: task for task in self.task_list}
+        names = self._expand(pos_args)
+        check_tasks_exist(tasks, names)
+
+        def clean() -> int:
+            with only_one(cluster.context.machine.name, cluster.context.lock):
+                if not names and not dryrun:
+                    cluster.remove()
+                for goal in reversed(join(cluster.parts, cluster.context)):
+                    if goal.name in names and goal.undo is not None:
+                        print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
+                        if not dryrun:
+                            goal.undo(cluster.context)
+            return 0
+
+        return told(clean)()

@@ -1,0 +1,33 @@
+"""What doit loads in place of a module of tasks: the cluster that dodo.py's parts and the settings come to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from doit.cmd_base import NamespaceTaskLoader
+
+from ..cluster import doit_namespace, load
+from ..core.cluster import Cluster
+from ..core.errors import DmucError
+from ..core.graph import Part
+from .user import WORDS
+
+
+class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
+    """doit's task loader; a subclass says of which parts the cluster consists. The command line is read here alone."""
+
+    root: ClassVar[Path]  # the checkout
+    parts: ClassVar[Sequence[Part]]
+    cluster: Cluster
+
+    def setup(self, opt_values: Any) -> None:
+        """Put the cluster together; end the program with a message when the settings are wrong."""
+        try:
+            self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS)
+        except DmucError as error:
+            sys.exit(f"✗ {error}")
+        self.namespace = doit_namespace(self.cluster)

@@ -1,0 +1,51 @@
+"""`doit [run] NAME ...`: doit's own command, alone on the machine, in the best order, ended in good order by Ctrl-C."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from doit.cmd_base import check_tasks_exist
+from doit.cmd_run import Run as DoitRun
+
+from ..core import signals
+from ..core.graph import add_order
+from ..core.lock import only_one
+from .base import OnCluster, told
+
+
+class Run(OnCluster, DoitRun):  # type: ignore[misc]
+    """doit's `run`."""
+
+    def execute(self, params: Any, args: list[str]) -> int:
+        """Run the tasks; return doit's exit status, 130 when interrupted."""
+        signals.raise_on_end()
+        try:
+            return int(super().execute(params, args))
+        except KeyboardInterrupt:
+            self.cluster.context.run.board.end()
+            print("\ninterrupted: what runs goes on running; the next doit continues from here", file=sys.stderr)
+            return 130
+
+    @functools.wraps(DoitRun._execute)
+    def _execute(self, *args: Any, **kwargs: Any) -> int:
+        cluster, run = self.cluster, self.cluster.context.run
+        tasks = {task.name: task for task in self.task_list}
+        check_tasks_exist(tasks, self.sel_tasks, skip_wildcard=True)
+        run.selected = add_order(tasks, self.sel_tasks)
+
+        def carry_out() -> int:
+            with only_one(cluster.context.machine.name, cluster.context.lock):
+                cluster.refuse_what_cannot_be(run.selected)
+                cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+                cluster.choose_ports()
+                try:
+                    return int(DoitRun._execute(self, *args, **kwargs))
+                except KeyboardInterrupt:
+                    # A task that has just started something still stops it; until then the machine stays locked.
+                    with signals.held_off("ending: each task stops what it has just started"):
+                        run.end(deadline=30)
+                    raise
+
+        return told(carry_out)()

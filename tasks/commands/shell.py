@@ -1,0 +1,24 @@
+"""`doit shell [-- COMMAND]`: a shell in the machine, or one command there."""
+
+from __future__ import annotations
+
+import os
+
+from ..core.cluster import Cluster
+from .base import Command
+
+
+class Shell(Command):
+    """`doit shell [-- COMMAND]`."""
+
+    doc_purpose = "open a shell in the machine, or run a command in it"
+    doc_usage = "[-- COMMAND [ARGUMENT ...]]"
+    doc_description = "Whatever the walk-through types can be typed there."
+
+    def act(self, cluster: Cluster, arguments: list[str]) -> int:
+        """Replace this process (execvp): the terminal, Ctrl-C and the exit status are the command's from then on."""
+        context = cluster.context
+        context.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not doit's `arguments` alone: doit takes every NAME=VALUE out of them.
+        command = context.inside(*(cluster.behind_dashes or arguments or ["bash"]))
+        os.execvp(command[0], command)

@@ -1,0 +1,133 @@
+"""HTTP requests from inside the machine: the one way to the API server, etcd, the kubelet and the engine's socket.
+
+Connections are opened by the machine (Machine.connect), so a request goes to the machine or nowhere, and no proxy
+variable of the caller is read. The quick probes (probe.py) and the `kubernetes` package (api.py) both come this way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import socket
+import time
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .context import Context
+
+LIMIT = 2.0  # seconds that one question may take
+
+
+def request(
+    context: Context, url: str, *, own_ca: bool = True, ca: str = "ca", client: str = "admin"
+) -> tuple[int, str]:
+    """GET `url` (http, https, or unix://SOCKET:PATH) from inside the machine; return the status and the body.
+
+    With https the server's certificate must be signed by the CA `ca`, and the certificate `client` is shown, unless
+    `own_ca` is false. Raises OSError or http.client.HTTPException when there is no proper answer within LIMIT seconds.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        host, _, path = rest.partition(":")
+        return _ask(_plain_connection(connect_unix(context, host), "localhost"), path, keep=False)
+    authority, _, path = rest.partition("/")
+    host, _, port = authority.partition(":")
+    if scheme == "http":
+        return _ask(_plain_connection(_connect(context, host, int(port or 80)), host), path, keep=False)
+    # A TLS handshake takes milliseconds of CPU time on either side, so connections are kept for the next question.
+    tls = tls_context(context.pki, own_ca, ca, client)
+    kept = context.run.connections.setdefault((host, port, tls), [])
+    with contextlib.suppress(ConnectionError, http.client.BadStatusLine, IndexError):  # it was closed meanwhile
+        connection = kept.pop()
+        answer = _ask(connection, path, keep=True)
+        kept.append(connection)
+        return answer
+    stream = tls.wrap_socket(_connect(context, host, int(port or 443)), server_hostname=host)
+    connection = _plain_connection(stream, host)
+    answer = _ask(connection, path, keep=True)
+    if connection.sock is not None:  # the server does not close it
+        kept.append(connection)
+    return answer
+
+
+def _connect(context: Context, host: str, port: int) -> socket.socket:
+    stream = context.machine.connect(host, port, LIMIT)
+    # TLS ends its handshake with a small packet and the request is another: without this the second waits 40 ms.
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
+def connect_unix(context: Context, path: str) -> socket.socket:
+    """Return a connection to the socket file `path` of the machine. Raises OSError."""
+    stream = socket.socket(socket.AF_UNIX)
+    try:
+        stream.settimeout(LIMIT)
+        stream.connect(str(context.machine.path(path)))
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(host)
+    connection.auto_open = 0  # it must never connect by itself, from outside of the machine
+    connection.sock = stream
+    return connection
+
+
+def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tuple[int, str]:
+    """Send the request and return status and body; close the connection unless it is kept and all is well."""
+    whole = False
+    try:
+        connection.request("GET", "/" + path.lstrip("/"), headers={} if keep else {"Connection": "close"})
+        response = connection.getresponse()
+        body, deadline = b"", time.monotonic() + LIMIT
+        while piece := response.read1():
+            body += piece
+            if time.monotonic() > deadline:
+                raise TimeoutError("its answer does not end")
+        if response.length:  # read1 does not complain about what is missing
+            raise http.client.IncompleteRead(body, response.length)
+        response.close()  # so that the connection can take the next request
+        whole = True
+        return response.status, body.decode(errors="replace")
+    finally:
+        if not keep or not whole:
+            connection.close()
+
+
+def tls_context(pki: Path, own_ca: bool = True, ca: str = "ca", client: str = "admin") -> ssl.SSLContext:
+    """Return the TLS context for these certificates of the directory `pki`. Raises OSError when there are none yet.
+
+    Without `own_ca` nothing is checked: it is for a certificate that a daemon made for itself in memory.
+    """
+    files = (pki / f"{ca}.crt", pki / f"{client}.crt", pki / f"{client}.key") if own_ca else ()
+    try:
+        return _tls_from(files, tuple(file.stat().st_mtime_ns for file in files))
+    except FileNotFoundError as error:
+        raise OSError(f"no certificates yet ({error.filename})") from None
+
+
+@functools.lru_cache
+def _tls_from(files: Sequence[Path], _fingerprint: Hashable) -> ssl.SSLContext:
+    import ssl
+
+    if files:
+        ca, certificate, key = files
+        context = ssl.create_default_context(cafile=str(ca))
+        context.load_cert_chain(certificate, key)
+        return context
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def in_words(error: Exception) -> str:
+    """Return what went wrong with a connection or a request, without the type of the error."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
