@@ -14,7 +14,7 @@ from pathlib import Path
 from .core import cgroups
 from .core.context import Context
 from .core.errors import DmucError
-from .core.machine import Machine, run
+from .core.machine import SYSTEM_PATH, Machine, run
 
 _CAPABILITIES = {  # <linux/capability.h>: those of which root in a container may have to do without
     "net_admin": 12,
@@ -24,7 +24,6 @@ _CAPABILITIES = {  # <linux/capability.h>: those of which root in a container ma
     "sys_resource": 24,
     "mknod": 27,
 }
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 # What we may
@@ -33,7 +32,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def lacking_capabilities() -> list[str]:
     """The capabilities (capabilities(7)) that running a cluster takes, or some of it, and we do not have."""
     effective = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith("CapEff:"):
             effective = int(line.split()[1], 16)
     return [name for name, bit in _CAPABILITIES.items() if not effective & (1 << bit)]
@@ -49,7 +48,7 @@ def may_lower_oom_score() -> bool:
 
 def has_swap() -> bool:
     """Whether the host swaps."""
-    return len(Path("/proc/swaps").read_text().splitlines()) > 1
+    return len(Path("/proc/swaps").read_text("utf-8").splitlines()) > 1
 
 
 def has_cgroup_v1() -> bool:
@@ -72,7 +71,7 @@ def cgroup_controllers() -> set[str]:
         if of_v1:
             found |= {name for name in hierarchy.options.split(",") if name and not name.startswith("name=")}
         elif hierarchy.mount_point == Path("/sys/fs/cgroup"):
-            found |= {*(hierarchy.mount_point / "cgroup.controllers").read_text().split()}
+            found |= {*(hierarchy.mount_point / "cgroup.controllers").read_text("utf-8").split()}
     return found
 
 
@@ -82,14 +81,14 @@ def held_back_controllers() -> list[str]:
     https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
     """
     root = Path("/sys/fs/cgroup")
-    if has_cgroup_v1() or not (root / "cgroup.type").exists() or not (root / "cgroup.procs").read_text().strip():
+    if has_cgroup_v1() or not (root / "cgroup.type").exists() or not (root / "cgroup.procs").read_text("utf-8").strip():
         return []
-    return sorted(cgroup_controllers() - {*(root / "cgroup.subtree_control").read_text().split()})
+    return sorted(cgroup_controllers() - {*(root / "cgroup.subtree_control").read_text("utf-8").split()})
 
 
 def has_filesystem(name: str) -> bool | None:
     """Whether the kernel has it, or a module of it; None when that cannot be told."""
-    known = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
+    known = {line.split()[-1] for line in Path("/proc/filesystems").read_text("utf-8").splitlines()}
     return True if name in known else has_module(name, f"CONFIG_{name.upper()}_FS")
 
 
@@ -99,7 +98,8 @@ def has_module(name: str, option: str) -> bool | None:
     `option` is what it is called in the kernel's configuration. Loads nothing.
     """
     modules = Path("/lib/modules", os.uname().release)
-    lists = [path.read_text() for path in (modules / "modules.dep", modules / "modules.builtin") if path.exists()]
+    files = (modules / "modules.dep", modules / "modules.builtin")
+    lists = [path.read_text("utf-8") for path in files if path.exists()]
     if Path("/sys/module", name).exists() or any(f"/{name}.ko" in text for text in lists):
         return True
     config = _kernel_config()
@@ -115,7 +115,7 @@ def _kernel_config() -> str:
     except OSError:
         pass
     try:
-        return Path(f"/boot/config-{os.uname().release}").read_text()
+        return Path(f"/boot/config-{os.uname().release}").read_text("utf-8")
     except OSError:
         return ""
 
@@ -127,7 +127,7 @@ def has_ipvs() -> bool:
 
 def available_memory() -> int:
     """The MiB of memory that programs can still have."""
-    found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text("utf-8"), re.MULTILINE)
     return int(found[1]) // 1024 if found else 0
 
 
@@ -146,8 +146,8 @@ def iptables() -> tuple[str, str]:
     iptables(8) is one of two programs, which keep their rules apart; since 1.8 its version says which.
     """
     try:
-        command = ["env", f"PATH={_SYSTEM_PATH}", "iptables", "--version"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
+        command = ["env", f"PATH={SYSTEM_PATH}", "iptables", "--version"]
+        said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=5).stdout
     except (OSError, subprocess.SubprocessError):
         return "", ""
     version = re.search(r"v([\d.]+)", said)

@@ -106,7 +106,7 @@ class Run(DoitRun):  # type: ignore[misc]
         BOARD.expected = add_order(tasks, self.sel_tasks)
 
         def run() -> int:
-            with only_one(cluster.context.machine.name, cluster.context.lock):
+            with only_one(cluster.context):
                 cluster.refuse_what_cannot_be(BOARD.expected)
                 _make_state(cluster.context)
                 cluster.choose_ports()
@@ -132,7 +132,7 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
         check_tasks_exist(tasks, names)
 
         def clean() -> int:
-            with only_one(cluster.context.machine.name, cluster.context.lock):
+            with only_one(cluster.context):
                 if not names and not dryrun:
                     cluster.remove()
                 for goal in reversed(join(cluster.parts, cluster.context)):
@@ -175,7 +175,7 @@ class Down(Command):
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Power off."""
-        with only_one(cluster.context.machine.name, cluster.context.lock):
+        with only_one(cluster.context):
             cluster.power_off()
         return 0
 
@@ -226,7 +226,7 @@ class Logs(Command):
             text = f"there is no log called {names[0]!r}" if len(names) == 1 else "one name is needed"
             raise DmucError("showing a log", text, f"There are: {', '.join(there) or 'none yet'}.")
         if not follow:
-            with (context.logs / f"{names[0]}.log").open(errors="replace") as log:
+            with (context.logs / f"{names[0]}.log").open(encoding="utf-8", errors="replace") as log:
                 shutil.copyfileobj(log, sys.stdout)
             return 0
         try:

@@ -13,6 +13,8 @@ from .context import Context
 from .errors import DmucError
 from .probe import Http
 
+RBAC_GROUP = "rbac.authorization.k8s.io"
+
 
 def full_name(thing: Any) -> str:
     """Give NAMESPACE/NAME of an object."""

@@ -165,7 +165,7 @@ def request(
     else:
         authority, _, path = rest.partition("/")
         host, _, port = authority.partition(":")
-        stream = context.machine.connect(host, int(port or 80), _LIMIT)
+        stream = context.machine.connect(host, int(port or (443 if scheme == "https" else 80)), _LIMIT)
         # TLS ends its handshake with a small packet and the request is another: without this the second waits 40 ms.
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with stream:
