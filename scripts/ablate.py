@@ -199,7 +199,7 @@ def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000)
     """Run doit without this thing; give its seconds, and what it said if it failed."""
     command = [sys.executable, "-m", "scripts.ablate", "--one", name, *settings, *words, f"deadline={deadline:.0f}"]
     pipe, begin = subprocess.PIPE, time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as child:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, encoding="utf-8") as child:
         try:
             out, errors = child.communicate(timeout=6 * deadline)
         except subprocess.TimeoutExpired:
@@ -214,7 +214,7 @@ def outcome(name: str, settings: Sequence[str], cluster: Cluster, deadline: floa
     """Make the cluster without this thing, twice if that works, and leave nothing."""
 
     def clean() -> None:
-        with only_one(MACHINE):
+        with only_one(cluster.context):
             cluster.remove()
 
     with nothing_left(clean):
@@ -288,12 +288,12 @@ def read_table(text: str) -> dict[str, tuple[str, str]]:
 
 def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
     """Write these rows into the table; the others stay as they are."""
-    text = TABLE.read_text()
+    text = TABLE.read_text("utf-8")
     all_rows = {n: f"| `{n}` | {broke} | {rest} |" for n, (broke, rest) in read_table(text).items()}
     all_rows |= {name: line for line in rows for name in read_table(line)}
     lines = sorted(all_rows, key=lambda name: order.index(name) if name in order else len(order))
     head, rule, _ = text.partition("|---|---|---|\n")
-    TABLE.write_text(head + rule + "".join(f"{all_rows[name]}\n" for name in lines))
+    TABLE.write_text(head + rule + "".join(f"{all_rows[name]}\n" for name in lines), "utf-8")
 
 
 def measure(chosen: Sequence[Thing], runs: int, settings: Sequence[str], cluster: Cluster) -> Iterable[str]:
@@ -347,7 +347,7 @@ def main() -> int:
         return 0
 
     def act() -> None:
-        with only_one(f"{MACHINE} table"):
+        with only_one(cluster.context, "table"):
             rows: list[str] = []
             for line in measure(chosen, arguments.runs, settings, cluster):
                 print(line, flush=True)

@@ -17,6 +17,7 @@ from typing import Any
 from . import binaries, etcd
 from .choices import DNS_DECISION, kubeconfig, secure, wants_dns
 from .core import api, settings
+from .core.api import RBAC_GROUP
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.errors import DmucError
@@ -78,13 +79,15 @@ def _corefile(context: Context) -> Path:
 def _files(context: Context) -> Mapping[Path, str]:
     # https://coredns.io/plugins/kubernetes/ . Other names than the cluster's nobody here knows: there is no way out.
     without = "" if context.release_of("kube-apiserver").endpoint_slices else "\n        noendpoints"
+    # A Corefile has no quotes for some paths. CoreDNS puts in what its environment says, as it is: see Context.home.
+    file = f"{{$HOME}}/../{kubeconfig(context, 'coredns').relative_to(context.state)}"
     text = f"""\
 .:53 {{
     bind {context.settings.address}
     errors
     ready 127.0.0.1:8181
     kubernetes {DOMAIN} in-addr.arpa {{
-        kubeconfig {kubeconfig(context, "coredns")}{without}
+        kubeconfig {file}{without}
     }}
 }}
 """
@@ -97,9 +100,8 @@ def flags(context: Context) -> Sequence[Flag]:
 
 
 # What it may do, with security=rbac: read what its answers are made of.
-_GROUP = "rbac.authorization.k8s.io"
 _ROLE = {
-    "apiVersion": f"{_GROUP}/v1",
+    "apiVersion": f"{RBAC_GROUP}/v1",
     "kind": "ClusterRole",
     "metadata": {"name": "system:coredns"},
     "rules": [
@@ -108,11 +110,11 @@ _ROLE = {
     ],
 }
 _BINDING = {
-    "apiVersion": f"{_GROUP}/v1",
+    "apiVersion": f"{RBAC_GROUP}/v1",
     "kind": "ClusterRoleBinding",
     "metadata": {"name": "system:coredns"},
-    "roleRef": {"apiGroup": _GROUP, "kind": "ClusterRole", "name": "system:coredns"},
-    "subjects": [{"apiGroup": _GROUP, "kind": "User", "name": "system:coredns"}],  # as its certificate says
+    "roleRef": {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": "system:coredns"},
+    "subjects": [{"apiGroup": RBAC_GROUP, "kind": "User", "name": "system:coredns"}],  # as its certificate says
 }
 
 
@@ -188,7 +190,7 @@ def _undo(context: Context) -> None:
     for kind in ("services", "endpoints"):
         api.delete(context, f"/api/v1/namespaces/kube-system/{kind}/{_SERVICE['name']}")
     for kind in ("clusterroles", "clusterrolebindings"):
-        api.delete(context, f"/apis/{_GROUP}/v1/{kind}/system:coredns")
+        api.delete(context, f"/apis/{RBAC_GROUP}/v1/{kind}/system:coredns")
     COREDNS.undo(context)
     for path in (context.pki / "coredns.crt", context.pki / "coredns.key", context.state / "kubeconfigs" / "coredns"):
         path.unlink(missing_ok=True)

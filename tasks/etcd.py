@@ -15,6 +15,7 @@ from pathlib import Path
 from .choices import secure
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.files import write_atomic
 from .core.ports import Port
 from .core.probe import Answer, Http, Tcp
 
@@ -68,7 +69,7 @@ def _data(context: Context) -> Path:
 
 def _identify(context: Context) -> None:
     if not (_data(context) / "member").exists() or not identity(context).exists():
-        identity(context).write_text(f"{uuid.uuid4()}\n")
+        write_atomic(identity(context), f"{uuid.uuid4()}\n")
 
 
 def _is_healthy(context: Context) -> Answer:

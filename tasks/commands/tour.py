@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from ..choices import engine
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
+from ..core.files import read_json, write_atomic
 from ..core.lock import only_one
 from ..core.settings import Settings, remember, remembered
 from ..tour.play import Stage, Unexpected
@@ -54,7 +54,7 @@ service_account=no-mount takes only that way past the missing token, scheduling=
                 return _list(Position.of(self.cluster, directory))
             if directory == CHAPTERS:
                 _refuse_without_docker(self.cluster.context)
-            with only_one(f"{self.cluster.context.machine.name}/tour"):
+            with only_one(self.cluster.context, "tour"):
                 return _walk(Position.of(self.cluster, directory), yes, first, last)
 
         try:
@@ -81,9 +81,8 @@ class Position:
     def of(cls, cluster: Cluster, directory: Path) -> Position:
         """Read it; of a machine on which no tour is under way, give its beginning."""
         context, chapters = cluster.context, load(directory)
-        try:
-            kept: dict[str, Any] = json.loads((context.state / "tour.json").read_text())
-        except (OSError, ValueError):
+        kept = read_json(context.state / "tour.json")
+        if not kept:
             kept = {"choices": _choices(chapters, context.settings), "done": [], "running": []}
         return cls(cluster, chosen(chapters, facts(context), kept["choices"]), **kept)
 
@@ -112,9 +111,8 @@ class Position:
         self.running = [*self.cluster.running()]
         state = self.cluster.context.state
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = state / "tour.part"
-        part.write_text(json.dumps({"choices": self.choices, "done": self.done, "running": self.running}, indent=1))
-        part.rename(state / "tour.json")
+        kept = {"choices": self.choices, "done": self.done, "running": self.running}
+        write_atomic(state / "tour.json", json.dumps(kept, indent=1))
 
     def check(self) -> None:
         """Raise DmucError when the machine is not as the tour has left it."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .errors import DmucError
+from .files import read_json, write_atomic
 
 HOST = "host"  # the machine name that means: no machine of its own, the one you are on; host.NAME: beside others
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
@@ -130,7 +131,7 @@ def _range(source: str, name: str, value: str, shortest: int) -> str:
 
 def _from_file(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -232,18 +233,12 @@ def _checked(source: str, name: str, value: object) -> object:
 
 def remembered(state: Path) -> dict[str, str]:
     """Give the settings that the cluster in the directory `state` was made with, until clean; see `remember`."""
-    try:
-        found: dict[str, str] = json.loads((state / _REMEMBERED).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
+    return read_json(state / _REMEMBERED)
 
 
 def remember(state: Path, values: Mapping[str, str]) -> None:
     """Have these settings count for the cluster in `state`, until clean, where nobody says otherwise."""
-    part = state / f"{_REMEMBERED}.part"
-    part.write_text(json.dumps({**remembered(state), **values}, indent=1))
-    part.rename(state / _REMEMBERED)
+    write_atomic(state / _REMEMBERED, json.dumps({**remembered(state), **values}, indent=1))
 
 
 def arguments(argv: Sequence[str], own: Mapping[str, Collection[str]] | None = None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
+from ..core.files import quoted
 from ..core.machine import Machine, run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
@@ -79,12 +80,12 @@ netns_mounts_under_state_dir = true
 runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{_plugins(context)}"
-conf_dir = "{_networks(context)}"
+bin_dir = {quoted(str(_plugins(context)))}
+conf_dir = {quoted(str(_networks(context)))}
 
 [plugins."io.containerd.grpc.v1.cri".registry]
 # Where registries' mirrors are named.
-config_path = "{_registries(context)}"
+config_path = {quoted(str(_registries(context)))}
 """
 
 
@@ -114,7 +115,7 @@ def _mirrors(context: Context) -> str:
 
     https://github.com/containerd/containerd/blob/v1.6.20/docs/hosts.md
     """
-    return "".join(f'[host."{mirror}"]\ncapabilities = ["pull", "resolve"]\n' for mirror in mirrors(context))
+    return "".join(f'[host.{quoted(mirror)}]\ncapabilities = ["pull", "resolve"]\n' for mirror in mirrors(context))
 
 
 def _keeps(context: Context) -> Sequence[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def _forget_config(context: Context) -> None:
 def _files(context: Context) -> Mapping[Path, str]:
     files = {}
     if not context.facts.may_lower_oom_score:
-        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=context.bin / "runc")
+        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=shlex.quote(str(context.bin / "runc")))
     if context.settings.uses_front_door:
         config: dict[str, Any] = {}
         for _, part in _wishes(context):

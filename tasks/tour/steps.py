@@ -144,7 +144,7 @@ def _with(step: Step, commands: Sequence[Command]) -> Step:
 
 def _chapter(path: Path) -> Chapter:
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text())
+        content: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
         content["step"] = [
             Step(**step | {"command": [Command(**command) for command in step.get("command", [])]})
             for step in content["step"]

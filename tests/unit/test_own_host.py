@@ -16,7 +16,7 @@ import pytest
 
 from tasks.core import cgroups
 from tests.e2e import own_host
-from tests.unit.support import CHECKOUT, eventually
+from tests.unit.support import CHECKOUT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a host of its own takes root")
 
@@ -152,7 +152,9 @@ def test_the_status_is_that_of_the_command() -> None:
 
 
 def test_two_at_once(own: OwnHost) -> None:
-    with started("sh", "-c", "ip link add twin type veth peer twin1; mkdir /sys/fs/cgroup/*/twin; echo up; cat") as other:
+    with started(
+        "sh", "-c", "ip link add twin type veth peer twin1; mkdir /sys/fs/cgroup/*/twin; echo up; cat"
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "up\n"
         assert own.after("ip link add twin type veth peer twin1; ip link delete twin") == ""
         assert other.stdin is not None
