@@ -50,16 +50,16 @@ NOTHING = "nothing"  # stands in the table where nothing broke
 
 # Why a file or a component is there whose absence breaks nothing.
 KEPT = {
-    "file pki/ca.key": "use: signs anew, for other names or in a year, what those who trust this CA then trust, too.",
-    "file pki/etcd-ca.key": "use: the same, for etcd and the API server.",
-    "file kubeconfig": "use: kubectl on the host, and every command that asks the API server, is the administrator.",
-    "file home/.kube/config": "use: kubectl in the machine finds the API server without a flag, as on the slides.",
-    "component packages": "use: installs what is missing, once.",
-    "component upstream": "use: where a registry can be reached, images come from there.",
-    "component image_content": "use: makes the images, once.",
-    "component service_account": "use: the ways past the missing token, and a new one in place of an old key's.",
-    "component schedulable": "use: with scheduling=manual no Pod is bound to a node that is not ready to take it.",
-    "component binding": "use: gives Pods a node with scheduling=manual.",
+    "file pki/ca.key": "use: renews certificates (when they expire, or for other names) without a change of the CA.",
+    "file pki/etcd-ca.key": "use: the same, for the certificates of etcd and its client.",
+    "file kubeconfig": "use: kubectl on the host, and dmuc's own commands, are the administrator at the API server.",
+    "file home/.kube/config": "use: in the machine, kubectl finds the API server without a flag.",
+    "component packages": "use: installs missing packages, once.",
+    "component upstream": "use: if a registry can be reached, images come from it.",
+    "component image_content": "use: builds the images, once.",
+    "component service_account": "use: the ways past the missing token, and a new token after a change of the key.",
+    "component schedulable": "use: with scheduling=manual, no Pod is bound to a node that is not ready for Pods.",
+    "component binding": "use: with scheduling=manual, assigns nodes to Pods.",
 }
 
 

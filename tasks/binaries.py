@@ -229,7 +229,7 @@ def _install_packages(context: Context, progress: Progress) -> None:
 
 PACKAGES = Goal(
     name="_packages",
-    doc="install the system packages that are missing",
+    doc="install the missing system packages",
     holds=_packages_are_there,
     make=_install_packages,
 )
@@ -314,7 +314,7 @@ def _forget(context: Context) -> None:
 
 BINARIES = Goal(
     name="binaries",
-    doc="have the programs: found, downloaded or built",
+    doc="find the programs, or download or build them",
     holds=_are_known,
     make=_obtain,
     undo=_forget,

@@ -66,7 +66,9 @@ def _want(context: Context, progress: Progress) -> None:
     context.decide(DNS_DECISION, "yes")
 
 
-WANTED = Goal(name="_dns_wanted", doc="CoreDNS is asked for, and can be had", holds=_is_wanted, make=_want)
+WANTED = Goal(
+    name="_dns_wanted", doc="remember that CoreDNS is requested, and find the program", holds=_is_wanted, make=_want
+)
 
 
 # The daemon
@@ -96,7 +98,8 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    return [Flag(f"-conf={_corefile(context)}", "Where it listens, and whom it asks: it has no flags for that.")]
+    why = "Configuration file (Corefile): the address to listen on, and the kubeconfig for the API server."
+    return [Flag(f"-conf={_corefile(context)}", why)]
 
 
 # What it may do, with security=rbac: read what its answers are made of.
@@ -125,17 +128,17 @@ def _allow(context: Context) -> None:
 
 COREDNS = Daemon(
     name="_coredns",
-    doc="start CoreDNS, which knows the Services by name",
+    doc="start CoreDNS, the DNS server for the names of Services",
     program="coredns",
     flags=flags,
     needs=("_dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
     ready=Http("http://127.0.0.1:8181/ready", expect="OK"),
-    unwanted=lambda context: "" if wants_dns(context) else "`doit dns` is not run",
+    unwanted=lambda context: "" if wants_dns(context) else "`doit dns` has not been run",
     prepare=_allow,
     writes=_files,
     reads=lambda context: [kubeconfig(context, "coredns"), etcd.identity(context)],
     needs_root=True,
-    causes={"bind: address already in use": "Something else has port 53: `ss -lunp` in the machine shows what."},
+    causes={"bind: address already in use": "Another process uses port 53: `ss -lunp` in the machine shows which."},
 )
 
 
@@ -200,7 +203,7 @@ def _undo(context: Context) -> None:
 
 DNS = Goal(
     name="dns",
-    doc="have Services found by name: CoreDNS, where there is one (no part of service_reachable)",
+    doc="start cluster DNS (CoreDNS), so that Pods find Services by name; not part of service_reachable",
     holds=_resolves,
     make=_make,
     undo=_undo,

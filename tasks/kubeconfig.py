@@ -163,7 +163,7 @@ def _remove(context: Context) -> None:
 
 KUBECONFIG = Goal(
     name="kubeconfig",
-    doc="write the kubeconfig: where the API server is, and who we are",
+    doc="write the kubeconfig files: the address of the API server, and a client certificate for it",
     holds=_is_written,
     make=_write,
     undo=_remove,

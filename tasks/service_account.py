@@ -132,7 +132,7 @@ def _try_again(context: Context) -> None:
 
 SERVICE_ACCOUNT = Goal(
     name="service_account",
-    doc="have a token for the ServiceAccount default, without which no Pod is made",
+    doc="get a token for the ServiceAccount default, without which no Pod is created",
     holds=_holds,
     make=_make,
     needs=("controller_manager",),
