@@ -50,16 +50,16 @@ NOTHING = "nothing"  # stands in the table where nothing broke
 
 # Why a file or a component is there whose absence breaks nothing.
 KEPT = {
-    "file pki/ca.key": "use: signs anew, for other names or in a year, what those who trust this CA then trust, too.",
-    "file pki/etcd-ca.key": "use: the same, for etcd and the API server.",
-    "file kubeconfig": "use: kubectl on the host, and every command that asks the API server, is the administrator.",
-    "file home/.kube/config": "use: kubectl in the machine finds the API server without a flag, as on the slides.",
-    "component packages": "use: installs what is missing, once.",
-    "component upstream": "use: where a registry can be reached, images come from there.",
-    "component image_content": "use: makes the images, once.",
-    "component service_account": "use: the ways past the missing token, and a new one in place of an old key's.",
-    "component schedulable": "use: with scheduling=manual no Pod is bound to a node that is not ready to take it.",
-    "component binding": "use: gives Pods a node with scheduling=manual.",
+    "file pki/ca.key": "use: renews certificates (when they expire, or for other names) without a change of the CA.",
+    "file pki/etcd-ca.key": "use: the same, for the certificates of etcd and its client.",
+    "file kubeconfig": "use: kubectl on the host, and dmuc's own commands, are the administrator at the API server.",
+    "file home/.kube/config": "use: in the machine, kubectl finds the API server without a flag.",
+    "component packages": "use: installs missing packages, once.",
+    "component upstream": "use: if a registry can be reached, images come from it.",
+    "component image_content": "use: builds the images, once.",
+    "component service_account": "use: the ways past the missing token, and a new token after a change of the key.",
+    "component schedulable": "use: with scheduling=manual, no Pod is bound to a node that is not ready for Pods.",
+    "component binding": "use: with scheduling=manual, assigns nodes to Pods.",
 }
 
 
@@ -199,7 +199,7 @@ def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000)
     """Run doit without this thing; give its seconds, and what it said if it failed."""
     command = [sys.executable, "-m", "scripts.ablate", "--one", name, *settings, *words, f"deadline={deadline:.0f}"]
     pipe, begin = subprocess.PIPE, time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as child:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, encoding="utf-8") as child:
         try:
             out, errors = child.communicate(timeout=6 * deadline)
         except subprocess.TimeoutExpired:
@@ -214,7 +214,7 @@ def outcome(name: str, settings: Sequence[str], cluster: Cluster, deadline: floa
     """Make the cluster without this thing, twice if that works, and leave nothing."""
 
     def clean() -> None:
-        with only_one(MACHINE):
+        with only_one(cluster.context):
             cluster.remove()
 
     with nothing_left(clean):
@@ -288,12 +288,12 @@ def read_table(text: str) -> dict[str, tuple[str, str]]:
 
 def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
     """Write these rows into the table; the others stay as they are."""
-    text = TABLE.read_text()
+    text = TABLE.read_text("utf-8")
     all_rows = {n: f"| `{n}` | {broke} | {rest} |" for n, (broke, rest) in read_table(text).items()}
     all_rows |= {name: line for line in rows for name in read_table(line)}
     lines = sorted(all_rows, key=lambda name: order.index(name) if name in order else len(order))
     head, rule, _ = text.partition("|---|---|---|\n")
-    TABLE.write_text(head + rule + "".join(f"{all_rows[name]}\n" for name in lines))
+    TABLE.write_text(head + rule + "".join(f"{all_rows[name]}\n" for name in lines), "utf-8")
 
 
 def measure(chosen: Sequence[Thing], runs: int, settings: Sequence[str], cluster: Cluster) -> Iterable[str]:
@@ -347,7 +347,7 @@ def main() -> int:
         return 0
 
     def act() -> None:
-        with only_one(f"{MACHINE} table"):
+        with only_one(cluster.context, "table"):
             rows: list[str] = []
             for line in measure(chosen, arguments.runs, settings, cluster):
                 print(line, flush=True)

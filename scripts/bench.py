@@ -80,7 +80,7 @@ def doit(settings: Sequence[str], *words: str) -> tuple[float, str]:
     """Run scripts/doit; give its seconds and its output. Raises DmucError when it fails."""
     command = ["scripts/doit", *settings, f"machine={DMUC}", *words]
     begin = time.monotonic()
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
     seconds = time.monotonic() - begin
     if done.returncode:
         raise DmucError(" ".join(command), f"exit code {done.returncode}\n{done.stdout}{done.stderr}")
@@ -241,7 +241,7 @@ def main() -> int:
     cluster = load(ROOT, os.environ, [*settings, f"machine={BY_HAND}"], dodo.PARTS)
 
     def act() -> None:
-        with only_one(BY_HAND), nothing_left(cluster.remove):
+        with only_one(cluster.context), nothing_left(cluster.remove):
             print("obtaining what is obtained once", flush=True)
             with nothing_left(lambda: void(doit(settings, "clean"))):
                 doit(settings, "binaries", "_image_content")

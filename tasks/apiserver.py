@@ -23,40 +23,52 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     pki, settings = context.pki, context.settings
     flags = [
-        Flag(f"--etcd-servers={etcd.url(context)}", "It keeps everything in etcd and cannot start without it."),
         Flag(
-            f"--service-cluster-ip-range={settings.service_range}", "The ClusterIPs; the host reaches them through us."
+            f"--etcd-servers={etcd.url(context)}",
+            "The API server stores every object in etcd, and does not start without it.",
         ),
-        Flag(f"--tls-cert-file={pki / 'apiserver.crt'}", "Who it is: signed by our CA, with all its names."),
-        Flag(f"--tls-private-key-file={pki / 'apiserver.key'}", "The key to that certificate."),
-        Flag(f"--client-ca-file={pki / 'ca.crt'}", "Who its clients are: whoever has a certificate of our CA."),
-        Flag(f"--service-account-key-file={pki / 'sa.pub'}", "Checks the tokens that Pods show."),
+        Flag(
+            f"--service-cluster-ip-range={settings.service_range}",
+            "ClusterIPs come from this range (service_range=); the host has a route to it.",
+        ),
+        Flag(
+            f"--tls-cert-file={pki / 'apiserver.crt'}",
+            "Serving certificate, signed by the cluster CA; its SANs are every name and address of the API server.",
+        ),
+        Flag(f"--tls-private-key-file={pki / 'apiserver.key'}", "Private key of the serving certificate."),
+        Flag(f"--client-ca-file={pki / 'ca.crt'}", "Clients authenticate with certificates signed by this CA."),
+        Flag(f"--service-account-key-file={pki / 'sa.pub'}", "Public key that verifies ServiceAccount tokens."),
     ]
     row = context.release_of("kube-apiserver")
     if row.needs_token_keys:
         issuer = "https://kubernetes.default.svc"
         flags += [
-            Flag(f"--service-account-signing-key-file={pki / 'sa.key'}", "Signs the tokens that it gives out itself."),
-            Flag(f"--service-account-issuer={issuer}", "Stands in these tokens; required since 1.20."),
+            Flag(
+                f"--service-account-signing-key-file={pki / 'sa.key'}",
+                "Private key that signs the ServiceAccount tokens issued by the API server.",
+            ),
+            Flag(f"--service-account-issuer={issuer}", "Issuer named in those tokens; required since 1.20."),
         ]
     if row.insecure_port and not settings.uses_front_door:
-        why = "Up to 1.19 it answers on localhost:8080, too, and there everybody may do everything."
+        why = "Turns off plain HTTP on localhost:8080, which up to 1.19 has no authentication and no authorization."
         flags.append(Flag("--insecure-port=0", why, "security"))
     client = "apiserver-kubelet-client" if secure(context) else "admin"
-    who = "Who it is for the kubelet, which it asks for logs and for `kubectl exec`."
+    why = "Client certificate for requests to the kubelet (`kubectl logs` and `exec`)."
     flags += [
-        Flag(f"--kubelet-client-certificate={pki / f'{client}.crt'}", who, "use"),
-        Flag(f"--kubelet-client-key={pki / f'{client}.key'}", who, "use"),
+        Flag(f"--kubelet-client-certificate={pki / f'{client}.crt'}", why, "use"),
+        Flag(f"--kubelet-client-key={pki / f'{client}.key'}", "Private key of that client certificate.", "use"),
     ]
     if secure(context):
         flags += _with_rbac(pki)
     if settings.service_account == "disabled":
-        why = "It no longer gives each Pod a ServiceAccount, so none needs a token (service_account=disabled)."
+        why = "Pods get no ServiceAccount, and so need no token (service_account=disabled)."
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
     if settings.on_host:
-        flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
+        why = "Listens on localhost only; by default other hosts can connect to it over the network."
+        flags.append(Flag("--bind-address=127.0.0.1", why))
     if settings.free_ports:
-        flags.append(Flag(f"--secure-port={context.port(API)}", "A free port: on the standard one may be another's."))
+        why = "A free port, because the standard one may be in use."
+        flags.append(Flag(f"--secure-port={context.port(API)}", why))
     return flags
 
 
@@ -64,17 +76,23 @@ def _with_rbac(pki: Path) -> Sequence[Flag]:
     return [
         Flag(
             f"--kubelet-certificate-authority={pki / 'ca.crt'}",
-            "The kubelet, too, must show who it is, or whoever has its port reads what is typed there.",
+            "CA to verify the kubelet's serving certificate with; by default any server on its port is trusted.",
             "security",
         ),
         Flag(
             "--authorization-mode=Node,RBAC",
-            "Each may do what its role says, and a kubelet what its Pods need; by default everybody may do all.",
+            "RBAC authorizes requests by roles; Node lets a kubelet read what its Pods need. The default allows all.",
         ),
-        Flag("--enable-admission-plugins=NodeRestriction", "A kubelet changes its own Node and Pods only.", "security"),
-        Flag(f"--etcd-cafile={pki / 'etcd-ca.crt'}", "Tells that etcd is ours."),
-        Flag(f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Who it is for etcd, which knows nobody else."),
-        Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "The key to that one."),
+        Flag(
+            "--enable-admission-plugins=NodeRestriction",
+            "A kubelet can change only its own Node and the Pods bound to it.",
+            "security",
+        ),
+        Flag(f"--etcd-cafile={pki / 'etcd-ca.crt'}", "CA to verify etcd's serving certificate with."),
+        Flag(
+            f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Client certificate for etcd, which requires one."
+        ),
+        Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "Private key of the client certificate for etcd."),
     ]
 
 
@@ -86,7 +104,7 @@ def _answers(context: Context) -> Answer:
 
 APISERVER = Daemon(
     name="apiserver",
-    doc="start the API server, to which everyone talks",
+    doc="start the API server, to which kubectl and all other components connect",
     program="kube-apiserver",
     ports=(API,),
     flags=flags,
@@ -97,10 +115,10 @@ APISERVER = Daemon(
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever
     causes={
-        "etcd-servers must be specified": "It keeps everything in etcd: tell it where that is.",
-        "no kind .* is registered for version": "A later release has written to etcd what this one cannot read: "
-        "go on with the later one (kubernetes=), or begin anew (scripts/doit clean).",
-        "no default routes found": "It takes its own address from the default route, and there is none.",
+        "etcd-servers must be specified": "The API server stores everything in etcd and needs etcd's address.",
+        "no kind .* is registered for version": "etcd has objects of a later release, which this API server cannot "
+        "read: use the later release (kubernetes=), or start with an empty cluster (scripts/doit clean).",
+        "no default routes found": "The API server takes its address from the default route, and there is none.",
     },
 )
 

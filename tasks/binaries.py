@@ -26,13 +26,14 @@ from . import choices, etcd
 from .core import debian, download, release
 from .core.context import Context
 from .core.errors import DmucError
+from .core.files import fingerprint, read_json, write_atomic
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 from .core.settings import Settings
 from .programs import build_kubernetes, download_sites, executable
 from .programs.catalog import PROGRAMS, Program, tools, wanted
-from .programs.executable import Found, fingerprint
+from .programs.executable import Found
 
 NAMED = "as you said"  # how a program was found that the user has named
 
@@ -119,14 +120,14 @@ def _asked_for(context: Context) -> str:
 def known(context: Context) -> dict[str, Found]:
     """Give the programs as they were found; empty when that was not done, no longer holds, or a run wants more."""
     try:
-        read = json.loads(context.programs_file.read_text())
-        if read.pop("_asked_for") != _asked_for(context):
+        read = read_json(context.programs_file)
+        if read.pop("_asked_for", None) != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
         same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
         enough = not context.run.selected or programs.keys() >= wanted(context).keys()
         return programs if same and enough else {}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, TypeError, KeyError):
         return {}
 
 
@@ -228,7 +229,7 @@ def _install_packages(context: Context, progress: Progress) -> None:
 
 PACKAGES = Goal(
     name="_packages",
-    doc="install the system packages that are missing",
+    doc="install the missing system packages",
     holds=_packages_are_there,
     make=_install_packages,
 )
@@ -290,18 +291,15 @@ def _obtain(context: Context, progress: Progress) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
     written = {"_asked_for": _asked_for(context)} | {name: asdict(program) for name, program in there.items()}
-    context.programs_file.write_text(json.dumps(written, indent=1))
+    write_atomic(context.programs_file, json.dumps(written, indent=1))
     step = release.step(before, there["kube-apiserver"].version) if before and "kube-apiserver" in there else ""
     progress.note("; ".join(filter(None, (_are_known(context).why, step))))
 
 
 def _server_before(context: Context) -> str:
     """The version of the API server that wrote what is in etcd, if there is anything."""
-    try:
-        read = json.loads(context.programs_file.read_text()) if etcd.identity(context).exists() else {}
-        return str(read["kube-apiserver"]["version"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
+    before = read_json(context.programs_file) if etcd.identity(context).exists() else {}
+    return str(before.get("kube-apiserver", {}).get("version", ""))
 
 
 def _link(context: Context, name: str) -> Path:
@@ -316,7 +314,7 @@ def _forget(context: Context) -> None:
 
 BINARIES = Goal(
     name="binaries",
-    doc="have the programs: found, downloaded or built",
+    doc="find the programs, or download or build them",
     holds=_are_known,
     make=_obtain,
     undo=_forget,

@@ -75,7 +75,7 @@ def _take_back(context: Context) -> None:
 
 CONTAINER_ENGINE = Daemon(
     name="container_engine",
-    doc="start the container engine, which runs containers: Docker or containerd",
+    doc="start the container engine, which runs the containers: Docker or containerd",
     program=lambda context: _daemon(context).program_name(context),
     tools=lambda context: resolve(_daemon(context).tools, context),
     flags=lambda context: _daemon(context).flags(context),

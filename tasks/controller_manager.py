@@ -24,29 +24,31 @@ def flags(context: Context) -> Sequence[Flag]:
     flags = [way_in(context, "kube-controller-manager")]
     if context.settings.service_account == "keys":
         if not context.release_of("kube-apiserver").projected_tokens:
-            why = "Signs a token for each ServiceAccount; without one a Pod waits for ever."
+            why = "Private key that signs a token for each ServiceAccount; without the token no Pod is created."
             flags.append(Flag(f"--service-account-private-key-file={context.pki / 'sa.key'}", why))
         if context.settings.uses_front_door:  # else it takes the CA from the kubeconfig
-            why = "Goes with each token, so that Pods can trust the API server."
+            why = "CA certificate that Pods get with each token, to verify the API server with."
             flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))
     if secure(context):
-        why = "Each controller is somebody of its own: the roles that they need are given to those, not to it."
+        why = "Each controller uses its own ServiceAccount; RBAC's default roles are bound to those."
         flags.append(Flag("--use-service-account-credentials", why))
     if not context.settings.uses_front_door:
-        why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
+        why = "Single instance: skips waiting up to 15 s for the old lease after a restart."
         flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
-        flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
+        why = "Listens on localhost only; by default other hosts can connect to it over the network."
+        flags.append(Flag("--bind-address=127.0.0.1", why))
         if context.release_of("kube-controller-manager").controller_manager_http:
-            flags.append(Flag("--port=0", "No second port without TLS."))
+            flags.append(Flag("--port=0", "Closes the second port, which serves plain HTTP."))
     if context.settings.free_ports:
-        flags.append(Flag(f"--secure-port={context.port(PORT)}", "A free port: on the standard one may be another's."))
+        why = "A free port, because the standard one may be in use."
+        flags.append(Flag(f"--secure-port={context.port(PORT)}", why))
     return flags
 
 
 CONTROLLER_MANAGER = Daemon(
     name="controller_manager",
-    doc="start the controller manager, which makes Pods of Deployments",
+    doc="start the controller manager, which creates ReplicaSets and Pods for Deployments",
     program="kube-controller-manager",
     ports=(PORT,),
     flags=flags,
@@ -55,7 +57,8 @@ CONTROLLER_MANAGER = Daemon(
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
     causes={
-        "no configuration has been provided": "It needs to know where the API server is: --kubeconfig or --master."
+        "no configuration has been provided": "The controller manager needs the API server's address: --kubeconfig or "
+        "--master."
     },
 )
 

@@ -17,6 +17,7 @@ from typing import Any
 from . import binaries, etcd
 from .choices import DNS_DECISION, kubeconfig, secure, wants_dns
 from .core import api, settings
+from .core.api import RBAC_GROUP
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.errors import DmucError
@@ -65,7 +66,9 @@ def _want(context: Context, progress: Progress) -> None:
     context.decide(DNS_DECISION, "yes")
 
 
-WANTED = Goal(name="_dns_wanted", doc="CoreDNS is asked for, and can be had", holds=_is_wanted, make=_want)
+WANTED = Goal(
+    name="_dns_wanted", doc="remember that CoreDNS is requested, and find the program", holds=_is_wanted, make=_want
+)
 
 
 # The daemon
@@ -78,13 +81,15 @@ def _corefile(context: Context) -> Path:
 def _files(context: Context) -> Mapping[Path, str]:
     # https://coredns.io/plugins/kubernetes/ . Other names than the cluster's nobody here knows: there is no way out.
     without = "" if context.release_of("kube-apiserver").endpoint_slices else "\n        noendpoints"
+    # A Corefile has no quotes for some paths. CoreDNS puts in what its environment says, as it is: see Context.home.
+    file = f"{{$HOME}}/../{kubeconfig(context, 'coredns').relative_to(context.state)}"
     text = f"""\
 .:53 {{
     bind {context.settings.address}
     errors
     ready 127.0.0.1:8181
     kubernetes {DOMAIN} in-addr.arpa {{
-        kubeconfig {kubeconfig(context, "coredns")}{without}
+        kubeconfig {file}{without}
     }}
 }}
 """
@@ -93,13 +98,13 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    return [Flag(f"-conf={_corefile(context)}", "Where it listens, and whom it asks: it has no flags for that.")]
+    why = "Configuration file (Corefile): the address to listen on, and the kubeconfig for the API server."
+    return [Flag(f"-conf={_corefile(context)}", why)]
 
 
 # What it may do, with security=rbac: read what its answers are made of.
-_GROUP = "rbac.authorization.k8s.io"
 _ROLE = {
-    "apiVersion": f"{_GROUP}/v1",
+    "apiVersion": f"{RBAC_GROUP}/v1",
     "kind": "ClusterRole",
     "metadata": {"name": "system:coredns"},
     "rules": [
@@ -108,11 +113,11 @@ _ROLE = {
     ],
 }
 _BINDING = {
-    "apiVersion": f"{_GROUP}/v1",
+    "apiVersion": f"{RBAC_GROUP}/v1",
     "kind": "ClusterRoleBinding",
     "metadata": {"name": "system:coredns"},
-    "roleRef": {"apiGroup": _GROUP, "kind": "ClusterRole", "name": "system:coredns"},
-    "subjects": [{"apiGroup": _GROUP, "kind": "User", "name": "system:coredns"}],  # as its certificate says
+    "roleRef": {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": "system:coredns"},
+    "subjects": [{"apiGroup": RBAC_GROUP, "kind": "User", "name": "system:coredns"}],  # as its certificate says
 }
 
 
@@ -123,17 +128,17 @@ def _allow(context: Context) -> None:
 
 COREDNS = Daemon(
     name="_coredns",
-    doc="start CoreDNS, which knows the Services by name",
+    doc="start CoreDNS, the DNS server for the names of Services",
     program="coredns",
     flags=flags,
     needs=("_dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
     ready=Http("http://127.0.0.1:8181/ready", expect="OK"),
-    unwanted=lambda context: "" if wants_dns(context) else "`doit dns` is not run",
+    unwanted=lambda context: "" if wants_dns(context) else "`doit dns` has not been run",
     prepare=_allow,
     writes=_files,
     reads=lambda context: [kubeconfig(context, "coredns"), etcd.identity(context)],
     needs_root=True,
-    causes={"bind: address already in use": "Something else has port 53: `ss -lunp` in the machine shows what."},
+    causes={"bind: address already in use": "Another process uses port 53: `ss -lunp` in the machine shows which."},
 )
 
 
@@ -188,7 +193,7 @@ def _undo(context: Context) -> None:
     for kind in ("services", "endpoints"):
         api.delete(context, f"/api/v1/namespaces/kube-system/{kind}/{_SERVICE['name']}")
     for kind in ("clusterroles", "clusterrolebindings"):
-        api.delete(context, f"/apis/{_GROUP}/v1/{kind}/system:coredns")
+        api.delete(context, f"/apis/{RBAC_GROUP}/v1/{kind}/system:coredns")
     COREDNS.undo(context)
     for path in (context.pki / "coredns.crt", context.pki / "coredns.key", context.state / "kubeconfigs" / "coredns"):
         path.unlink(missing_ok=True)
@@ -198,7 +203,7 @@ def _undo(context: Context) -> None:
 
 DNS = Goal(
     name="dns",
-    doc="have Services found by name: CoreDNS, where there is one (no part of service_reachable)",
+    doc="start cluster DNS (CoreDNS), so that Pods find Services by name; not part of service_reachable",
     holds=_resolves,
     make=_make,
     undo=_undo,

@@ -15,6 +15,7 @@ from pathlib import Path
 from .choices import secure
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.files import write_atomic
 from .core.ports import Port
 from .core.probe import Answer, Http, Tcp
 
@@ -30,23 +31,28 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     if not secure(context) and not context.settings.free_ports:
         return ()
-    free = "A free port: on the standard one may be another's."
+    free = "A free port, because the standard one may be in use."
     flags = [
-        Flag(f"--listen-client-urls={url(context)}", free if context.settings.free_ports else "It is to speak TLS."),
-        Flag(f"--advertise-client-urls={url(context)}", "Must be said with the other, though nobody asks for it."),
+        Flag(
+            f"--listen-client-urls={url(context)}", free if context.settings.free_ports else "Serves clients over TLS."
+        ),
+        Flag(
+            f"--advertise-client-urls={url(context)}",
+            "Required together with --listen-client-urls; no client uses it here.",
+        ),
         Flag(
             "--listen-peer-urls=unix://peers:0",
-            "It has no peers: a socket in its own directory, not port 2380, where everybody could be one.",
+            "This etcd has no peers. The Unix socket replaces port 2380, where any local process could act as a peer.",
             "security",
         ),
     ]
     if secure(context):
         flags += [
-            Flag(f"--cert-file={context.pki / 'etcd.crt'}", "Who it is."),
-            Flag(f"--key-file={context.pki / 'etcd.key'}", "The key to that certificate."),
+            Flag(f"--cert-file={context.pki / 'etcd.crt'}", "Serving certificate of etcd."),
+            Flag(f"--key-file={context.pki / 'etcd.key'}", "Private key of the serving certificate."),
             Flag(
                 f"--trusted-ca-file={context.pki / 'etcd-ca.crt'}",
-                "Who its clients are: whoever has a certificate of this CA, which the API server alone has.",
+                "Clients must show a certificate of this CA, which signs only for etcd and the API server.",
                 "security",
             ),
         ]
@@ -68,7 +74,7 @@ def _data(context: Context) -> Path:
 
 def _identify(context: Context) -> None:
     if not (_data(context) / "member").exists() or not identity(context).exists():
-        identity(context).write_text(f"{uuid.uuid4()}\n")
+        write_atomic(identity(context), f"{uuid.uuid4()}\n")
 
 
 def _is_healthy(context: Context) -> Answer:
@@ -77,7 +83,7 @@ def _is_healthy(context: Context) -> Answer:
 
 ETCD = Daemon(
     name="etcd",
-    doc="start etcd, the database in which the API server keeps everything",
+    doc="start etcd, the database in which the API server stores every object",
     program="etcd",
     ports=(PORT,),
     flags=flags,

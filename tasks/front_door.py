@@ -21,8 +21,9 @@ URL = "http://localhost:8080"
 def way_in(context: Context, who: str) -> Flag:
     """The flag that tells the component `who` (its program's name) where the API server is."""
     if context.settings.uses_front_door:
-        return Flag(f"--master={URL}", "Where the API server is; it asks nobody who they are.")
-    return Flag(f"--kubeconfig={kubeconfig(context, who)}", "Where the API server is, and who we are.")
+        return Flag(f"--master={URL}", "Address of the API server: plain HTTP, without authentication.")
+    why = "Address and CA of the API server, and the client certificate to authenticate with."
+    return Flag(f"--kubeconfig={kubeconfig(context, who)}", why)
 
 
 def needs(context: Context) -> Sequence[str]:
@@ -34,25 +35,25 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     pki = context.pki
     return [
-        Flag("proxy", "The command."),
-        Flag(f"--server={context.server}", "Where the API server really is."),
-        Flag(f"--certificate-authority={pki / 'ca.crt'}", "Tells that it is ours."),
-        Flag(f"--client-certificate={pki / 'admin.crt'}", "Who everybody is who comes through this door."),
-        Flag(f"--client-key={pki / 'admin.key'}", "The key to that certificate."),
-        Flag("--port=8080", "Where the walk-through expects it, and kubectl without a kubeconfig."),
-        Flag("--reject-paths=^$", "By default it turns `kubectl exec` away."),
+        Flag("proxy", "Subcommand of kubectl: a proxy in front of the API server."),
+        Flag(f"--server={context.server}", "Address of the API server."),
+        Flag(f"--certificate-authority={pki / 'ca.crt'}", "CA to verify the API server's serving certificate with."),
+        Flag(f"--client-certificate={pki / 'admin.crt'}", "Admin certificate used for every proxied request."),
+        Flag(f"--client-key={pki / 'admin.key'}", "Private key of the admin certificate."),
+        Flag("--port=8080", "Port that the walk-through uses, and kubectl's default without a kubeconfig."),
+        Flag("--reject-paths=^$", "Rejects no path; the default rejects `kubectl exec` and `attach`."),
     ]
 
 
 def _is_unwanted(context: Context) -> str:
     if not context.settings.uses_front_door:
         return "front_door=off"
-    return "the API server has a door of its own" if context.release_of("kube-apiserver").insecure_port else ""
+    return "the API server serves plain HTTP itself" if context.release_of("kube-apiserver").insecure_port else ""
 
 
 FRONT_DOOR = Daemon(
     name="_front_door",
-    doc="open the front door: plain HTTP on localhost:8080, for everybody in the machine",
+    doc="open the front door: plain HTTP on localhost:8080 in the machine, without authentication",
     program="kubectl",
     flags=flags,
     needs=("apiserver", "pki"),

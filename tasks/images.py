@@ -38,7 +38,7 @@ def _remove(context: Context) -> None:
 
 IMAGES = Goal(
     name="images",
-    doc="have the images in the engine: nginx, and the pause image of the pod sandbox",
+    doc="pull the images into the engine: nginx, and pause for the Pod sandbox",
     holds=_are_there,
     make=_pull,
     undo=_remove,

@@ -10,12 +10,14 @@ With front_door=on, `~/.kube/config` is the slide's own, for the components, and
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import choices, front_door
 from .choices import secure, wants_dns
 from .core.context import Context
+from .core.files import quoted, write_atomic
 from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
@@ -32,8 +34,9 @@ def text(context: Context, who: str = "admin", namespace: str = "") -> str:
     def embedded(name: str) -> str:
         return base64.b64encode((context.pki / name).read_bytes()).decode()
 
-    name, user = context.settings.machine, who.rpartition("/")[2]
-    place = f"\n    namespace: {namespace}" if namespace else ""
+    # In quotes: a machine may be called `no`, and a user `123`.
+    name, user = quoted(context.settings.machine), quoted(who.rpartition("/")[2])
+    place = f"\n    namespace: {quoted(namespace)}" if namespace else ""
     return f"""\
 apiVersion: v1
 kind: Config
@@ -105,15 +108,17 @@ def _in_home(context: Context) -> Path:
 def _is_written(context: Context) -> Answer:
     home = _in_home(context)
     try:
-        wrong = [file for file, text in _wanted(context).items() if file.read_text() != text]
+        wrong = [file for file, text in _wanted(context).items() if file.read_text("utf-8") != text]
         if context.settings.uses_front_door:
-            right = not home.is_symlink() and _server(home.read_text()) == front_door.URL
+            right = not home.is_symlink() and _server(home.read_text("utf-8")) == front_door.URL
         else:
             right = home.resolve() == path(context).resolve()
     except FileNotFoundError as error:
         return Answer(False, f"{error.filename} is not there")
     wrong += [] if right else [home]
-    return Answer(not wrong, f"{wrong[0]} is not as wanted" if wrong else f"kubectl --kubeconfig {path(context)}")
+    if wrong:
+        return Answer(False, f"{wrong[0]} is not as wanted")
+    return Answer(True, shlex.join(["kubectl", "--kubeconfig", str(path(context))]))
 
 
 def _server(text: str) -> str:
@@ -136,18 +141,17 @@ def _write(context: Context, progress: Progress) -> None:
         return
     home = _in_home(context)
     home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home.unlink(missing_ok=True)
     if context.settings.uses_front_door:
-        home.write_text(_SLIDE)
+        write_atomic(home, _SLIDE)  # also in the place of a link
     else:
+        home.unlink(missing_ok=True)
         home.symlink_to(Path("../../kubeconfig"))
 
 
 def write(file: Path, content: str) -> None:
     """Write a file with a key in it: for its owner alone."""
     file.parent.mkdir(mode=0o700, exist_ok=True)
-    file.touch(mode=0o600)
-    file.write_text(content)
+    write_atomic(file, content, 0o600)
 
 
 def _remove(context: Context) -> None:
@@ -159,7 +163,7 @@ def _remove(context: Context) -> None:
 
 KUBECONFIG = Goal(
     name="kubeconfig",
-    doc="write the kubeconfig: where the API server is, and who we are",
+    doc="write the kubeconfig files: the address of the API server, and a client certificate for it",
     holds=_is_written,
     make=_write,
     undo=_remove,

@@ -31,20 +31,29 @@ def node_name(context: Context) -> str:
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    why = "Where the API server is; without it the kubelet stands alone."
+    why = "Address of the API server; without a kubeconfig the kubelet runs in standalone mode."
     flags = [Flag(f"--kubeconfig={kubeconfig.for_component(context, 'kubelet')}", why)]
     if not context.settings.uses_front_door:
         flags += [
             Flag(
                 f"--client-ca-file={context.pki / 'ca.crt'}",
-                "Who may ask it to run a command in a Pod: our CA's clients.",
+                "Clients of the kubelet (for logs and exec) authenticate with certificates signed by this CA.",
                 "use",
             ),
-            Flag("--anonymous-auth=false", "And nobody else: by default every user of the host may.", "security"),
-            Flag("--read-only-port=0", "Its second port tells everybody about every Pod.", "security"),
+            Flag(
+                "--anonymous-auth=false",
+                "Rejects clients without a certificate; by default any user of the host can run commands in Pods.",
+                "security",
+            ),
+            Flag(
+                "--read-only-port=0",
+                "Closes port 10255, which shows all Pods to any client without authentication.",
+                "security",
+            ),
             Flag(
                 "--eviction-hard=memory.available<100Mi",
-                "By default it evicts every Pod when the disk is nine tenths full, and this disk is the host's.",
+                "Evicts Pods only for lack of memory. The default also evicts them when the disk is nearly full, and "
+                "this disk is the host's.",
                 "isolation",
             ),
         ]
@@ -52,29 +61,37 @@ def flags(context: Context) -> Sequence[Flag]:
         flags += [
             Flag(
                 "--authorization-mode=Webhook",
-                "And of them only whom the API server, asked by the kubelet, allows it.",
+                "Authorizes each request by a SubjectAccessReview at the API server; the default allows all.",
                 "security",
             ),
             Flag(
                 f"--tls-cert-file={context.pki / 'kubelet-server.crt'}",
-                "Who it is for the API server; by default it makes a certificate that nobody can check.",
+                "Serving certificate that the API server can verify; the default is self-signed.",
                 "use",
             ),
-            Flag(f"--tls-private-key-file={context.pki / 'kubelet-server.key'}", "The key to that certificate.", "use"),
+            Flag(
+                f"--tls-private-key-file={context.pki / 'kubelet-server.key'}",
+                "Private key of the serving certificate.",
+                "use",
+            ),
         ]
     if context.facts.has_swap:
-        flags.append(Flag("--fail-swap-on=false", "The host has swap, and by default the kubelet refuses to run then."))
+        flags.append(Flag("--fail-swap-on=false", "The host has swap; by default the kubelet refuses to start then."))
     if dns.COREDNS.has_run(context):
-        flags.append(Flag(f"--cluster-dns={dns.address(context)}", "Whom Pods ask for names; CoreDNS is there."))
-        flags.append(Flag(f"--cluster-domain={dns.DOMAIN}", "So `web` is web.default.svc.cluster.local, too."))
+        flags.append(Flag(f"--cluster-dns={dns.address(context)}", "DNS server for Pods: the ClusterIP of CoreDNS."))
+        why = "DNS search domain for Pods, so that `web` also means web.default.svc.cluster.local."
+        flags.append(Flag(f"--cluster-domain={dns.DOMAIN}", why))
     row = context.release_of("kubelet")
     if row.fail_cgroup_v1 and context.facts.has_cgroup_v1:
-        why = "The host has cgroup v1, and by default the kubelet refuses to run then."
+        why = "The host has cgroup v1; by default the kubelet refuses to start then."
         flags.append(Flag("--fail-cgroupv1=false", why))
     if engine(context) == "containerd" and row.runtime_flag:
-        flags.append(Flag("--container-runtime=remote", "The engine is another program than the kubelet's own Docker."))
+        why = (
+            "Uses a container runtime through CRI; up to 1.23 the default is the built-in Docker support (dockershim)."
+        )
+        flags.append(Flag("--container-runtime=remote", why))
     if engine(context) == "containerd" and row.endpoint != CONTAINERD_SOCKET:
-        flags.append(Flag(f"--container-runtime-endpoint=unix://{CONTAINERD_SOCKET}", "Where the engine is."))
+        flags.append(Flag(f"--container-runtime-endpoint=unix://{CONTAINERD_SOCKET}", "CRI socket of containerd."))
     return flags
 
 
@@ -141,7 +158,7 @@ def _take_back(context: Context) -> None:
 
 KUBELET = Daemon(
     name="kubelet",
-    doc="start the kubelet, which makes a node of the machine",
+    doc="start the kubelet, which registers the machine as a node and runs its Pods",
     program="kubelet",
     flags=flags,
     needs=lambda context: (*front_door.needs(context), "kubeconfig", "container_engine"),
@@ -154,11 +171,13 @@ KUBELET = Daemon(
     keeps=_keeps,
     needs_root=True,
     causes={
-        "running with swap on is not supported": "The kubelet refuses to run with swap: --fail-swap-on=false.",
-        "misconfiguration: kubelet cgroup driver": "Kubelet and engine must use the same cgroup driver.",
+        "running with swap on is not supported": "The kubelet refuses to start on a host with swap, except with "
+        "--fail-swap-on=false.",
+        "misconfiguration: kubelet cgroup driver": "The kubelet and the engine must use the same cgroup driver.",
         "docker.sock. Is the docker daemon running": "The container engine does not answer.",
-        "unknown service runtime.v1": "Kubelet and containerd have no version of CRI in common: up to 1.22 the kubelet "
-        "has only v1alpha2, which containerd has up to 1.7; from 1.26 on only v1, which containerd has from 1.6 on.",
+        "unknown service runtime.v1": "The kubelet and containerd have no version of CRI in common: up to 1.22 the "
+        "kubelet has only v1alpha2, which containerd has up to 1.7; from 1.26 on only v1, which containerd has from "
+        "1.6 on.",
     },
 )
 
@@ -182,7 +201,7 @@ def _await_schedulable(context: Context, progress: Progress) -> None:
 # A new node has the taint not-ready until the controller manager has seen it Ready, and no Pod is scheduled before.
 SCHEDULABLE = Goal(
     name="_schedulable",
-    doc="the node takes Pods",
+    doc="wait until Pods can be scheduled on the node",
     holds=_is_schedulable,
     make=_await_schedulable,
     needs=("kubelet", "controller_manager"),

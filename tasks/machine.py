@@ -43,7 +43,7 @@ def _power_on(context: Context, progress: Progress) -> None:
 
 MACHINE = Goal(
     name="machine",
-    doc="power on the machine dmuc1, where nothing runs yet",
+    doc="power on the machine dmuc1, on which no component runs yet",
     holds=_is_on,
     make=_power_on,
     undo=lambda context: context.machine.power_off(),

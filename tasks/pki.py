@@ -94,7 +94,7 @@ def _make(context: Context, progress: Progress) -> None:
 
 PKI = Goal(
     name="pki",
-    doc="make keys and certificates: a CA of our own, and what it signs",
+    doc="create keys and certificates, signed by a CA of the cluster's own",
     holds=_are_made,
     make=_make,
     after=("_dns_wanted",),

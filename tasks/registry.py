@@ -69,7 +69,7 @@ def _decide(context: Context, progress: Progress) -> None:
 
 UPSTREAM = Goal(
     name="_upstream",
-    doc="find out whether a registry can be reached",
+    doc="find out whether an upstream registry can be reached",
     holds=_is_decided,
     make=_decide,
 )
@@ -86,7 +86,7 @@ def _build(context: Context, progress: Progress) -> None:
 
 CONTENT = Goal(
     name="_image_content",
-    doc="make the images from Debian's packages",
+    doc="build the images from Debian's packages",
     holds=_is_built,
     make=_build,
 )
@@ -99,11 +99,11 @@ def _local_files(context: Context) -> Mapping[Path, str]:
 
 REGISTRY = Daemon(
     name="_registry",
-    doc="start the registry that has our own images",
+    doc="start the registry that serves the images built by dmuc",
     program="docker-registry",
     flags=lambda context: (
-        Flag("serve", "The command."),
-        Flag(str(context.state / "registry.yml"), "Where it listens and what it serves: it has no flags for that."),
+        Flag("serve", "Subcommand of docker-registry: run the registry."),
+        Flag(str(context.state / "registry.yml"), "Configuration file: the address and the directory to serve."),
     ),
     needs=("machine", "binaries", "_image_content"),
     ready=Http(f"http://{LOCAL}/v2/"),
@@ -125,18 +125,18 @@ def _answers_on_host(context: Context) -> Answer:
 
 PULL_THROUGH = Daemon(
     name="_pull_through",
-    doc="start the pull-through cache of the registry outside",
+    doc="start the pull-through cache of the upstream registry",
     program="docker-registry",
     flags=lambda context: (
-        Flag("serve", "The command."),
-        Flag(str(context.state / "pull-through.yml"), "Where it listens and what it fetches from."),
+        Flag("serve", "Subcommand of docker-registry: run the registry."),
+        Flag(str(context.state / "pull-through.yml"), "Configuration file: the address and the upstream registry."),
     ),
     needs=("machine", "binaries", "_upstream"),
     place=lambda context: Host(),
-    unwanted=lambda context: "" if upstream(context) else "no registry outside can be reached",
+    unwanted=lambda context: "" if upstream(context) else "no upstream registry can be reached",
     ready=_answers_on_host,
     writes=_cache_files,
-    causes={"panic: ": "It ends at once when the registry that it is to fetch from does not answer: see registry=."},
+    causes={"panic: ": "docker-registry does not start when its upstream registry does not answer: see registry=."},
 )
 
 PARTS: list[Part] = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]

@@ -27,20 +27,22 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     flags = [way_in(context, "kube-scheduler")]
     if not context.settings.uses_front_door:
-        why = "There is one: a new one need not wait 15 s until the old one's lease has ended."
+        why = "Single instance: skips waiting up to 15 s for the old lease after a restart."
         flags.append(Flag("--leader-elect=false", why, "speed"))
     if context.settings.on_host:
-        flags.append(Flag("--bind-address=127.0.0.1", "The host's network is not ours: nobody else may ask."))
+        why = "Listens on localhost only; by default other hosts can connect to it over the network."
+        flags.append(Flag("--bind-address=127.0.0.1", why))
         if context.release_of("kube-scheduler").scheduler_http:
-            flags.append(Flag("--port=0", "No second port without TLS."))
+            flags.append(Flag("--port=0", "Closes the second port, which serves plain HTTP."))
     if context.settings.free_ports:
-        flags.append(Flag(f"--secure-port={context.port(PORT)}", "A free port: on the standard one may be another's."))
+        why = "A free port, because the standard one may be in use."
+        flags.append(Flag(f"--secure-port={context.port(PORT)}", why))
     return flags
 
 
 SCHEDULER = Daemon(
     name="scheduler",
-    doc="start the scheduler, which gives each Pod a node",
+    doc="start the scheduler, which assigns a node to each Pod",
     program="kube-scheduler",
     ports=(PORT,),
     flags=flags,
@@ -90,7 +92,7 @@ def _bind(context: Context, progress: Progress) -> None:
 
 BINDING = Goal(
     name="_binding",
-    doc="give every Pod a node by hand, with a Binding, where no scheduler is to do it",
+    doc="assign a node to every Pod by hand, with a Binding, if scheduling=manual",
     holds=_all_are_bound,
     make=_bind,
     needs=("deployment", "service_account", "_schedulable"),

@@ -74,7 +74,7 @@ def _await_answer(context: Context, progress: Progress) -> None:
 
 SERVICE_REACHABLE = Goal(
     name="service_reachable",
-    doc="ask the Service web for its page: Welcome to nginx!",
+    doc="request the page of the Service web: Welcome to nginx!",
     holds=_answers,
     make=_await_answer,
     needs=(

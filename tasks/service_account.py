@@ -62,7 +62,7 @@ def _is_given_to_pods(context: Context) -> Answer:
         return ask_api(context, _CA, is_ours)
 
     def is_ours(ca: Any) -> Answer:
-        if ca["data"].get("ca.crt", "").strip() != (context.pki / "ca.crt").read_text().strip():
+        if ca["data"].get("ca.crt", "").strip() != (context.pki / "ca.crt").read_text("utf-8").strip():
             return Answer(False, "the ConfigMap kube-root-ca.crt has another CA than ours")
         return Answer(True, "Pods get its token from the API server, and the CA from the ConfigMap kube-root-ca.crt")
 
@@ -132,7 +132,7 @@ def _try_again(context: Context) -> None:
 
 SERVICE_ACCOUNT = Goal(
     name="service_account",
-    doc="have a token for the ServiceAccount default, without which no Pod is made",
+    doc="get a token for the ServiceAccount default, without which no Pod is created",
     holds=_holds,
     make=_make,
     needs=("controller_manager",),

@@ -24,7 +24,7 @@ class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
         check_tasks_exist(tasks, names)
 
         def clean() -> int:
-            with only_one(cluster.context.machine.name, cluster.context.lock):
+            with only_one(cluster.context):
                 if not names and not dryrun:
                     cluster.remove()
                 for goal in reversed(join(cluster.parts, cluster.context)):

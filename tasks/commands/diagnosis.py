@@ -132,7 +132,7 @@ def _label(name: str) -> str:
 def last_words(daemon: Daemon, context: Context) -> str:
     """Give the line of its log in which the daemon, at its last start, says why it gave up; empty when it does not."""
     try:
-        text = daemon.log(context).read_text(errors="replace")
+        text = daemon.log(context).read_text("utf-8", "replace")
     except OSError:
         return ""
     last = text.rpartition("\n--- ")[2].split("\ngoroutine ")[0].splitlines()[-40:]

@@ -16,6 +16,6 @@ class Down(Command):
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Power the machine off."""
-        with only_one(cluster.context.machine.name, cluster.context.lock):
+        with only_one(cluster.context):
             cluster.power_off()
         return 0

@@ -40,7 +40,7 @@ class Env(Command):
             print(f"✗ {error}", file=sys.stderr)
             return 1
         file, text = kubeconfig.path(context), kubeconfig.text(context)
-        if not file.exists() or file.read_text() != text:  # the API server alone does not need it
+        if not file.exists() or file.read_text("utf-8") != text:  # the API server alone does not need it
             kubeconfig.write(file, text)
         for name, value in variables(context).items():
             print(f"export {name}={shlex.quote(value)}")

@@ -32,7 +32,7 @@ class Logs(Command):
             text = f"there is no log called {names[0]!r}" if len(names) == 1 else "one name is needed"
             raise DmucError("showing a log", text, f"There are: {', '.join(there) or 'none yet'}.")
         if not follow:
-            with (context.logs / f"{names[0]}.log").open(errors="replace") as log:
+            with (context.logs / f"{names[0]}.log").open(encoding="utf-8", errors="replace") as log:
                 shutil.copyfileobj(log, sys.stdout)
             return 0
         try:

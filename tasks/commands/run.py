@@ -36,7 +36,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
         run.selected = add_order(tasks, self.sel_tasks)
 
         def carry_out() -> int:
-            with only_one(cluster.context.machine.name, cluster.context.lock):
+            with only_one(cluster.context):
                 cluster.refuse_what_cannot_be(run.selected)
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 cluster.choose_ports()

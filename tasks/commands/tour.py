@@ -1,4 +1,4 @@
-"""`doit tour`: from step to step, in the state where the tour was left."""
+"""`doit tour`: play the tour, from the step at which the reader left it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from ..choices import engine
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
+from ..core.files import read_json, write_atomic
 from ..core.lock import only_one
 from ..core.settings import Settings, remember, remembered
 from ..tour.play import Stage, Unexpected
@@ -22,16 +22,17 @@ from .base import Command, told
 
 
 class Tour(Command):
-    """`doit tour`."""
+    """`doit tour`: the walk-through, step by step."""
 
-    doc_purpose = "the walk-through, step by step: see what is broken, understand why, mend it"
+    doc_purpose = "the walk-through, step by step: see what is broken, understand why, fix it"
     doc_usage = ""
-    doc_description = """Enter goes on, q leaves; coming back goes on from there. Settings choose:
-service_account=no-mount takes only that way past the missing token, scheduling=manual starts no scheduler."""
+    doc_description = """Enter goes on to the next step, q leaves the tour; started again, the tour continues there.
+Settings choose the way: service_account=no-mount shows only that way past the missing token, scheduling=manual
+starts no scheduler."""
     cmd_options = (
         {"name": "yes", "short": "y", "long": "yes", "type": bool, "default": False, "help": "do not wait for Enter"},
         {"name": "only_list", "short": "", "long": "list", "type": bool, "default": False, "help": "list the steps"},
-        {"name": "first", "short": "", "long": "from", "type": str, "default": "", "help": "tell from this STEP on"},
+        {"name": "first", "short": "", "long": "from", "type": str, "default": "", "help": "show from this STEP on"},
         {"name": "last", "short": "", "long": "to", "type": str, "default": "", "help": "stop after this STEP"},
         {
             "name": "chapters",
@@ -48,13 +49,17 @@ service_account=no-mount takes only that way past the missing token, scheduling=
     ) -> int:
         def act() -> int:
             if pos_args:
-                raise DmucError("reading the command line", f"`tour` does not know {' '.join(pos_args)!r}.", "")
+                raise DmucError(
+                    "reading the command line",
+                    f"`tour` does not know {' '.join(pos_args)!r}.",
+                    "See: scripts/doit help tour",
+                )
             directory = Path(chapters)
             if only_list:
                 return _list(Position.of(self.cluster, directory))
             if directory == CHAPTERS:
                 _refuse_without_docker(self.cluster.context)
-            with only_one(f"{self.cluster.context.machine.name}/tour"):
+            with only_one(self.cluster.context, "tour"):
                 return _walk(Position.of(self.cluster, directory), yes, first, last)
 
         try:
@@ -64,79 +69,79 @@ service_account=no-mount takes only that way past the missing token, scheduling=
             return 130
 
 
-_LEFT = "The cluster stays as it is. scripts/doit tour goes on from here, scripts/doit clean takes it away."
+_LEFT = "The cluster stays as it is. scripts/doit tour continues from here, scripts/doit clean removes it."
 
 
 @dataclass
 class Position:
-    """Where the tour is on this machine. It is kept in tour.json, until clean."""
+    """How far the tour has come on this machine. It is stored in tour.json, until clean."""
 
     cluster: Cluster
     chapters: Sequence[Chapter]
-    choices: dict[str, str]  # settings that the user has chosen otherwise than they are by default
-    done: list[str]  # the names of the steps
-    running: list[str]  # the daemons, after the last of them
+    choices: dict[str, str]  # the settings for which the user has chosen another value than the default
+    done: list[str]  # the names of the steps that are done
+    running: list[str]  # the daemons that were running after the last of these steps
 
     @classmethod
     def of(cls, cluster: Cluster, directory: Path) -> Position:
-        """Read it; of a machine on which no tour is under way, give its beginning."""
+        """Return the stored position; on a machine where the tour has not started, its beginning."""
         context, chapters = cluster.context, load(directory)
-        try:
-            kept: dict[str, Any] = json.loads((context.state / "tour.json").read_text())
-        except (OSError, ValueError):
+        kept = read_json(context.state / "tour.json")
+        if not kept:
             kept = {"choices": _choices(chapters, context.settings), "done": [], "running": []}
         return cls(cluster, chosen(chapters, facts(context), kept["choices"]), **kept)
 
     @property
     def steps(self) -> list[Step]:
-        """All steps, in their order."""
+        """All steps, in order."""
         return [step for chapter in self.chapters for step in chapter.step]
 
     def numbered(self) -> Iterator[tuple[int, Chapter, Step]]:
-        """Give each step with its number and its chapter."""
+        """Yield each step with its number and its chapter."""
         pairs = ((chapter, step) for chapter in self.chapters for step in chapter.step)
         for number, (chapter, step) in enumerate(pairs, 1):
             yield number, chapter, step
 
     def step(self, name: str) -> Step:
-        """Give the step of this name. Raises DmucError when there is none."""
+        """Return the step of this name. Raise DmucError when there is none."""
         for step in self.steps:
             if step.name == name:
                 return step
         raise DmucError(
-            f"looking for the step {name!r}", "The tour has no such step.", "See them: scripts/doit tour --list"
+            f"looking for the step {name!r}", "The tour has no such step.", "List the steps: scripts/doit tour --list"
         )
 
     def save(self) -> None:
-        """Keep it."""
+        """Store the position."""
         self.running = [*self.cluster.running()]
         state = self.cluster.context.state
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = state / "tour.part"
-        part.write_text(json.dumps({"choices": self.choices, "done": self.done, "running": self.running}, indent=1))
-        part.rename(state / "tour.json")
+        kept = {"choices": self.choices, "done": self.done, "running": self.running}
+        write_atomic(state / "tour.json", json.dumps(kept, indent=1))
 
     def check(self) -> None:
-        """Raise DmucError when the machine is not as the tour has left it."""
+        """Raise DmucError when the machine is not in the state in which the reader left the tour."""
         name, now = self.cluster.context.settings.machine, [*self.cluster.running()]
         used = any(daemon.log(self.cluster.context).exists() for daemon in self.cluster.daemons)
         if now == self.running and (self.done or not used):
             return
         if not self.done:
             raise DmucError(
-                f"beginning the tour on {name}",
-                f"The tour begins with nothing, and there is a cluster; running: {', '.join(now) or 'nothing of it'}.",
-                f"Take the tour on another machine (scripts/doit tour machine=NAME), or end {name}: scripts/doit clean",
+                f"starting the tour on {name}",
+                f"The tour starts with an empty machine, and there is a cluster on {name}; running: "
+                f"{', '.join(now) or 'no component'}.",
+                "Remove the cluster (scripts/doit clean), or take the tour on another machine: machine=NAME, with "
+                "link_range=, service_range= and pod_range= of its own.",
             )
         gone, new = ([x for x in a if x not in b] for a, b in ((self.running, now), (now, self.running)))
-        seen = [f"{', '.join(gone)} ran when it was left, and no longer run." if gone else ""]
-        seen.append(f"{', '.join(new)} run, and did not when it was left." if new else "")
-        do = [f"Start them again: scripts/doit {' '.join(_task(self.cluster, x) for x in gone)}" if gone else ""]
-        do.append(f"Take them back: scripts/doit clean {' '.join(_task(self.cluster, x) for x in new)}" if new else "")
+        seen = [f"Stopped since you left the tour: {', '.join(gone)}." if gone else ""]
+        seen.append(f"Started since you left the tour: {', '.join(new)}." if new else "")
+        do = [f"Start again: scripts/doit {' '.join(_task(self.cluster, x) for x in gone)}" if gone else ""]
+        do.append(f"Remove: scripts/doit clean {' '.join(_task(self.cluster, x) for x in new)}" if new else "")
         raise DmucError(
-            f"going on with the tour on {name} after the step {self.done[-1]}",
+            f"continuing the tour on {name} after the step {self.done[-1]}",
             " ".join(filter(None, seen)),
-            "\n".join([*filter(None, do), "Or begin anew: scripts/doit clean"]),
+            "\n".join([*filter(None, do), "Or start over: scripts/doit clean, then scripts/doit tour"]),
         )
 
 
@@ -145,7 +150,7 @@ def _task(cluster: Cluster, label: str) -> str:
 
 
 def _choices(chapters: Sequence[Chapter], settings: Settings) -> dict[str, str]:
-    """Give the settings that a step asks for, where the user has chosen otherwise than they are by default."""
+    """Return the settings that steps depend on and for which the user has chosen another value than the default."""
     names = {step.choice.partition("=")[0] for chapter in chapters for step in chapter.step if step.choice}
     mine = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name in names}
     return {name: value for name, value in mine.items() if value != getattr(Settings, name)}
@@ -160,14 +165,14 @@ def _list(position: Position) -> int:
 
 
 def _walk(position: Position, yes: bool, first: str, last: str) -> int:
-    """Go from where the tour is to the step `last`; those before `first` are done without a word."""
+    """Play the steps that are left, up to the step `last`; those before `first` are done without being shown."""
     from rich.console import Console
 
     names = [step.name for step in position.steps]
     left = [name for name in names if name not in position.done]
     begin, end = (position.step(name).name if name else "" for name in (first, last))
     if not left:
-        print("The tour has come to its end on this machine. Anew: scripts/doit clean, then scripts/doit tour")
+        print("The tour is complete on this machine. To start over: scripts/doit clean, then scripts/doit tour")
         return 0
     _refuse(position, left, begin, end, yes)
     _settle(position)
@@ -184,7 +189,7 @@ def _walk(position: Position, yes: bool, first: str, last: str) -> int:
             continue
         quiet = bool(begin) and names.index(step.name) < names.index(begin)
         if quiet:
-            console.print(f"{number}/{len(names)} {step.name}: done without a word", style="dim", markup=False)
+            console.print(f"{number}/{len(names)} {step.name}: done, not shown", style="dim", markup=False)
         if step is chapter.step[0]:
             say(f"━━ {chapter.title} ━━\n", "bold cyan")
         say(f"{number}/{len(names)} {step.title} [{step.name}]\n", "bold cyan")
@@ -207,39 +212,40 @@ def _walk(position: Position, yes: bool, first: str, last: str) -> int:
 
 
 def _refuse(position: Position, left: Sequence[str], begin: str, end: str, yes: bool) -> None:
-    """Raise DmucError when these wishes, or the world, do not let the tour go on."""
+    """Raise DmucError when the tour cannot go on with these options, or on this host."""
     for name, option in ((begin, "--from"), (end, "--to")):
         if name and name not in left:
             raise DmucError(
                 f"{option} {name}",
-                "The tour has come further than that already, and a cluster does not go backwards.",
-                f"Begin anew: scripts/doit clean, then scripts/doit tour {option} {name}",
+                "The tour is past this step already, and cannot go back.",
+                f"Start over: scripts/doit clean, then scripts/doit tour {option} {name}",
             )
     if begin and end and left.index(begin) > left.index(end):
-        raise DmucError(f"--from {begin} --to {end}", "That is the other way round.", "See: scripts/doit tour --list")
+        seen, do = f"The step {end} comes before the step {begin}.", "List the steps: scripts/doit tour --list"
+        raise DmucError(f"--from {begin} --to {end}", seen, do)
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise DmucError("taking the tour", "It waits for Enter, and there is no terminal.", "Add: --yes")
+        raise DmucError("starting the tour", "The tour waits for Enter, and there is no terminal.", "Add: --yes")
     if position.cluster.context.settings.on_host and position.chapters[0].settings:
-        raise DmucError("taking the tour", "It takes a machine of its own.", "Leave machine=host out.")
+        raise DmucError("starting the tour", "The tour needs a machine of its own.", "Leave out machine=host.")
     if shutil.which("curl") is None:
-        raise DmucError("taking the tour", "It types curl, and there is none here.", "Install it: apt-get install curl")
+        raise DmucError("starting the tour", "The tour needs curl, which is not installed.", "apt-get install curl")
     position.check()
 
 
 def _refuse_without_docker(context: Context) -> None:
     if engine(context) != "docker":
-        asked = context.release.dockershim and "engine=containerd is asked for"
+        asked = context.release.dockershim and "the engine here is containerd (engine=containerd)"
         raise DmucError(
-            "taking the tour",
-            "It is the walk-through, and that has Docker; "
-            f"{asked or f'Kubernetes {context.settings.kubernetes} no longer speaks to it'}.",
-            "Take it with a release up to 1.23 (scripts/doit tour kubernetes=1.20), and leave engine= out. "
-            "All that it comes to, with yours: scripts/doit",
+            "starting the tour",
+            "The tour follows the walk-through, which uses Docker; "
+            f"{asked or f'Kubernetes {context.settings.kubernetes} cannot use Docker'}.",
+            "Choose a release up to 1.23, without engine=: scripts/doit tour kubernetes=1.20; or start the cluster "
+            "without the tour: scripts/doit",
         )
 
 
 def _settle(position: Position) -> None:
-    """Have the cluster made with the tour's own settings, which count until clean."""
+    """Store the tour's own settings for this cluster; they apply until clean."""
     context = position.cluster.context
     if not position.done:
         position.save()
@@ -249,12 +255,12 @@ def _settle(position: Position) -> None:
 
 
 class _LeftError(Exception):
-    """The person leaves."""
+    """The reader leaves the tour."""
 
 
 def _await_enter() -> None:
     try:
-        answer = input("[Enter: go on, q: leave] ")
+        answer = input("[Enter: continue, q: leave] ")
     except EOFError:
         answer = "q"
     if answer.strip().lower() in {"q", "quit", "exit"}:

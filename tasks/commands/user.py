@@ -8,6 +8,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/rbac/#user-facing-roles 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from doit import get_var
@@ -17,6 +18,7 @@ from .. import kubeconfig
 from ..apiserver import APISERVER
 from ..choices import secure
 from ..core import api, certificates
+from ..core.api import RBAC_GROUP
 from ..core.certificates import Certificate
 from ..core.cluster import Cluster
 from ..core.context import Context
@@ -41,9 +43,9 @@ class User(Command):
             raise InvalidCommand("`user` takes name=NAME and namespace=NAMESPACE.")
         name = get_var("name", "")
         namespace = get_var("namespace", name)
-        with only_one(cluster.context.lock):
+        with only_one(cluster.context):
             file = make(cluster.context, name, namespace)
-        command = f"{cluster.context.bin / 'kubectl'} --kubeconfig {file}"
+        command = shlex.join([str(cluster.context.bin / "kubectl"), "--kubeconfig", str(file)])
         print(f"{name} may deploy in the namespace {namespace}. With her kubeconfig:")
         print(f"  {command} create deployment web --image=nginx")
         print(f"What she may do: {command} auth can-i --list")
@@ -57,13 +59,12 @@ def make(context: Context, name: str, namespace: str) -> Path:
     """
     _refuse(context, name, namespace)
     api.create(context, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    group = "rbac.authorization.k8s.io"
     binding = {
-        "apiVersion": f"{group}/v1",
+        "apiVersion": f"{RBAC_GROUP}/v1",
         "kind": "RoleBinding",
         "metadata": {"name": f"edit-{name}", "namespace": namespace},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "edit"},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": name}],
+        "roleRef": {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"apiGroup": RBAC_GROUP, "kind": "User", "name": name}],
     }
     api.create(context, binding)
     certificate = Certificate(f"users/{name}", "ca", name, client=True)

@@ -15,6 +15,7 @@ from .http_client import LIMIT, in_words, tls_context
 from .probe import Http
 
 _DEADLINE = 30.0  # seconds for one change
+RBAC_GROUP = "rbac.authorization.k8s.io"
 
 
 def full_name(thing: Any) -> str:

@@ -18,6 +18,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import read_json, write_atomic
+
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -112,11 +114,7 @@ def _now() -> datetime:
 
 
 def _made(directory: Path) -> dict[str, Any]:
-    try:
-        made = json.loads((directory / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-    return made if isinstance(made, dict) else {}
+    return read_json(directory / RECORD)
 
 
 def _print(directory: Path, one: Certificate | KeyPair) -> str:
@@ -257,6 +255,4 @@ def _write(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() == content:  # the time of a key is when it was made: see service_account.py
         path.chmod(0o600)
         return
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_bytes(content)
+    write_atomic(path, content.decode(), 0o600)

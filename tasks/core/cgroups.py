@@ -38,7 +38,7 @@ class Hierarchy:
 
 def mounted() -> list[Hierarchy]:
     """Give the hierarchies that are mounted here."""
-    return hierarchies(Path("/proc/self/mountinfo").read_text())
+    return hierarchies(Path("/proc/self/mountinfo").read_text("utf-8", "replace"))
 
 
 def hierarchies(mountinfo: str) -> list[Hierarchy]:
@@ -65,15 +65,15 @@ def make(name: str) -> None:
             pass_on(hierarchy.mount_point)  # systemd has done so with some
         for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
             if not hierarchy.is_v2 and (group / setting).exists():
-                (group / setting).write_text((group.parent / setting).read_text())
+                (group / setting).write_bytes((group.parent / setting).read_bytes())
 
 
 def make_leaves(name: str) -> None:
     """v2: now that the group is the root of what the machine sees, move its processes down and turn the rest on."""
     for group in (h.group(name) for h in mounted() if h.is_v2):
         (group / _LEAF).mkdir(exist_ok=True)
-        for pid in (group / "cgroup.procs").read_text().split():
-            (group / _LEAF / "cgroup.procs").write_text(pid)
+        for pid in (group / "cgroup.procs").read_text("utf-8").split():
+            (group / _LEAF / "cgroup.procs").write_text(pid, "utf-8")
         pass_on(group)
 
 
@@ -84,10 +84,11 @@ def pass_on(group: Path) -> None:
     https://docs.kernel.org/admin-guide/cgroup-v2.html#controlling-controllers
     """
     control = group / "cgroup.subtree_control"
-    lacking = sorted({*(group / "cgroup.controllers").read_text().split()} - {*control.read_text().split()})
+    available = (group / "cgroup.controllers").read_text("utf-8").split()
+    lacking = sorted({*available} - {*control.read_text("utf-8").split()})
     try:
         if lacking:
-            control.write_text(" ".join(f"+{controller}" for controller in lacking))
+            control.write_text(" ".join(f"+{controller}" for controller in lacking), "utf-8")
     except OSError as error:
         raise DmucError(
             f"passing the cgroup controllers {', '.join(lacking)} on to the groups below {group}",
@@ -108,7 +109,7 @@ def pids_in(group: Path) -> set[int]:
     pids: set[int] = set()
     for directory, _, _ in os.walk(group):
         with contextlib.suppress(OSError):
-            pids |= {int(p) for p in Path(directory, "cgroup.procs").read_text().split()}
+            pids |= {int(p) for p in Path(directory, "cgroup.procs").read_text("utf-8").split()}
     return pids - {0}
 
 

@@ -7,17 +7,18 @@ import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .errors import DmucError
 from .facts import HostFacts
-from .machine import Machine
+from .files import read_json, write_atomic
+from .machine import SYSTEM_PATH, Machine
 from .ports import API, Port
 from .release import Release, of
 from .run import Run
 from .settings import Settings
 
 _deciding = threading.Lock()
+_FIND = "Run: scripts/doit binaries"
 
 
 @dataclass(frozen=True)
@@ -63,25 +64,18 @@ class Context:
 
     def decided(self, question: str) -> str | None:
         """Give what was decided for this cluster by `decide`; None when it was not."""
-        try:
-            decisions: dict[str, str] = json.loads((self.state / "decisions.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return decisions.get(question)
+        found: str | None = read_json(self._decisions).get(question)
+        return found
 
     def decide(self, question: str, answer: str) -> None:
         """Remember, until clean, what was found out once and must not change under a running cluster."""
-        path = self.state / "decisions.json"
         with _deciding:
-            decisions = json.loads(path.read_text()) if path.exists() else {}
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(decisions | {question: answer}, indent=1))
-            part.rename(path)
+            decisions = read_json(self._decisions) | {question: answer}
+            write_atomic(self._decisions, json.dumps(decisions, indent=1))
 
     @property
-    def lock(self) -> str:
-        """What one `doit` at a time works on: the machine; of clusters beside each other, their state."""
-        return str(self.state) if self.settings.free_ports else self.machine.name
+    def _decisions(self) -> Path:
+        return self.state / "decisions.json"
 
     @property
     def server(self) -> str:
@@ -99,26 +93,19 @@ class Context:
     def program(self, name: str) -> Path:
         """Give the path of the program `name`. Raises DmucError when it has not been found yet."""
         try:
-            return Path(self._programs()[name]["path"])
+            return Path(read_json(self.programs_file)[name]["path"])
         except (KeyError, TypeError):
-            raise DmucError(f"looking for the program {name}", "It has not been found yet.", "Run: binaries") from None
+            raise DmucError(f"looking for the program {name}", "It has not been found yet.", _FIND) from None
 
     def release_of(self, program: str) -> Release:
         """The row of the table for one program, by the version that it says: it may be another than the cluster's."""
-        version = self._programs().get(program, {}).get("version")
+        version = read_json(self.programs_file).get(program, {}).get("version")
         return of(version) if version else self.release
 
     def knows(self, program: str, flag: str) -> bool | None:
         """Whether the program's own --help names this flag ("--config"); None where it was not asked."""
-        flags = self._programs().get(program, {}).get("flags")
+        flags = read_json(self.programs_file).get(program, {}).get("flags")
         return flag in flags if flags else None
-
-    def _programs(self) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(self.programs_file.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
     def inside(self, *command: str) -> list[str]:
         """Give the command line that runs `command` on the machine, at home there, as somebody who has logged in."""
@@ -128,5 +115,4 @@ class Context:
 
     def environment(self) -> dict[str, str]:
         """The whole environment of whatever runs inside the machine: nothing leaks in from the user's shell."""
-        system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        return {"PATH": f"{self.bin}:{system}", "HOME": str(self.home), "LANG": "C.UTF-8"}
+        return {"PATH": f"{self.bin}:{SYSTEM_PATH}", "HOME": str(self.home), "LANG": "C.UTF-8"}

@@ -25,6 +25,7 @@ from typing import Literal
 
 from .context import Context
 from .errors import DmucError
+from .files import fingerprint, write_atomic
 from .goal import Goal, Names, resolve
 from .machine import Machine, is_root, run
 from .ports import Port, a_free_one, is_free
@@ -142,7 +143,7 @@ class Daemon:
 
     def _inputs(self, context: Context) -> dict[str, str]:
         prints = {
-            str(context.program(p)): _stat_print(context.program(p))
+            str(context.program(p)): fingerprint(context.program(p))
             for p in (self.program_name(context), *resolve(self.tools, context))
         }
         prints |= {str(path): _content_print(path) for path in self.reads(context)}
@@ -252,14 +253,13 @@ class Daemon:
         for directory in (context.logs, context.pidfiles, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._elsewhere(context):
-            (path / _OWNER).write_text(str(context.state))
+            (path / _OWNER).write_text(str(context.state), "utf-8")
         if self.prepare is not None:
             self.prepare(context)
         for path, text in self.writes(context).items():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(text)
-            path.chmod(0o700 if text.startswith("#!") else 0o600)
-        with log.open("a") as out:
+            write_atomic(path, text, 0o700 if text.startswith("#!") else 0o600)
+        with log.open("a", encoding="utf-8") as out:
             out.write(f"--- {time.strftime('%F %T')} {shlex.join(command)}\n")
             begin = out.tell()
         log.chmod(0o600)
@@ -366,7 +366,7 @@ class Daemon:
 
 def _owner(directory: Path) -> str | None:
     try:
-        return (directory / _OWNER).read_text()
+        return (directory / _OWNER).read_text("utf-8")
     except OSError:
         return None
 
@@ -410,9 +410,3 @@ def _content_print(path: Path) -> str:
         return _digest(path.read_bytes())
     except FileNotFoundError:
         return "missing"
-
-
-def _stat_print(program: Path) -> str:
-    """Programs are too large to be read at every check."""
-    status = program.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"

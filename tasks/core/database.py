@@ -8,6 +8,8 @@ from typing import Any
 
 from doit.dependency import DatabaseException, JsonDB
 
+from .files import write_atomic
+
 
 class Database(JsonDB):  # type: ignore[misc]
     """A JSON file that is written whole or not at all, and read as empty where it is not one.
@@ -25,8 +27,5 @@ class Database(JsonDB):  # type: ignore[misc]
 
     def dump(self) -> None:
         """Save it; without room on the disk, or after clean, there is nothing to save."""
-        path = Path(self.name)
         with contextlib.suppress(OSError):
-            part = path.with_suffix(".part")
-            part.write_text(self.codec.encode(self._db))
-            part.rename(path)
+            write_atomic(Path(self.name), self.codec.encode(self._db))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import DmucError, Interrupted
+from .machine import SYSTEM_PATH
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _SOURCES = Path("/etc/apt")
 # dpkg runs maintainer scripts from here, so this is never mounted noexec, as /tmp or /run may be.
 _DPKG = Path("/var/lib/dpkg")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What maintainer scripts start and enable services with: see the manual page of each. They exit with 0 and do nothing.
 _NOTHING = ("deb-systemd-invoke", "invoke-rc.d", "systemctl", "update-rc.d")
@@ -65,7 +65,7 @@ def install(packages: Sequence[str], progress: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix="dmuc-", dir=_DPKG) as directory:
         stand_ins(Path(directory))
         options = (
-            f"DPkg::Path={directory}:{_PATH}",
+            f"DPkg::Path={directory}:{SYSTEM_PATH}",
             "DPkg::Lock::Timeout=120",  # seconds that another apt may take
             # dpkg has nobody to ask what to do with a configuration file that was changed here: keep it.
             "DPkg::Options::=--force-confold",
@@ -84,7 +84,7 @@ def stand_ins(directory: Path) -> None:
     """Write into `directory` the programs that, first in a maintainer script's PATH, keep services from starting."""
     for name in (*_NOTHING, "deb-systemd-helper"):
         script = directory / name
-        script.write_text(_HELPER if name == "deb-systemd-helper" else "#!/bin/sh\n")
+        script.write_text(_HELPER if name == "deb-systemd-helper" else "#!/bin/sh\n", "utf-8")
         script.chmod(0o755)
 
 
@@ -127,7 +127,8 @@ def fetch_source(package: str, into: Path, progress: Progress) -> Path:
         lists.mkdir()
         for file in (_SOURCES / "sources.list", *_SOURCES.glob("sources.list.d/*")):
             if file.suffix in (".list", ".sources") and file.exists():
-                (sources / file.name).write_text(as_source_entries(file.name, file.read_text()))
+                text = as_source_entries(file.name, file.read_text("utf-8", "replace"))
+                (sources / file.name).write_text(text, "utf-8")
         options = (
             "Dir::Etc::sourcelist=/dev/null",
             f"Dir::Etc::sourceparts={sources}",
@@ -170,11 +171,11 @@ def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), d
             while process.poll() is None:
                 if progress.stop.wait(0.1):
                     raise Interrupted(tried, "the run was ended")
-                if news := _NEWS.findall(Path(output.name).read_text(errors="replace")):
+                if news := _NEWS.findall(Path(output.name).read_text("utf-8", "replace")):
                     progress.note(news[-1][:100])
         finally:
             _end(process)
-        said = Path(output.name).read_text(errors="replace")
+        said = Path(output.name).read_text("utf-8", "replace")
     if process.returncode:
         raise DmucError(
             tried,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import cgroups
 from .errors import DmucError
-from .machine import Machine, run
+from .machine import SYSTEM_PATH, Machine, run
 
 _CAPABILITIES = {  # <linux/capability.h>: those of which root in a container may have to do without
     "net_admin": 12,
@@ -25,7 +25,6 @@ _CAPABILITIES = {  # <linux/capability.h>: those of which root in a container ma
     "sys_resource": 24,
     "mknod": 27,
 }
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)

@@ -116,5 +116,5 @@ def _keep_traceback(context: Context) -> None:
     """An error nobody foresaw: people see one line, the rest is kept for whoever mends it."""
     with _traceback_lock, contextlib.suppress(OSError):
         context.logs.mkdir(parents=True, exist_ok=True)
-        with (context.logs / "dmuc.log").open("a") as log:
+        with (context.logs / "dmuc.log").open("a", encoding="utf-8") as log:
             log.write(traceback.format_exc())

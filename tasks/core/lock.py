@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from .context import Context
 from .errors import DmucError, Interrupted
+from .machine import is_root
 from .progress import Progress
 
-_LONGEST = 108  # bytes of a name: sun_path in unix(7)
+_OF_ROOT = Path("/run/dmuc")
 
 
 @contextlib.contextmanager
-def only_one(name: str, lock: str = "") -> Iterator[None]:
-    """Hold the machine `name`, or what is called `lock`, for as long as the body runs.
+def only_one(context: Context, what: str = "") -> Iterator[None]:
+    """Hold the machine, or only its `what`, for as long as the body runs. Raises DmucError when another process does.
 
-    Raises DmucError when another process holds it.
-
-    The lock is a name in the kernel's abstract socket namespace (unix(7)): it leaves no file, is the same for every
-    checkout on this host (so are the names of links and cgroups), and is gone with the process however that ends.
+    The lock is flock(2) on a file that only its owner can open: no other user can take it, and it is free when the
+    process ends, however that ends. Root's is the same for every checkout on this host, as names of links and cgroups
+    are. An ordinary user's, and that of one of several clusters on the host, is beside the state. The file goes at the
+    end; one that a killed run has left is used, and removed, by the next.
     """
-    address = f"\0dmuc/{lock or name}"
-    if len(address.encode()) > _LONGEST:
-        address = f"\0dmuc/{hashlib.sha256(lock.encode()).hexdigest()}"
-    with socket.socket(socket.AF_UNIX) as held:
-        try:
-            held.bind(address)
-        except OSError:
-            raise DmucError(
-                f"taking the machine {name}",
-                f"Another doit is at work on it{_holder(address)}.",
-                "Wait for it or end it; or work on another machine: machine=NAME.",
-            ) from None
-        held.listen()
+    of_root = is_root() and not context.settings.free_ports
+    directory = _OF_ROOT if of_root else context.state.parent
+    name = "/".join(filter(None, (context.settings.machine, what)))
+    path = directory / f".{name.replace('/', '+')}.lock"
+    handle = _locked(path, name)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: see _locked
+        with contextlib.suppress(OSError):  # there is another lock, or state
+            directory.rmdir()
+        os.close(handle)
 
 
-def _holder(address: str) -> str:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as peer:
-        peer.setblocking(False)  # nobody takes our connection in: when very many have asked, there is no room for it
-        peer.connect(address)
-        pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return f" (pid {pid})"
-    return ""
+def _locked(path: Path, name: str) -> int:
+    """Return the lock's file, open and locked. Raises DmucError when another process has locked it."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir(mode=0o700, parents=True)
+        with contextlib.suppress(FileNotFoundError):  # the one that held it has just ended, and removed what it made
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return handle
+            except BlockingIOError:
+                holder = os.pread(handle, 20, 0).decode()
+                os.close(handle)
+                raise DmucError(
+                    f"taking the machine {name}",
+                    f"Another doit is at work on it{f' (pid {holder})' if holder else ''}.",
+                    "Wait for it or end it; or work on another machine: machine=NAME.",
+                ) from None
+            os.close(handle)
 
 
 @contextlib.contextmanager

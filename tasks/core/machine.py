@@ -18,6 +18,9 @@ from typing import Any, Protocol, cast
 from .errors import DmucError, Interrupted
 from .progress import Progress
 
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # PATH, but for what a user adds
+# What the kernel calls a processor -> what Go, and so the sites of releases and container images, call it.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PAUSE = 0.1  # seconds between two looks at the stop signal while a command runs
 
 

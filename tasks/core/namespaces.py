@@ -208,7 +208,7 @@ class Namespaces:
 
     def _link_alias(self) -> str | None:
         try:
-            return Path("/sys/class/net", self.name, "ifalias").read_text().strip()
+            return Path("/sys/class/net", self.name, "ifalias").read_text("utf-8").strip()
         except FileNotFoundError:
             return None
 
@@ -239,7 +239,7 @@ class Namespaces:
         unshare = ("unshare", "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--fork")
         script = setup_script(self, cgroups.mounted())
         script_file = self.state / "run" / "machine.sh"
-        script_file.write_text(script + "\n")
+        script_file.write_text(script + "\n", "utf-8")
         self._log.touch(mode=0o600)
         with self._log.open("ab") as log:
             launcher = subprocess.Popen(
@@ -268,7 +268,7 @@ class Namespaces:
         raise DmucError(
             f"powering on {self.name}",
             f"its first process ended with exit code {launcher.wait()}; the last lines of {self._log}:\n"
-            + "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]),
+            + "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-10:]),
             "See what this host lacks: namespaces, overlayfs, or the right to mount.",
         )
 
@@ -362,7 +362,7 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
 
 def _ip(prefix: Sequence[str], *commands: str) -> None:
     done = subprocess.run(
-        [*prefix, "ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False
+        [*prefix, "ip", "-batch", "-"], input="\n".join(commands), capture_output=True, encoding="utf-8", check=False
     )
     if done.returncode:
         raise DmucError(shlex.join([*prefix, "ip", "-batch", "-"]), done.stderr.strip(), "")
@@ -374,7 +374,7 @@ def _only_child(parent: subprocess.Popen[Any]) -> int | None:
 
     def child() -> int | None:
         try:
-            pids = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+            pids = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text("utf-8").split()
         except (FileNotFoundError, ProcessLookupError):
             return 0
         return int(pids[0]) if pids else (0 if parent.poll() is not None else None)
@@ -415,7 +415,7 @@ def _network_of(pid: int) -> Iterator[None]:
 def _routes_of(link: str) -> list[str]:
     """The ranges that the host routes to `link`, from /proc/net/route (no process needed)."""
     found = []
-    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+    for line in Path("/proc/net/route").read_text("utf-8").splitlines()[1:]:
         device, destination, _, _, _, _, _, mask, *_ = line.split()
         if device == link:
             address, bits = (socket.inet_ntoa(struct.pack("=I", int(x, 16))) for x in (destination, mask))
@@ -427,7 +427,7 @@ def _ranges_on_host() -> list[tuple[ipaddress.IPv4Network, str]]:
     """Every IPv4 range that the host routes or has an address in, but for the default route."""
     found = []
     for arguments in (["route", "show", "table", "all"], ["address", "show"]):
-        done = subprocess.run(["ip", "-json", "-4", *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(["ip", "-json", "-4", *arguments], capture_output=True, encoding="utf-8", check=True)
         for entry in json.loads(done.stdout or "[]"):
             device = entry.get("dev") or entry.get("ifname", "")
             ranges = [entry.get("dst", "")] + [f"{a['local']}/{a['prefixlen']}" for a in entry.get("addr_info", [])]

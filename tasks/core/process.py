@@ -17,14 +17,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .files import write_atomic
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Marks in a process's environment. Their names do not begin like settings' (DMUC_): an unknown one of those is refused.
+_DAEMON, _PROGRAM = "OF_DMUC_DAEMON", "OF_DMUC_PROGRAM"
 
 
 def start_time(pid: int) -> int | None:
     """Give the start time of process `pid` in clock ticks since boot; None when it is gone (or a zombie)."""
     try:
         # The name (field 2) may hold anything, so count from the last parenthesis.
-        rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        rest = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if rest[0] in "ZX" else int(rest[19])
@@ -32,7 +36,7 @@ def start_time(pid: int) -> int | None:
 
 def marks(record: Path, program: str) -> dict[str, str]:
     """Give the environment variables by which a process is found even when its file was never written."""
-    return {"DMUC_DAEMON": str(record), "DMUC_PROGRAM": program}
+    return {_DAEMON: str(record), _PROGRAM: program}
 
 
 def find(record: Path) -> list[int]:
@@ -43,9 +47,9 @@ def find(record: Path) -> list[int]:
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             variables = entry.read_bytes().split(b"\0")
-            if f"DMUC_DAEMON={record}".encode() in variables:
+            if f"{_DAEMON}={record}".encode() in variables:
                 program = (entry.parent / "cmdline").read_bytes().split(b"\0")[0]
-                if b"DMUC_PROGRAM=" + program in variables:
+                if f"{_PROGRAM}=".encode() + program in variables:
                     found.append(int(entry.parent.name))
     return found
 
@@ -65,27 +69,25 @@ class Record:
     @classmethod
     def of(cls, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int = 0) -> Record:
         """Take down the live process `pid`; one that is gone already gives a record that is never alive."""
-        boot = _BOOT_ID.read_text().strip()
+        boot = _BOOT_ID.read_text("utf-8").strip()
         return cls(pid, start_time(pid) or -1, boot, time.time(), list(command), dict(inputs), log_start)
 
     @classmethod
     def load(cls, path: Path) -> Record | None:
         """Read a record; None when there is none, or the file is not one of ours."""
         try:
-            record = cls(**json.loads(path.read_text().split("\n", 1)[1]))
+            record = cls(**json.loads(path.read_text("utf-8").split("\n", 1)[1]))
         except (OSError, ValueError, TypeError, IndexError):
             return None
         return record if isinstance(record.pid, int) and isinstance(record.started, int) else None
 
     def save(self, path: Path) -> None:
         """Write the record whole or not at all."""
-        part = path.with_suffix(".part")
-        part.write_text(f"{self.pid}\n{json.dumps(asdict(self), indent=1)}\n")
-        part.rename(path)
+        write_atomic(path, f"{self.pid}\n{json.dumps(asdict(self), indent=1)}\n")
 
     def alive(self) -> bool:
         """Whether this very process still runs."""
-        return start_time(self.pid) == self.started and _BOOT_ID.read_text().strip() == self.boot
+        return start_time(self.pid) == self.started and _BOOT_ID.read_text("utf-8").strip() == self.boot
 
     def stop(self, grace: float) -> None:
         """End the process: SIGTERM, and SIGKILL when it is still there after `grace` seconds. Returns when it is."""

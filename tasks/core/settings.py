@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .errors import DmucError
+from .files import read_json, write_atomic
 
 HOST = "host"  # the machine name that means: no machine of its own, the one you are on; host.NAME: beside others
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
@@ -30,30 +31,28 @@ def _default_cache() -> Path:
 class Settings:
     """What a user can choose. The comment behind each field is its documentation (shown in README)."""
 
-    machine: str = "dmuc1"  # the machine's name; "host", the machine you are on; "host.NAME", one of several there
-    kubernetes: str = "1.20"  # the release, minor ("1.20") or full ("1.20.2")
-    bin_dir: str = ""  # a directory of programs that are taken before all others, e.g. your own build
-    obtain: str = "auto"  # where missing programs come from: "download", "debian", or "auto": the first that answers
-    kubernetes_site: str = "https://dl.k8s.io"  # Kubernetes is downloaded from here, or from a mirror of its layout
-    github_site: str = "https://github.com"  # likewise etcd, containerd, runc and the rest, from their releases
-    registry: str = "auto"  # images: "local" (made from Debian's packages), a registry's URL, or "auto"
-    link_range: str = (
-        "10.95.0.0/30"  # the link between the host and the machine: .1 is the host's end, .2 the machine's
-    )
-    service_range: str = "10.96.0.0/16"  # the ClusterIPs
-    pod_range: str = "10.244.0.0/24"  # the Pods' addresses
-    engine: str = "auto"  # the container engine: "docker" (up to 1.23), "containerd", or "auto": by the release
-    security: str = "auto"  # "rbac", "none" (as on the slides), or "auto": by the release
-    proxy_mode: str = "iptables"  # how kube-proxy makes Services reachable: "iptables", "nftables" or "ipvs"
-    service_account: str = "keys"  # how Pods get past the missing token: "keys", "no-mount" or "disabled"
-    scheduling: str = "scheduler"  # "scheduler", or "manual": no scheduler, and a Binding made by us
-    front_door: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and flags as on the slides
-    deadline: float = 120.0  # seconds that any one task may wait for its conditions
-    cache: Path = field(default_factory=_default_cache)  # downloads and builds, shared by all machines
-    programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: one program's own path
+    machine: str = "dmuc1"  # name of the machine; "host": the host itself; "host.NAME": one of several on the host
+    kubernetes: str = "1.20"  # the release: minor ("1.20") or patch ("1.20.2")
+    bin_dir: str = ""  # a directory of programs to use before all others, such as your own build
+    obtain: str = "auto"  # where to get missing programs: "download", "debian", or "auto": download if the site answers
+    kubernetes_site: str = "https://dl.k8s.io"  # download site of Kubernetes, or a mirror with the same layout
+    github_site: str = "https://github.com"  # download site of etcd, containerd, runc and the rest, or such a mirror
+    registry: str = "auto"  # images: "local" (built from Debian's packages), a registry's URL, or "auto"
+    link_range: str = "10.95.0.0/30"  # the link between host and machine: the host has the address .1, the machine .2
+    service_range: str = "10.96.0.0/16"  # range of the ClusterIPs
+    pod_range: str = "10.244.0.0/24"  # range of the Pods' addresses
+    engine: str = "auto"  # container engine: "docker" (up to 1.23), "containerd", or "auto": the release's default
+    security: str = "auto"  # "rbac", "none" (as in the walk-through), or "auto": the release's default
+    proxy_mode: str = "iptables"  # how kube-proxy implements Services: "iptables", "nftables" or "ipvs"
+    service_account: str = "keys"  # the way past the missing token of Pods: "keys", "no-mount" or "disabled"
+    scheduling: str = "scheduler"  # "scheduler", or "manual": no scheduler, dmuc creates the Bindings
+    front_door: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through
+    deadline: float = 120.0  # seconds that a task may wait for its condition
+    cache: Path = field(default_factory=_default_cache)  # directory of downloads and builds, shared by all machines
+    programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: the path of one program
     deadlines: Mapping[str, float] = field(
         default_factory=dict
-    )  # `deadline_kubelet=SECONDS` and so on: one task's own deadline
+    )  # `deadline_kubelet=SECONDS` and so on: the deadline of one task
 
     @property
     def on_host(self) -> bool:
@@ -130,7 +129,7 @@ def _range(source: str, name: str, value: str, shortest: int) -> str:
 
 def _from_file(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -232,18 +231,12 @@ def _checked(source: str, name: str, value: object) -> object:
 
 def remembered(state: Path) -> dict[str, str]:
     """Give the settings that the cluster in the directory `state` was made with, until clean; see `remember`."""
-    try:
-        found: dict[str, str] = json.loads((state / _REMEMBERED).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
+    return read_json(state / _REMEMBERED)
 
 
 def remember(state: Path, values: Mapping[str, str]) -> None:
     """Have these settings count for the cluster in `state`, until clean, where nobody says otherwise."""
-    part = state / f"{_REMEMBERED}.part"
-    part.write_text(json.dumps({**remembered(state), **values}, indent=1))
-    part.rename(state / _REMEMBERED)
+    write_atomic(state / _REMEMBERED, json.dumps({**remembered(state), **values}, indent=1))
 
 
 def arguments(argv: Sequence[str], own: Mapping[str, Collection[str]] | None = None) -> dict[str, str]:

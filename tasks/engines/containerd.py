@@ -15,6 +15,7 @@ from typing import Any
 from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
+from ..core.files import quoted
 from ..core.machine import Machine, run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
@@ -27,7 +28,7 @@ PAUSE = "registry.k8s.io/pause:3.10"
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    return [Flag(f"--config={_config(context)}", "All else stands there: it has no flags for it.")]
+    return [Flag(f"--config={_config(context)}", "Configuration file; containerd has no flags for these settings.")]
 
 
 def _config(context: Context) -> Path:
@@ -63,33 +64,33 @@ def _settings(context: Context) -> str:
     restrict = "" if context.facts.may_lower_oom_score else _RESTRICT
     return f"""\
 version = 2
-# Without it the kubelet has nobody to speak to: better not to start than to start without.
+# The kubelet needs the CRI plugin: containerd must not start without it.
 required_plugins = ["io.containerd.grpc.v1.cri"]
-# It would make /opt/containerd, on the host's disk.
+# This plugin would create /opt/containerd on the host's disk.
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 
 [plugins."io.containerd.grpc.v1.cri"]
-# The pod sandbox's: one that we have.
+# Image of the Pod sandbox, one that dmuc's registry serves.
 sandbox_image = "{PAUSE}"
-# All that it mounts is below {_STATE}, and can be taken back.
+# Network namespaces are mounted below {_STATE}, where `clean` removes them.
 netns_mounts_under_state_dir = true
 {restrict}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-# Its default; but containerd 2.0 reads the rest only where there is a section of this name.
+# The default; containerd 2.0 reads the other settings only if this section exists.
 runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{_plugins(context)}"
-conf_dir = "{_networks(context)}"
+bin_dir = {quoted(str(_plugins(context)))}
+conf_dir = {quoted(str(_networks(context)))}
 
 [plugins."io.containerd.grpc.v1.cri".registry]
-# Where registries' mirrors are named.
-config_path = "{_registries(context)}"
+# Directory of the files that name registry mirrors.
+config_path = {quoted(str(_registries(context)))}
 """
 
 
 _RESTRICT = """\
-# We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without.
+# dmuc lacks CAP_SYS_RESOURCE, so runc cannot lower oom_score_adj.
 restrict_oom_score_adj = true
 """
 
@@ -114,7 +115,7 @@ def _mirrors(context: Context) -> str:
 
     https://github.com/containerd/containerd/blob/v1.6.20/docs/hosts.md
     """
-    return "".join(f'[host."{mirror}"]\ncapabilities = ["pull", "resolve"]\n' for mirror in mirrors(context))
+    return "".join(f'[host.{quoted(mirror)}]\ncapabilities = ["pull", "resolve"]\n' for mirror in mirrors(context))
 
 
 def _keeps(context: Context) -> Sequence[Path]:
@@ -155,7 +156,7 @@ DAEMON = Daemon(
     writes=_files,
     keeps=_keeps,
     take_back=_take_back,
-    causes={"required plugin .*cri": "It cannot serve the kubelet; the lines above say why."},
+    causes={"required plugin .*cri": "containerd's CRI plugin, which the kubelet needs, failed; see the lines above."},
 )
 
 # Its images

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,20 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     """
     network = ipaddress.ip_network(context.settings.pod_range)
     bip = f"{network[1]}/{network.prefixlen}"
-    why = "The Pods' addresses; Docker's default may be the host's Docker's."
+    why = "Pods get their addresses from this range; Docker's default range may be in use by Docker on the host."
     wishes: list[tuple[Flag, dict[str, Any]]] = [(Flag(f"--bip={bip}", why, "isolation"), {"bip": bip})]
     wishes += [
         (
-            Flag(f"--registry-mirror={mirror}", "Serves `nginx` without a way out of the machine."),
+            Flag(
+                f"--registry-mirror={mirror}",
+                "Registry mirror that serves `nginx`, so that the machine needs no access to Docker Hub.",
+            ),
             {"registry-mirrors": mirrors(context)},
         )
         for mirror in mirrors(context)
     ]
     if not context.facts.may_lower_oom_score:
-        why = "We lack CAP_SYS_RESOURCE, and runc refuses to lower an oom_score_adj without."
+        why = "dmuc lacks CAP_SYS_RESOURCE, so runc cannot lower oom_score_adj; the adapter makes it 0 instead."
         adapter = str(_adapter(context))
         wishes += [
             (Flag(f"--add-runtime=adapter={adapter}", why), {"runtimes": {"adapter": {"path": adapter}}}),
@@ -86,7 +90,7 @@ def _forget_config(context: Context) -> None:
 def _files(context: Context) -> Mapping[Path, str]:
     files = {}
     if not context.facts.may_lower_oom_score:
-        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=context.bin / "runc")
+        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=shlex.quote(str(context.bin / "runc")))
     if context.settings.uses_front_door:
         config: dict[str, Any] = {}
         for _, part in _wishes(context):
@@ -117,7 +121,7 @@ DAEMON = Daemon(
     keeps=_keeps,
     take_back=_take_back,
     causes={
-        "Devices cgroup isn't mounted": "The machine's cgroups are not as Docker needs them.",
+        "Devices cgroup isn't mounted": "Docker needs the cgroup controller `devices`, and the machine lacks it.",
         "iptables": "Docker could not set up its iptables chains; see the lines above.",
     },
 )

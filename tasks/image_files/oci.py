@@ -18,13 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import DmucError
+from ..core.machine import ARCHITECTURES
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-
-# What the kernel calls this processor, and what images call it.
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 # Images carry dates; a fixed one keeps the same content the same image.
 EPOCH = "1970-01-01T00:00:00Z"

@@ -67,7 +67,7 @@ def _build(result: Path, log: Path, progress: Progress) -> None:
     shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed: we hold the lock, so it is nobody's
     _check_disk(result.parent)
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("")
+    log.write_bytes(b"")
     try:
         (scratch / "tmp").mkdir(parents=True)
         tree = _source(scratch, progress)
@@ -153,7 +153,7 @@ def _run(
     from plumbum import local
 
     clean = local["env"]["-i", *(f"{name}={value}" for name, value in environment.items()), *command]
-    with log.open("a") as output, log.open(errors="replace") as lines:
+    with log.open("a", encoding="utf-8") as output, log.open(encoding="utf-8", errors="replace") as lines:
         output.write(f"+ {clean}\n")
         output.flush()
         begin = lines.seek(0, os.SEEK_END)

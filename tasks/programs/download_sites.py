@@ -18,9 +18,9 @@ from ..core.context import Context
 from ..core.download import Download
 from ..core.errors import DmucError
 from ..core.lock import turn
+from ..core.machine import ARCHITECTURES
 from ..core.progress import Progress
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PINNED = Path(__file__).with_name("sums.txt")
 
 
@@ -116,12 +116,12 @@ def _place(file: Download, program: str) -> Path:
 
 def pinned_sums() -> dict[str, str]:
     """Give the pinned SHA-256 sums, by path below the site."""
-    lines = (line.split() for line in _PINNED.read_text().splitlines() if not line.startswith("#"))
+    lines = (line.split() for line in _PINNED.read_text("utf-8").splitlines() if not line.startswith("#"))
     return {path: digest for digest, path in lines}
 
 
 def _file(context: Context, project: Project, program: str) -> Download:
-    version, arch = project.version(context), _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
+    version, arch = project.version(context), ARCHITECTURES.get(os.uname().machine, os.uname().machine)
     path = project.path.format(version=version, arch=arch, program=program)
     beside, _, file = f"{getattr(context.settings, project.site)}/{path}".rpartition("/")
     name = file if file.endswith((".tar.gz", ".tgz")) else program  # an archive, or the program itself

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..core.errors import DmucError
+from ..core.files import fingerprint, read_json, write_atomic
 
 VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # how nearly all programs say it
 PATIENCE = 20.0  # seconds in which a program must have said its version
@@ -43,12 +44,6 @@ class Found:
     calls_itself: str | None = None  # the name in its --help, or "" where there is none; None: not asked
 
 
-def fingerprint(path: Path) -> str:
-    """Give the file's size and time of change."""
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, cache: Path, do: str) -> Found:
     """Ask the program at `path` for its version with the arguments `ask`: what it is called proves nothing.
 
@@ -76,10 +71,11 @@ def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, 
 
 def _remembered(known: Path, path: Path, usage: str) -> Found | None:
     try:
-        found = Found(**json.loads(known.read_text()))
-    except (OSError, ValueError, TypeError):
+        found = Found(**read_json(known))
+    except TypeError:
         return None
-    return found if found.print == fingerprint(path) and (found.calls_itself is not None or not usage) else None
+    same = found.path == str(path) and found.print == fingerprint(path)
+    return found if same and (found.calls_itself is not None or not usage) else None
 
 
 def _ask(path: Path, ask: Sequence[str], says: str, usage: str, known: Path) -> Found:
@@ -95,9 +91,7 @@ def _ask(path: Path, ask: Sequence[str], says: str, usage: str, known: Path) -> 
         found = replace(found, flags=flags, calls_itself=name[1] if name else "")
     with contextlib.suppress(OSError):  # a cache that others own serves us all the same
         known.parent.mkdir(parents=True, exist_ok=True)
-        part = known.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(asdict(found)))
-        part.rename(known)
+        write_atomic(known, json.dumps(asdict(found)))
     return found
 
 
@@ -139,7 +133,7 @@ def _run(path: Path, arguments: Sequence[str]) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     ) as process:

@@ -21,11 +21,11 @@ def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     flags, mode = [way_in(context, "kube-proxy")], context.settings.proxy_mode
     if mode != "iptables":
-        flags.append(Flag(f"--proxy-mode={mode}", f"Not with iptables, the default, but with {mode}."))
+        flags.append(Flag(f"--proxy-mode={mode}", f"Implements Services with {mode}; the default is iptables."))
     if gate := context.release_of("kube-proxy").proxy_modes.get(mode):
-        flags.append(Flag(f"--feature-gates={gate}=true", f"In this release {mode} must be allowed first."))
+        flags.append(Flag(f"--feature-gates={gate}=true", f"In this release the mode {mode} needs a feature gate."))
     if context.settings.on_host:
-        flags.append(Flag("--conntrack-max-per-core=0", "Leave nf_conntrack_max as it is: it is the host's."))
+        flags.append(Flag("--conntrack-max-per-core=0", "Leaves the kernel's nf_conntrack_max as it is on this host."))
     return flags
 
 
@@ -75,7 +75,7 @@ KUBE_PROXY = Daemon(
     needs_root=True,
     causes={
         "ProxyMode: Invalid value": "This kube-proxy does not have the mode of proxy_mode=; nftables came with 1.29.",
-        "nft.*executable file not found": "It needs nft, of the package nftables.",
+        "nft.*executable file not found": "kube-proxy needs the program nft, of the package nftables.",
     },
 )
 

@@ -1,1 +1,1 @@
-"""The walk-through, step by step, on a real cluster: `doit tour`."""
+"""The tour: the walk-through, step by step, on a real cluster (the command `doit tour`)."""

@@ -1,4 +1,4 @@
-"""Playing one step: it is told, typed, watched, and held against what must come of it."""
+"""Play one step of the tour: print its text, run its commands, and check their output."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from ..core.settings import remember, remembered
 from .steps import Command, Step
 
 _WIDTH = 100
-_PATIENCE = 180.0  # seconds after which a command that should have ended is ended
-_PAUSE = 1.0  # seconds between two tries of a command that is repeated
+_PATIENCE = 180.0  # seconds after which a command that should have ended is stopped
+_PAUSE = 1.0  # seconds between two attempts of a repeated command
 
 
 class Unexpected(DmucError):
-    """A step has turned out otherwise than it must."""
+    """A step did not end as its chapter says."""
 
 
 @dataclass
 class Stage:
-    """Where the tour is played: the cluster, and `say`, through which people are told (a line, and its style)."""
+    """Where the tour is played: the cluster, and `say`, which prints a line in a style."""
 
     cluster: Cluster
     arguments: Sequence[str]  # NAME=VALUE words of the command line, for every doit of the tour
     say: Callable[[str, str], None]
 
     def play(self, step: Step, go_on: Callable[[], None] | None = None) -> None:
-        """Play one step; `go_on`, if there is a person to wait for, returns when they want to see what comes of it.
+        """Play one step; `go_on`, if given, is called before the commands and returns when the reader presses Enter.
 
-        Raises Unexpected when something turns out otherwise; the cluster then stays as it is.
+        Raise Unexpected when a command does not end as expected; the cluster then stays as it is.
         """
         self._paragraphs(step.about)
         if go_on is not None:
@@ -87,12 +87,13 @@ class Stage:
         self._started_since(before)
         self.say("", "")
         if not _is_as_expected(command, code, output):
-            last = output.splitlines()[-15:] or ["(it printed nothing)"]
-            ended = "it was still running, and was ended" if code is None else f"exit status {code}"
+            last = output.splitlines()[-15:] or ["(no output)"]
+            ended = "the command was still running, and was stopped" if code is None else f"exit status {code}"
             raise Unexpected(
-                f"the step {step.name} has turned out otherwise: {command.typed.strip()}",
-                f"expected: {command.expected()}\nseen: {ended}, and this:\n" + "\n".join(f"  {line}" for line in last),
-                "The cluster stays as it is. Look with: scripts/doit status. Begin anew: scripts/doit clean",
+                f"the step {step.name} did not end as expected: {command.typed.strip()}",
+                f"expected: {command.expected()}\nseen: {ended}, with this output:\n"
+                + "\n".join(f"  {line}" for line in last),
+                "The cluster stays as it is. Look at it: scripts/doit status. Start over: scripts/doit clean",
             )
 
     def _until_as_expected(self, command: Command) -> tuple[int | None, str]:
@@ -107,7 +108,7 @@ class Stage:
         return result
 
     def _execute(self, command: Command) -> tuple[int | None, str]:
-        """Run it; gives its exit status (None: it was ended) and all that it printed."""
+        """Run the command; return its exit status (None: it was stopped) and its output."""
         context = self.cluster.context
         if command.doit:
             chosen = [f"{name}={value}" for name, value in remembered(context.state).items()]
@@ -129,14 +130,14 @@ class Stage:
     # What has been started
 
     def _started_since(self, before: Mapping[str, Record]) -> None:
-        """Show the command line of each daemon that is new, with the reason for each flag."""
+        """Show the command line of each daemon that was started or restarted, with the reason for each flag."""
         for daemon in self.cluster.daemons:
             record = self.cluster.running().get(daemon.label)
             if record is None or before.get(daemon.label) == record:
                 continue
             old = before[daemon.label].command[1:] if daemon.label in before else []
-            anew = "anew, and but for this as before" if old else ""
-            self.say(f"  has started {anew}: {Path(record.command[0]).name}".replace(" :", ":"), "green")
+            name = Path(record.command[0]).name
+            self.say(f"  restarted {name}; only this has changed:" if old else f"  started {name}", "green")
             why = {flag.text: flag.why for flag in daemon.flags(self.cluster.context)}
             for text in old:
                 if text not in record.command:
@@ -150,10 +151,10 @@ class Stage:
 
     def _shown(self, command: Command, output: str) -> list[str]:
         lines = output.splitlines()
-        if command.doit and not command.shows:  # that something begins, and what had nothing to do, tells nothing here
+        if command.doit and not command.shows:  # of doit, only the results
             lines = [line for line in lines if line.startswith(("✓", "✗"))] or lines
         left_out = len(lines) - command.tail if command.tail else 0
-        return [f"… ({left_out} lines before these)", *lines[left_out:]] if left_out > 0 else lines
+        return [f"… ({left_out} earlier lines)", *lines[left_out:]] if left_out > 0 else lines
 
 
 def _is_as_expected(command: Command, code: int | None, output: str) -> bool:
@@ -163,7 +164,7 @@ def _is_as_expected(command: Command, code: int | None, output: str) -> bool:
 
 
 def _watch(process: subprocess.Popen[bytes], out: IO[bytes], until: str, patience: float) -> tuple[int | None, str]:
-    """Read until the output ends, has `until`, or `patience` (seconds) is over."""
+    """Read until the output ends, matches `until`, or `patience` (seconds) is over; return exit status and output."""
     import select
     import time
 
@@ -181,7 +182,7 @@ def _watch(process: subprocess.Popen[bytes], out: IO[bytes], until: str, patienc
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it and what it has started, in whichever session of ours that is."""
+    """Stop the process and its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):

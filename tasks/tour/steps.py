@@ -1,19 +1,19 @@
-"""The steps of the tour, as they stand in the chapters beside this file: 1-….toml, 2-….toml, and so on.
+"""The steps of the tour, read from the chapters beside this file: 1-….toml, 2-….toml, and so on.
 
-A chapter has a `title` and, in the first one, the `settings` that the tour's cluster is made with. A `[[step]]` says,
-for people: `name`, `title`, `about` (what we are about to do, and why), `notice` (what to look at in the output) and
-`means`. What is typed, and what must come of it, stands in its commands, each a `[[step.command]]`:
+A chapter has a `title` and, in the first chapter, the `settings` of the tour's cluster. A `[[step]]` has texts for the
+reader: `name`, `title`, `about` (what we are about to do, and why), `notice` (what to look at in the output) and
+`means` (what the output means). Its commands, and their expected results, are `[[step.command]]` entries:
 
-    doit or run   `scripts/doit` with these words; or a line of shell, typed on the machine
-    set           settings that count from here on
+    doit or run   the arguments of `scripts/doit`; or a shell command, run on the machine
+    set           settings that apply from here on
     fails         true: the exit status must not be 0
-    shows, hides  regular expressions: each must, or must not, be found in the output
-    within        seconds during which the command is repeated until all that is so; without: it is so at once
-    until         a regular expression: the command goes on for ever, and is ended when its output has that
-    tail          only so many of the last lines are shown
+    shows, hides  regular expressions: each must, or must not, match the output
+    within        seconds during which the command is repeated until the result is as expected; default: run it once
+    until         a regular expression: the command does not end by itself, and is stopped when its output matches
+    tail          the number of last lines to show
 
-A step or command with `when` (or `unless`) is there only when that fact holds (or does not): see `Facts`. One with
-`choice` ("setting=value") is left out when the user has chosen another value for that setting.
+A step or command with `when` (or `unless`) is included only when that fact is true (or false): see `Facts`. A step
+with `choice` ("setting=value") is left out when the user has chosen another value for that setting.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHAPTERS = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Command:
-    """Something that is typed, and what must come of it."""
+    """A command of a step, and its expected result."""
 
     doit: str = ""
     run: str = ""
@@ -48,7 +48,7 @@ class Command:
     unless: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be."""
+        """Raise ValueError when the command is not well formed."""
         if bool(self.doit) == bool(self.run):
             raise ValueError("a command is either `doit` or `run`")
         for pattern in (*self.shows, *self.hides, self.until):
@@ -59,14 +59,14 @@ class Command:
 
     @property
     def typed(self) -> str:
-        """What a person types."""
+        """The command as the reader would type it."""
         return f"scripts/doit {self.doit}" if self.doit else self.run
 
     def expected(self) -> str:
-        """Say in words what must come of it."""
-        parts = ["it fails" if self.fails else "it goes on" if self.until else "it ends well"]
-        parts += [f"its output has /{pattern}/" for pattern in (*self.shows, *filter(None, [self.until]))]
-        parts += [f"its output does not have /{pattern}/" for pattern in self.hides]
+        """Return the expected result in words."""
+        parts = ["it fails" if self.fails else "it keeps running" if self.until else "it succeeds"]
+        parts += [f"its output matches /{pattern}/" for pattern in (*self.shows, *filter(None, [self.until]))]
+        parts += [f"its output does not match /{pattern}/" for pattern in self.hides]
         return ", ".join(parts) + (f", within {self.within:g} s" if self.within else "")
 
 
@@ -87,18 +87,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Chapter:
-    """Some steps that belong together."""
+    """A chapter of the tour: steps that belong together."""
 
     title: str
     step: Sequence[Step]
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-Facts = Mapping[str, bool]  # what the release and the host are like; whatever steps depend on has a name here
+Facts = Mapping[str, bool]  # facts about the release and the host, by the names that `when` and `unless` use
 
 
 def load(directory: Path = CHAPTERS) -> list[Chapter]:
-    """Read the chapters in `directory`, in the order of their file names. Raises DmucError for one that cannot be."""
+    """Return the chapters in `directory`, in the order of their file names. Raise DmucError for an invalid chapter."""
     chapters = [_chapter(path) for path in sorted(directory.glob("*.toml"))]
     names = [step.name for chapter in chapters for step in chapter.step]
     twice = {name for name in names if names.count(name) > 1}
@@ -114,15 +114,15 @@ def facts(context: Context) -> Facts:
 
 
 def chosen(chapters: Sequence[Chapter], facts: Facts, choices: Mapping[str, str]) -> list[Chapter]:
-    """Give the chapters with the steps and commands that are there when these `facts` hold.
+    """Return the chapters with the steps and commands for these `facts`.
 
-    `choices` are settings that the user has chosen otherwise than they are by default.
+    `choices` are the settings for which the user has chosen another value than the default.
     """
 
     def fits(one: Step | Command) -> bool:
         for name in filter(None, (one.when, one.unless)):
             if name not in facts:
-                raise DmucError("reading the tour", f"There is no fact called {name!r}.", f"There are: {[*facts]}.")
+                raise DmucError("reading the tour", f"There is no fact called {name!r}.", f"The facts: {[*facts]}.")
         setting, _, value = getattr(one, "choice", "").partition("=")
         other = choices.get(setting, value) != value
         return (not one.when or facts[one.when]) and not (one.unless and facts[one.unless]) and not other
@@ -144,11 +144,13 @@ def _with(step: Step, commands: Sequence[Command]) -> Step:
 
 def _chapter(path: Path) -> Chapter:
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text())
+        content: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
         content["step"] = [
             Step(**step | {"command": [Command(**command) for command in step.get("command", [])]})
             for step in content["step"]
         ]
         return Chapter(**content)
     except (OSError, tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
-        raise DmucError(f"reading the chapter {path}", f"{type(error).__name__}: {error}", "Mend it.") from None
+        raise DmucError(
+            f"reading the chapter {path}", f"{type(error).__name__}: {error}", "Correct the file."
+        ) from None

@@ -36,8 +36,10 @@ def test_a_step_that_turns_out_otherwise_fails_it(before: host_picture.Picture, 
         text.replace("on 127.0.0.1:2379, this is", "on 127.0.0.1:4242, this is").replace("within = 20", "within = 2")
     )
     done = doit("tour", "--yes", f"--chapters={tmp_path / 'own'}", status=1)
-    assert "✗ the step etcd has turned out otherwise: scripts/doit logs etcd" in done.stderr
-    assert "expected: it ends well, its output has /serving insecure client requests on 127.0.0.1:4242" in done.stderr
+    assert "✗ the step etcd did not end as expected: scripts/doit logs etcd" in done.stderr
+    assert (
+        "expected: it succeeds, its output matches /serving insecure client requests on 127.0.0.1:4242" in done.stderr
+    )
     assert "serving insecure client requests on 127.0.0.1:2379" in done.stderr
     assert "[apiserver]" not in done.stdout
     # It stays as it is, and the tour does not go on as if nothing had been.
@@ -82,7 +84,7 @@ def test_it_can_be_left_after_every_step_and_why_says_what_comes_next(before: ho
     doit("clean")
     assert list(NEXT) == [step.name for chapter in load() for step in chapter.step]
     for name, following in NEXT.items():
-        assert "scripts/doit tour goes on from here" in doit("tour", "--yes", "--to", name).stdout
+        assert "scripts/doit tour continues from here" in doit("tour", "--yes", "--to", name).stdout
         why = doit("why", status=1 if following else 0).stdout
         assert why.splitlines()[-1] == (f"next: scripts/doit {following}" if following else "Everything works."), why
         assert len(why.splitlines()) <= 30, why

@@ -12,6 +12,7 @@ import pytest
 
 from tasks.core.lock import only_one
 from tests.unit.checkout import DOIT, Checkout, is_told
+from tests.unit.support import a_context
 
 PUBLIC = [
     *("machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "controller_manager", "service_account"),
@@ -160,18 +161,21 @@ def test_what_a_killed_run_left_of_doits_database_does_no_harm(checkout: Checkou
 
 # Only one
 
+USER = ("user", "name=ada")
 
-@pytest.mark.parametrize("words", [("pki",), ("run", "pki"), ("clean",), ("clean", "pki"), ("down",)])
+
+@pytest.mark.parametrize("words", [("pki",), ("run", "pki"), ("clean",), ("clean", "pki"), ("down",), USER])
 def test_a_second_doit_is_told_of_the_first(checkout: Checkout, words: Sequence[str]) -> None:
-    with only_one(checkout.machine):
+    with only_one(a_context(checkout.root, machine=checkout.machine)):
+        made = checkout.made()
         done = checkout.doit(*words)
         is_told(done, f"machine {checkout.machine}", f"(pid {os.getpid()})", "machine=NAME")
-    assert checkout.made() == set()
+        assert checkout.made() == made
 
 
 @pytest.mark.parametrize("words", [("list",), ("info", "pki"), ("status",), ("why",), ("logs",)])
 def test_looking_is_possible_while_another_is_at_work(checkout: Checkout, words: Sequence[str]) -> None:
-    with only_one(checkout.machine):
+    with only_one(a_context(checkout.root, machine=checkout.machine)):
         assert "Another doit" not in checkout.doit(*words).stderr
 
 

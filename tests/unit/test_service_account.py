@@ -90,7 +90,7 @@ def test_who_signs_the_tokens_has_the_key(tmp_path: Path, release: str, way: str
 @pytest.mark.parametrize(
     ("release", "door", "why_none", "closes"),
     [
-        ("1.19", "on", "the API server has a door of its own", False),
+        ("1.19", "on", "the API server serves plain HTTP itself", False),
         ("1.19", "off", "front_door=off", True),
         ("1.20", "on", "", False),
         ("1.20", "off", "front_door=off", False),

@@ -11,10 +11,11 @@ import pytest
 
 from tasks.binaries import _asked_for, known
 from tasks.core.context import Context
+from tasks.core.files import fingerprint
 from tasks.core.graph import join
 from tasks.core.process import Record
 from tasks.programs import catalog
-from tasks.programs.executable import Found, fingerprint
+from tasks.programs.executable import Found
 from tests.unit.support import a_context, a_program, load_dodo
 
 COMPONENTS = ("apiserver", "controller_manager", "scheduler", "kubelet", "kube_proxy")
