@@ -228,7 +228,8 @@ def _install_packages(context: Context, progress: Progress) -> None:
 
 
 PACKAGES = Goal(
-    name="_packages",
+    name="packages",
+    hidden=True,
     doc="install the missing system packages",
     holds=_packages_are_there,
     make=_install_packages,
@@ -318,8 +319,8 @@ BINARIES = Goal(
     holds=_are_known,
     make=_obtain,
     undo=_forget,
-    needs=("_packages",),
-    after=("_dns_wanted",),
+    needs=("packages",),
+    after=("dns_wanted",),
 )
 
 PARTS = [PACKAGES, BINARIES]

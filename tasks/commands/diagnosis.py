@@ -118,15 +118,11 @@ def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
         return broken(f"{running.why}: {ready.why}")
 
     do = f"scripts/doit {daemon.name}"
-    return Link(daemon.label, check, do, _needs(daemon, context), means=means, part=True)
+    return Link(daemon.name, check, do, _needs(daemon, context), means=means, part=True)
 
 
 def _needs(part: Goal | Daemon, context: Context) -> Sequence[str]:
-    return [_label(name) for name in resolve(part.needs, context)]
-
-
-def _label(name: str) -> str:
-    return name.lstrip("_")
+    return resolve(part.needs, context)
 
 
 def last_words(daemon: Daemon, context: Context) -> str:

@@ -46,7 +46,7 @@ class Settings:
     proxy_mode: str = "iptables"  # how kube-proxy implements Services: "iptables", "nftables" or "ipvs"
     service_account: str = "keys"  # the way past the missing token of Pods: "keys", "no-mount" or "disabled"
     scheduling: str = "scheduler"  # "scheduler", or "manual": no scheduler, dmuc creates the Bindings
-    front_door: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through
+    insecure_port: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through
     deadline: float = 120.0  # seconds that a task may wait for its condition
     cache: Path = field(default_factory=_default_cache)  # directory of downloads and builds, shared by all machines
     programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: the path of one program
@@ -60,16 +60,16 @@ class Settings:
         return self.machine.partition(".")[0] == HOST
 
     @property
-    def free_ports(self) -> bool:
+    def shares_host(self) -> bool:
         """Whether it is one of several clusters on this host, or an ordinary user's: on ports that are free, and no
         further than to the scheduler.
         """
         return self.on_host and (self.machine != HOST or os.geteuid() != 0)
 
     @property
-    def uses_front_door(self) -> bool:
+    def uses_insecure_port(self) -> bool:
         """Whether there is plain HTTP on the machine's localhost:8080."""
-        return self.front_door == "on"
+        return self.insecure_port == "on"
 
     @property
     def host_address(self) -> str:
@@ -96,7 +96,7 @@ _CHOICES = {
     "obtain": ("auto", "download", "debian"),
     "service_account": ("keys", "no-mount", "disabled"),
     "scheduling": ("scheduler", "manual"),
-    "front_door": ("off", "on"),
+    "insecure_port": ("off", "on"),
     "engine": ("auto", "docker", "containerd"),
     "security": ("auto", "rbac", "none"),
     "proxy_mode": ("iptables", "nftables", "ipvs"),
@@ -189,15 +189,15 @@ def load(
             else:
                 values[name] = _checked(source, name, value)
     settings = Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
-    if settings.on_host and settings.uses_front_door:
+    if settings.on_host and settings.uses_insecure_port:
         raise _bad(
-            "front_door=on",
+            "insecure_port=on",
             "on the host, everybody who can reach its localhost:8080 could do everything",
             "Use a machine of its own: machine=NAME.",
         )
-    if settings.security == "rbac" and settings.uses_front_door:
+    if settings.security == "rbac" and settings.uses_insecure_port:
         raise _bad(
-            "security=rbac, front_door=on",
+            "security=rbac, insecure_port=on",
             "whoever comes through the front door is the administrator, whatever RBAC says",
             "Leave one of them out.",
         )

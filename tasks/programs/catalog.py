@@ -88,8 +88,8 @@ PROGRAMS = {
         Program("ctr", _ENGINE, project=download_sites.CONTAINERD, package="containerd", wanted=_with_containerd),
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
         Program("runc", _ENGINE, project=download_sites.RUNC, package="runc"),
-        Program("docker-registry", ["_registry", "_pull_through"], package="docker-registry"),
-        Program("coredns", ["_coredns"], ("-version",), project=download_sites.COREDNS, wanted=wants_dns),
+        Program("docker-registry", ["registry", "pull_through"], package="docker-registry"),
+        Program("coredns", ["coredns"], ("-version",), project=download_sites.COREDNS, wanted=wants_dns),
     )
 }
 

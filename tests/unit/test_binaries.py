@@ -672,7 +672,7 @@ def run_of(context: Context) -> Callable[..., None]:
     """Be in a run that takes in these tasks."""
 
     def select(*tasks: str) -> None:
-        context.run.selected = {*tasks, "machine", "binaries", "_packages"}
+        context.run.selected = {*tasks, "machine", "binaries", "packages"}
 
     return select
 

@@ -495,7 +495,7 @@ def test_one_that_will_not_end_is_killed(lab: Lab) -> None:
 
 
 def test_a_private_one_has_a_deadline_by_its_name_without_the_underscore(lab: Lab) -> None:
-    error = lab.fails(lab.daemon(name="_unit", script=DEAF), lab.with_settings(deadlines={"unit": 0.2}))
+    error = lab.fails(lab.daemon(script=DEAF), lab.with_settings(deadlines={"unit": 0.2}))
     assert error.do == "More time: deadline_unit=SECONDS."
 
 
@@ -521,7 +521,7 @@ def test_whoever_needs_it_can_start_when_it_answers_and_it_is_ready_later(lab: L
     url = f"http://127.0.0.1:{lab.port}"
     daemon = lab.daemon(answers=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
     early, ready = daemon.goals()
-    assert (early.name, early.early, ready.name, ready.early) == ("_unit", True, "unit", False)
+    assert (early.name, early.needs_started, ready.name, ready.needs_started) == ("unit:started", True, "unit", False)
     early.make(lab.context, Silent())
     assert early.holds(lab.context)
     assert ready.holds(lab.context) == Answer(False, f"{url}/readyz: 503 ok")
@@ -674,15 +674,6 @@ def test_it_can_be_placed_on_another_machine(lab: Lab) -> None:
 
     lab.start(lab.daemon(place=place))
     assert placed == ["asked"]
-
-
-def test_a_private_one_has_files_without_its_underscore(lab: Lab) -> None:
-    daemon = lab.daemon(name="_unit")
-    lab.start(daemon)
-    assert [goal.name for goal in daemon.goals()] == ["__unit", "_unit"]
-    assert daemon.log(lab.context).name == "unit.log"
-    assert daemon.record(lab.context).name == "unit.pid"
-    assert daemon.label == "unit"
 
 
 # Where it needs what is not its own

@@ -19,7 +19,7 @@ from tasks.core.errors import DmucError
 from tasks.core.machine import Host
 from tasks.core.progress import Silent
 from tasks.programs.catalog import wanted
-from tests.unit.support import a_context, a_program
+from tests.unit.support import a_context, a_program, on_machine
 
 NAME = "kubernetes.default.svc.cluster.local"
 # What CoreDNS 1.13.1 answered, after the question.
@@ -158,12 +158,12 @@ def a_server(codes: int, answers: int) -> Iterator[int]:
 )
 def test_an_answer_is_read(context: Context, reply: tuple[int, int], yes: bool, why: str) -> None:
     with a_server(*reply) as port:
-        answer = dns.look_up(replace(context, machine=Fake(port=port)), NAME)
+        answer = dns.look_up(on_machine(context, Fake(port=port)), NAME)
     assert (answer.yes, answer.why) == (yes, why)
 
 
 def test_no_answer_is_said(context: Context) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        answer = dns.look_up(replace(context, machine=Fake(port=silent.getsockname()[1])), NAME)
+        answer = dns.look_up(on_machine(context, Fake(port=silent.getsockname()[1])), NAME)
     assert not answer and answer.why == "10.96.0.10:53 does not answer: timed out"

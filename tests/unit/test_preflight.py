@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from tasks import binaries, facts
+from tasks import binaries
 from tasks.commands import preflight
 from tasks.commands.checklist import Row, State
 from tasks.commands.preflight import Preflight
-from tasks.core import cgroups, debian
+from tasks.core import cgroups, debian, facts
 from tasks.core.cgroups import Hierarchy
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
@@ -100,9 +100,9 @@ def test_swap(on: Callable[..., dict[str, Row]]) -> None:
     assert row.does == "kubelet --fail-swap-on=false: The host has swap, and by default the kubelet refuses to run then"
 
 
-@pytest.mark.parametrize("front_door", ["off", "on"])
+@pytest.mark.parametrize("insecure_port", ["off", "on"])
 def test_without_sys_resource(on: Callable[..., dict[str, Row]], front_door: str) -> None:
-    row = on(may_all=False, front_door=front_door)["capabilities"]
+    row = on(may_all=False, insecure_port=front_door)["capabilities"]
     assert row.state is State.ADAPTED and "without sys_resource" in row.found
     assert "adapter" in row.does and ("We lack CAP_SYS_RESOURCE" in row.does) == (front_door == "off")
 

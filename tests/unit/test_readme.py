@@ -20,6 +20,7 @@ from tasks.core import machine, release
 from tasks.core import settings as settings_module
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
+from tasks.core.node import Node
 from tasks.core.settings import HOST, Settings
 from tests.unit.support import CHECKOUT, load_dodo
 
@@ -46,7 +47,7 @@ OTHERWISE: Mapping[str, tuple[Mapping[Path, str], Settings]] = {
         {STATE / "decisions.json": json.dumps(FREE_PORTS)},
         Settings(machine=f"{HOST}.one"),
     ),
-    "with `front_door=on`": ({}, Settings(front_door="on")),
+    "with `insecure_port=on`": ({}, Settings(insecure_port="on")),
     "with `engine=containerd`": ({}, Settings(engine="containerd")),
     "with `kubernetes=1.36` where the host has cgroup v1": (
         {Path("/proc/self/mountinfo"): "31 30 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"},
@@ -60,7 +61,7 @@ def tasks(parts: list[object]) -> Iterator[str]:
     yield from ("| Task | What it does |", "|---|---|")
     for part in parts:
         for goal in part.goals():  # type: ignore[attr-defined]
-            if not goal.name.startswith("_"):
+            if not goal.hidden:
                 yield f"| `{goal.name}` | {goal.doc} |"
 
 
@@ -71,7 +72,7 @@ def command_lines(parts: list[object]) -> Iterator[str]:
             plain = flags(daemon, PLAIN, Settings(), monkeypatch)
             unwanted = daemon.unwanted(a_context(Settings()))
         seldom = f" Not started when {unwanted}." if unwanted else ""
-        yield f"| **`{daemon.program_name(a_context(Settings()))}`** | **{daemon.label}**: {daemon.doc}.{seldom} |"
+        yield f"| **`{daemon.program_name(a_context(Settings()))}`** | **{daemon.name}**: {daemon.doc}.{seldom} |"
         yield from (f"| `{text}` | {why} |" for text, why in plain.items())
         told = set(plain)
         for condition, (files, settings) in OTHERWISE.items():
@@ -82,7 +83,8 @@ def command_lines(parts: list[object]) -> Iterator[str]:
 
 
 def a_context(settings: Settings) -> Context:
-    return Context(settings, release.find(settings.kubernetes), machine.Host(), STATE)
+    node = Node("dmuc1", machine.Host(), settings.address, settings.pod_range, STATE)
+    return Context(settings, release.find(settings.kubernetes), [node], STATE)
 
 
 def flags(
@@ -104,8 +106,8 @@ def counts(parts: list[object]) -> Iterator[str]:
         ("dmuc", count(parts, Settings())),
         ("`security=none`", count(parts, Settings(security="none"))),
         (
-            "`front_door=on service_account=no-mount`",
-            count(parts, Settings(front_door="on", service_account="no-mount")),
+            "`insecure_port=on service_account=no-mount`",
+            count(parts, Settings(insecure_port="on", service_account="no-mount")),
         ),
     ]
     names = ("components started", "flags given", "configuration files written", "keys and certificates")
@@ -122,7 +124,7 @@ def count(parts: list[object], settings: Settings) -> tuple[int, ...]:
         texts = [text for daemon in daemons for text in flags(daemon, PLAIN, settings, monkeypatch)]
         files = {path for daemon in daemons for path in daemon.writes(context)}
     files |= {*kubeconfig.files(context)}
-    files -= set() if settings.uses_front_door else {context.home / ".kube" / "config"}  # that one is a link
+    files -= set() if settings.uses_insecure_port else {context.home / ".kube" / "config"}  # that one is a link
     return len(daemons), sum(text.startswith("--") for text in texts), len(files), len(pki.files(context))
 
 
