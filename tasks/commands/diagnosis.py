@@ -100,7 +100,7 @@ def goal(goal: Goal, context: Context, means: str = "", *, quiet: bool = False) 
         return (works if answer else broken)(answer.why)
 
     do = f"scripts/doit {goal.name}"
-    return Link(_label(goal.name), check, do, _needs(goal, context), means=means, part=True, quiet=quiet)
+    return Link(goal.name, check, do, _needs(goal, context), means=means, part=True, quiet=quiet)
 
 
 def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
