@@ -5,6 +5,7 @@ Each line is a part of the cluster, defined in the file of that name under tasks
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,10 @@ def _cluster() -> Cluster:
     )
     return Cluster(context, PARTS, versions=binaries.versions, objects=service.objects)
 
+
+for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is printed as a question mark
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
 
 try:
     DMUC = _cluster()  # the commands of tasks/core/commands.py take it from here

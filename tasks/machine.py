@@ -15,6 +15,7 @@ from pathlib import Path
 from . import choices
 from .core import release, settings
 from .core.context import Context
+from .core.errors import DmucError
 from .core.goal import Goal
 from .core.machine import Host, Machine
 from .core.namespaces import Namespaces
@@ -67,6 +68,7 @@ def context(
         )
     )
     found = Context(chosen, release.find(chosen.kubernetes), machine, state)
+    _refuse_path(state)
     choices.refuse_what_cannot_be(found)
     return found
 
@@ -76,6 +78,15 @@ def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
     if os.access(var if var.exists() else root, os.W_OK, effective_ids=True):
         return var
     return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dmuc"
+
+
+def _refuse_path(state: Path) -> None:
+    """Raise DmucError when what is written about this directory would mean another one."""
+    why = "PATH cannot have a directory with a colon in its name." if ":" in str(state) else ""
+    if os.fsencode(state) != str(state).encode("utf-8", "replace"):
+        why = "Its name is not UTF-8, or this locale is not: configuration files are."
+    if why:
+        raise DmucError(f"keeping the cluster's state in {state}", why, "Use a checkout in another directory.")
 
 
 def _is_on(context: Context) -> Answer:

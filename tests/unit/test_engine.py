@@ -236,5 +236,5 @@ def test_a_kubelet_of_another_release_is_told_what_that_one_needs(
     ],
 )
 def test_which_cgroups_the_host_has(monkeypatch: pytest.MonkeyPatch, mounts: str, v1: bool) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda self: mounts)
+    monkeypatch.setattr(Path, "read_text", lambda self, *encoding: mounts)
     assert facts.has_cgroup_v1() is v1

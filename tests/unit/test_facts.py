@@ -33,7 +33,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str | bytes]
             return content if isinstance(content, bytes) else content.encode()
 
         monkeypatch.setattr(Path, "read_bytes", read)
-        monkeypatch.setattr(Path, "read_text", lambda path: read(path).decode())
+        monkeypatch.setattr(Path, "read_text", lambda path, encoding: read(path).decode(encoding))
         monkeypatch.setattr(Path, "exists", lambda path: any(f == str(path) or f.startswith(f"{path}/") for f in files))
         monkeypatch.setattr("os.uname", lambda: type("uname", (), {"release": "6.1.0-test"}))
 
@@ -173,7 +173,7 @@ def test_the_kind_of_iptables(
 ) -> None:
     if script is not None:
         a_program(tmp_path / "iptables", script)
-    monkeypatch.setattr(facts, "_SYSTEM_PATH", str(tmp_path))
+    monkeypatch.setattr(facts, "SYSTEM_PATH", str(tmp_path))
     assert facts.iptables() == found
 
 
