@@ -4,7 +4,7 @@
 registry there must be, and the engine is told of it as its mirror. Two can be running, both Debian's
 `docker-registry`:
 
-- `registry`, in the machine, always: the images that are made from Debian's packages (image_content.py);
+- `registry`, in the machine, always: the images that are made from Debian's packages (image_files/recipes.py);
 - `pull_through`, on the host at its end of the link, where another registry can be reached: it fetches from there
   what it is asked for, and keeps it in the cache. The machine itself needs no way out for that.
 """

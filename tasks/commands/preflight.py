@@ -309,8 +309,10 @@ def _to_be_obtained(context: Context, name: str) -> Row:
     if program.project and settings.obtain != "debian":
         ways.append(f"downloaded from {getattr(settings, program.project.site)}")
     if debian.available() and (settings.obtain != "download" or not program.project):
-        if program.of_kubernetes and release.fits(settings.kubernetes, build_kubernetes.VERSION):
-            ways.append("built from Debian's source package, which takes about 4 minutes")
+        if program.of_kubernetes:
+            if release.fits(settings.kubernetes, build_kubernetes.VERSION):
+                built = "built from Debian's source package, which takes about 4 minutes"
+                ways.append(built if program.is_built else f"taken from Debian's package {program.package}")
         elif program.package and is_root():
             ways.append(f"installed with Debian's package {program.package}")
     if not ways:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -91,6 +91,7 @@ class Settings:
 
 
 _REMEMBERED = "settings.json"
+RENAMED = {"front_door": "insecure_port"}  # settings that had another name: they go on working under it
 _PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
 _CHOICES = {
     "obtain": ("auto", "download", "debian"),
@@ -135,7 +136,7 @@ def _from_file(path: Path) -> dict[str, object]:
     except OSError as error:
         raise _bad(str(path), f"it cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(str(path), f"not valid TOML: {error}", "Mend or remove the file.") from None
+        raise _bad(str(path), f"not valid TOML: {error}", "Correct or remove the file.") from None
 
 
 def load(
@@ -146,10 +147,12 @@ def load(
     programs: Collection[str],
     tasks: Collection[str],
     remembered: Mapping[str, str] | None = None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Settings:
     """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
 
-    `remembered` is what a cluster was made with, which counts when none of these says something.
+    `remembered` is what a cluster was made with, which counts when none of these says something. `warn` is called with a
+    line about each setting that is given by an old name; it counts all the same.
 
     `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
     (with `-` written `_`). Raises DmucError for a name that is none, or a value that cannot be.
@@ -167,7 +170,10 @@ def load(
         ("command line", arguments),
     )
     for source, layer in layers:
-        for name, value in layer.items():
+        for given, value in layer.items():
+            name = RENAMED.get(given, given)
+            if name != given and layer is not remembered:
+                warn(f"deprecated: the setting {given} is now called {name} ({source})")
             if name not in known:
                 near = difflib.get_close_matches(name, sorted(known), 1)
                 hint = (
@@ -192,13 +198,13 @@ def load(
     if settings.on_host and settings.uses_insecure_port:
         raise _bad(
             "insecure_port=on",
-            "on the host, everybody who can reach its localhost:8080 could do everything",
+            "On the host every local user could do everything through localhost:8080.",
             "Use a machine of its own: machine=NAME.",
         )
     if settings.security == "rbac" and settings.uses_insecure_port:
         raise _bad(
             "security=rbac, insecure_port=on",
-            "whoever comes through the front door is the administrator, whatever RBAC says",
+            "Every request to the insecure port is the administrator's, so RBAC would decide nothing.",
             "Leave one of them out.",
         )
     return settings

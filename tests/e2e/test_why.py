@@ -48,7 +48,7 @@ def test_it_leads_through_the_tour(before: host_picture.Picture) -> None:
             "binaries": "✗ binaries ",
             "etcd": "✗ apiserver          (because of etcd) not started",
             "apiserver": "cannot be asked: the API server does not answer",
-            "kubectl_proxy": "✗ controller_manager (because of front_door) not started",
+            "kubectl_proxy": "✗ controller_manager (because of kubectl_proxy) not started",
             "deployment": "there is no Deployment",
             "controller_manager": "✗ replicaset         (because of controller_manager) there is no ReplicaSet",
             "service_account": "cause: pod: no Pod: FailedCreate (event",
@@ -120,14 +120,14 @@ def test_a_killed_machine_is_the_cause(cluster: None) -> None:
     why_eventually("\nEverything works.\n")
 
 
-def test_a_killed_front_door_is_the_cause(before: host_picture.Picture) -> None:
+def test_a_killed_kubectl_proxy_is_the_cause(before: host_picture.Picture) -> None:
     try:
         doit("insecure_port=on", "service_reachable")
         pid = pid_of("kubectl_proxy")
         os.kill(pid, signal.SIGKILL)
         host_picture.wait_gone(pid)
         text = why("insecure_port=on")
-        assert f"\ncause: front_door: its process (pid {pid}) is gone\n" in text
+        assert f"\ncause: kubectl_proxy: its process (pid {pid}) is gone\n" in text
         assert text.endswith("\nnext: scripts/doit kubectl_proxy\n")
         assert PAGE.search(text)
         doit("insecure_port=on", "kubectl_proxy")

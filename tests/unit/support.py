@@ -26,6 +26,8 @@ from tasks.core.progress import Silent
 from tasks.core.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
+# The name of a directory that is none in no language that does not quote it. DEL and the emoji are for TOML and YAML.
+NASTY = 'it\'s a "chéck\\out" #1 $HOME `id` {x} \\' + "\U0001f600 \x7f&;*"
 
 
 class Told(Silent):

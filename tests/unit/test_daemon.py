@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tasks.core import daemon as daemon_module
-from tasks.core import probe
+from tasks.core import http_client
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
 from tasks.core.errors import DmucError, Interrupted
@@ -163,7 +163,7 @@ def test_it_runs_in_its_own_directory_with_an_environment_of_ours(lab: Lab, monk
     environment = dict(
         entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
     )
-    assert {name for name in environment if not name.startswith("DMUC_")} == {"PATH", "HOME", "LANG"}
+    assert {name for name in environment if "DMUC" not in name} == {"PATH", "HOME", "LANG"}
     assert environment["HOME"] == str(lab.context.home)
 
 
@@ -379,7 +379,7 @@ def test_a_stray_of_another_cluster_is_not_ours_to_end(lab: Lab, tmp_path: Path)
 
 def test_one_that_hangs_is_started_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "_PATIENCE", 0.3)
-    monkeypatch.setattr(probe, "_LIMIT", 0.2)
+    monkeypatch.setattr(http_client, "LIMIT", 0.2)
     daemon = lab.daemon(grace=0.3)
     pid = lab.start(daemon)
     os.kill(pid, signal.SIGSTOP)

@@ -158,9 +158,9 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         **settings: Any,
     ) -> Diagnosis:
         context = a_context(tmp_path, **settings)
+        context = replace(context, nodes=[replace(context.node, name="dmuc1")])
         monkeypatch.setattr(deployment_chain, "SERVICE_ACCOUNT", _goal(SERVICE_ACCOUNT, token))
         monkeypatch.setattr(deployment_chain, "SCHEDULABLE", _goal(SCHEDULABLE, taint))
-        monkeypatch.setattr(deployment_chain, "node_name", lambda context: "dmuc1")
         monkeypatch.setattr(netfilter, "run", partial(_listed, rules))
         monkeypatch.setattr(
             deployment_chain,
