@@ -151,8 +151,8 @@ def load(
 ) -> Settings:
     """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
 
-    `remembered` is what a cluster was made with, which counts when none of these says something. `warn` is called with a
-    line about each setting that is given by an old name; it counts all the same.
+    `remembered` is what a cluster was made with, which counts when none of these says something. `warn` is called with
+    a line about each setting that is given by an old name; it counts all the same.
 
     `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
     (with `-` written `_`). Raises DmucError for a name that is none, or a value that cannot be.
