@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from .errors import DmucError
 from .files import read_json, write_atomic
@@ -27,32 +28,57 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmuc"
 
 
+DOC = "doc"  # in a field's metadata: the text that README shows
+
+
+def _setting(default: str | float, doc: str) -> Any:
+    return field(default=default, metadata={DOC: doc})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a user can choose. The comment behind each field is its documentation (shown in README)."""
+    """What a user can choose. README shows the text of each."""
 
-    machine: str = "dmuc1"  # name of the machine; "host": the host itself; "host.NAME": one of several on the host
-    kubernetes: str = "1.20"  # the release: minor ("1.20") or patch ("1.20.2")
-    bin_dir: str = ""  # a directory of programs to use before all others, such as your own build
-    obtain: str = "auto"  # where to get missing programs: "download", "debian", or "auto": download if the site answers
-    kubernetes_site: str = "https://dl.k8s.io"  # download site of Kubernetes, or a mirror with the same layout
-    github_site: str = "https://github.com"  # download site of etcd, containerd, runc and the rest, or such a mirror
-    registry: str = "auto"  # images: "local" (built from Debian's packages), a registry's URL, or "auto"
-    link_range: str = "10.95.0.0/30"  # the link between host and machine: the host has the address .1, the machine .2
-    service_range: str = "10.96.0.0/16"  # range of the ClusterIPs
-    pod_range: str = "10.244.0.0/24"  # range of the Pods' addresses
-    engine: str = "auto"  # container engine: "docker" (up to 1.23), "containerd", or "auto": the release's default
-    security: str = "auto"  # "rbac", "none" (as in the walk-through), or "auto": the release's default
-    proxy_mode: str = "iptables"  # how kube-proxy implements Services: "iptables", "nftables" or "ipvs"
-    service_account: str = "keys"  # the way past the missing token of Pods: "keys", "no-mount" or "disabled"
-    scheduling: str = "scheduler"  # "scheduler", or "manual": no scheduler, dmuc creates the Bindings
-    insecure_port: str = "off"  # "on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through
-    deadline: float = 120.0  # seconds that a task may wait for its condition
-    cache: Path = field(default_factory=_default_cache)  # directory of downloads and builds, shared by all machines
-    programs: Mapping[str, str] = field(default_factory=dict)  # `etcd_bin=PATH` and so on: the path of one program
+    machine: str = _setting(
+        "dmuc1", 'name of the machine; "host": the host itself; "host.NAME": one of several on the host'
+    )
+    kubernetes: str = _setting("1.20", 'the release: minor ("1.20") or patch ("1.20.2")')
+    bin_dir: str = _setting("", "a directory of programs to use before all others, such as your own build")
+    obtain: str = _setting(
+        "auto", 'where to get missing programs: "download", "debian", or "auto": download if the site answers'
+    )
+    kubernetes_site: str = _setting(
+        "https://dl.k8s.io", "download site of Kubernetes, or a mirror with the same layout"
+    )
+    github_site: str = _setting(
+        "https://github.com", "download site of etcd, containerd, runc and the rest, or such a mirror"
+    )
+    registry: str = _setting("auto", 'images: "local" (built from Debian\'s packages), a registry\'s URL, or "auto"')
+    link_range: str = _setting(
+        "10.95.0.0/30", "the link between host and machine: the host has the address .1, the machine .2"
+    )
+    service_range: str = _setting("10.96.0.0/16", "range of the ClusterIPs")
+    pod_range: str = _setting("10.244.0.0/24", "range of the Pods' addresses")
+    engine: str = _setting(
+        "auto", 'container engine: "docker" (up to 1.23), "containerd", or "auto": the release\'s default'
+    )
+    security: str = _setting("auto", '"rbac", "none" (as in the walk-through), or "auto": the release\'s default')
+    proxy_mode: str = _setting("iptables", 'how kube-proxy implements Services: "iptables", "nftables" or "ipvs"')
+    service_account: str = _setting("keys", 'the way past the missing token of Pods: "keys", "no-mount" or "disabled"')
+    scheduling: str = _setting("scheduler", '"scheduler", or "manual": no scheduler, dmuc creates the Bindings')
+    insecure_port: str = _setting(
+        "off", '"on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through'
+    )
+    deadline: float = _setting(120.0, "seconds that a task may wait for its condition")
+    cache: Path = field(
+        default_factory=_default_cache, metadata={DOC: "directory of downloads and builds, shared by all machines"}
+    )
+    programs: Mapping[str, str] = field(
+        default_factory=dict, metadata={DOC: "`etcd_bin=PATH` and so on: the path of one program"}
+    )
     deadlines: Mapping[str, float] = field(
-        default_factory=dict
-    )  # `deadline_kubelet=SECONDS` and so on: the deadline of one task
+        default_factory=dict, metadata={DOC: "`deadline_kubelet=SECONDS` and so on: the deadline of one task"}
+    )
 
     @property
     def on_host(self) -> bool:

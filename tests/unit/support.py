@@ -114,10 +114,10 @@ def free_port() -> int:
     return port
 
 
-def load_dodo(directory: Path) -> SimpleNamespace:
+def load_dodo(directory: Path, host: HostFacts | None = None) -> SimpleNamespace:
     """The real parts, and the cluster that they come to with `directory` for its checkout and nothing of ours set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DMUC_")}
-    return SimpleNamespace(PARTS=dodo.PARTS, DMUC=load(directory, environment, [], dodo.PARTS), dodo=dodo)
+    return SimpleNamespace(PARTS=dodo.PARTS, DMUC=load(directory, environment, [], dodo.PARTS, facts=host), dodo=dodo)
 
 
 class Site(http.server.ThreadingHTTPServer):

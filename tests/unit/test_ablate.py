@@ -14,8 +14,8 @@ from tasks.core.goal import Goal
 from tasks.core.graph import join
 from tasks.core.probe import Answer
 from tasks.core.progress import Silent
-from tests.unit.support import a_context, load_dodo
-from tests.unit.test_golden import a_host
+from tests.unit.support import a_context, a_host, load_dodo
+from tests.unit.test_golden import as_root
 
 RUN = "scripts/ablate --write --only"
 
@@ -23,8 +23,8 @@ RUN = "scripts/ablate --write --only"
 @pytest.fixture
 def dodo(tmp_path: Path) -> Iterator[SimpleNamespace]:
     """The default cluster, on a host where it takes the most flags."""
-    with a_host(swap=False, may_all=False):
-        yield load_dodo(tmp_path)
+    with as_root():
+        yield load_dodo(tmp_path, a_host(lacking_capabilities=["sys_resource"]))
 
 
 @pytest.fixture

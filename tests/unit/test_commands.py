@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tasks.core.lock import only_one
-from tests.unit.support import CHECKOUT, a_context
+from tests.unit.checkout import DOIT, Checkout, is_told
+from tests.unit.support import a_context
 
 PUBLIC = [
     *("machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "controller_manager", "service_account"),
     *("deployment", "container_engine", "images", "kubelet", "scheduler", "service", "kube_proxy"),
     *("service_reachable", "dns"),
 ]
-DOIT = [sys.executable, "-m", "doit"]
-_number = itertools.count()
-
-
-class Checkout:
-    """A copy of this checkout, where doit is run for a machine that nobody else has."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in ("dodo.py", "pyproject.toml"):
-            shutil.copy(CHECKOUT / name, root)
-        shutil.copytree(CHECKOUT / "tasks", root / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-        self.machine = f"u{os.getpid()}x{next(_number)}"  # short, as names of machines are
-        self.state = root / "var" / self.machine
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DMUC_")}
-        self.environment |= {"DMUC_MACHINE": self.machine, "DMUC_CACHE": str(root / "cache")}
-
-    def doit(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*DOIT, *words],
-            cwd=self.root,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def made(self) -> set[str]:
-        return {path.name for path in self.root.iterdir()} - {"dodo.py", "pyproject.toml", "tasks", "__pycache__"}
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
-
-
-def is_told(done: subprocess.CompletedProcess[str], *parts: str, lines: int = 3) -> None:
-    """It failed, and said so in a few lines: what was wrong, with these in it, and no traceback."""
-    assert done.returncode not in (0, None)
-    assert "Traceback" not in done.stderr + done.stdout
-    assert len(done.stderr.strip().splitlines()) <= lines, done.stderr
-    for part in parts:
-        assert part in done.stderr
-    assert done.stdout == ""
 
 
 # list, help

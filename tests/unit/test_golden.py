@@ -10,20 +10,21 @@ And no flag is in it that the release's own program does not name in its --help 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TypeAlias
 
 import pytest
 
-from tasks import choices, kubeconfig, pki
+from tasks import kubeconfig, pki
 from tasks.api_client import administrators
 from tasks.cluster import load
 from tasks.core import release
@@ -34,7 +35,7 @@ from tasks.core.errors import DmucError
 from tasks.core.namespaces import Namespaces, setup_script
 from tasks.image_files.recipes import registry_root
 from tasks.programs import catalog
-from tests.unit.support import CHECKOUT, load_dodo
+from tests.unit.support import CHECKOUT, a_host, load_dodo
 
 GOLDEN = CHECKOUT / "tests" / "golden"
 HELP = CHECKOUT / "tests" / "data" / "help"
@@ -49,9 +50,6 @@ ALL_CHOICES = (
     *("scheduling=manual", "insecure_port=on"),
 )
 
-SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
-SWAP = "/dev/vda2                               partition\t2097148\t\t0\t\t-2\n"
-MAY_ALL, MAY_MOST = "CapEff:\t000001ffffffffff\n", "CapEff:\t000001fffeffffff\n"  # the second lacks bit 24
 UPSTREAM = "https://registry.example"
 
 V1 = [
@@ -63,26 +61,11 @@ V1 = [
 V2 = [Hierarchy(Path("/sys/fs/cgroup"), "")]
 
 
-MOUNTS_V1 = "31 30 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-MOUNTS_V2 = "30 29 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-
-
 @contextmanager
-def a_host(*, swap: bool = False, may_all: bool = True, cgroup_v2: bool = False) -> Iterator[None]:
-    """Be on a host that has swap or not, with all capabilities or without CAP_SYS_RESOURCE, with cgroup v1 or v2."""
-    files = {
-        "/proc/swaps": SWAPS + SWAP * swap,
-        "/proc/self/status": MAY_ALL if may_all else MAY_MOST,
-        "/proc/self/mountinfo": MOUNTS_V2 if cgroup_v2 else MOUNTS_V1,
-    }
-    real: Callable[..., str] = Path.read_text
-
-    def read_text(path: Path, *args: Any, **keywords: Any) -> str:
-        return files[str(path)] if str(path) in files else real(path, *args, **keywords)
-
+def as_root() -> Iterator[None]:
+    """Be root, as an ordinary user's cluster is on free ports and has no node."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_text", read_text)
-        patch.setattr(os, "geteuid", lambda: 0)  # an ordinary user's ports are free ones
+        patch.setattr(os, "geteuid", lambda: 0)
         yield
 
 
@@ -124,9 +107,7 @@ def with_settings(dodo: SimpleNamespace, directory: Path, minor: str, machine: s
     """The context of a cluster with these settings. Raises DmucError when they cannot be."""
     own = {"machine": machine, "kubernetes": minor, "cache": str(directory / "cache")}
     words = [f"{name}={value}" for name, value in own.items()]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choices, "has_ipvs", lambda: True)  # not every kernel
-        return load(directory, {}, [*words, *more], dodo.PARTS).context
+    return load(directory, {}, [*words, *more], dodo.PARTS, facts=a_host(has_ipvs=True)).context
 
 
 def of_daemon(daemon: Daemon, context: Context) -> str:
@@ -152,7 +133,6 @@ class Variant:
     title: str  # empty: the usual one
     context: Context | None  # None: it cannot be
     refused: str = ""
-    host: Callable[[], AbstractContextManager[None]] = a_host
 
 
 def variants(dodo: SimpleNamespace, context: Context, directory: Path, minor: str) -> Iterator[Variant]:
@@ -162,9 +142,12 @@ def variants(dodo: SimpleNamespace, context: Context, directory: Path, minor: st
         context.decide("registry", UPSTREAM)
         yield Variant(f"when {UPSTREAM} can be reached", context)
         context.decide("registry", "none")
-        yield Variant("on a host with swap", context, host=lambda: a_host(swap=True))
-        yield Variant("without CAP_SYS_RESOURCE", context, host=lambda: a_host(may_all=False))
-        yield Variant("on a host with cgroup v2", context, host=lambda: a_host(cgroup_v2=True))
+        for title, facts in (
+            ("on a host with swap", a_host(has_swap=True)),
+            ("without CAP_SYS_RESOURCE", a_host(lacking_capabilities=["sys_resource"])),
+            ("on a host with cgroup v2", a_host(has_cgroup_v1=False)),
+        ):
+            yield Variant(title, replace(context, facts=facts))
     for choice in ALL_CHOICES if minor in WHOLE else CHOICES:
         try:
             yield Variant(f"with {choice}", with_settings(dodo, directory, minor, context.settings.machine, choice))
@@ -185,7 +168,7 @@ def sections(directory: Path, minor: str, machine: str) -> Iterator[tuple[str, s
         if variant.context is None:
             yield variant.title, f"refused: {variant.refused}\n"
             continue
-        with variant.host():
+        with as_root():
             texts = {daemon.name: of_daemon(daemon, variant.context) for daemon in dodo.DMUC.daemons}
         for label, text in texts.items():
             if not variant.title:
@@ -222,13 +205,24 @@ CASES = [
 ]
 
 
+Made: TypeAlias = Callable[[str, str], str]
+PLACE = "a-place-of-this-host"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The text of each case, made when it is first asked for."""
+    directory = tmp_path_factory.mktemp(PLACE)
+    return functools.cache(lambda minor, machine: golden_text(directory / minor / machine, minor, machine))
+
+
 def file_of(minor: str, machine: str) -> Path:
     return GOLDEN / f"{minor}-{machine}.txt"
 
 
 @pytest.mark.parametrize(("minor", "machine"), CASES)
-def test_the_command_lines_and_files_are_the_golden_ones(tmp_path: Path, minor: str, machine: str) -> None:
-    file, now = file_of(minor, machine), golden_text(tmp_path / "checkout", minor, machine)
+def test_the_command_lines_and_files_are_the_golden_ones(made: Made, minor: str, machine: str) -> None:
+    file, now = file_of(minor, machine), made(minor, machine)
     if os.environ.get(UPDATE):
         file.parent.mkdir(exist_ok=True)
         file.write_text(now)
@@ -267,7 +261,7 @@ def test_every_flag_is_one_that_the_programs_of_the_release_name(tmp_path: Path,
     for variant in variants(dodo, context, tmp_path / "checkout", minor):
         if variant.context is None:
             continue
-        with variant.host():
+        with as_root():
             for daemon in dodo.DMUC.daemons:
                 program = daemon.program_name(variant.context)
                 given = {flag.text.partition("=")[0] for flag in daemon.flags(variant.context)}
@@ -281,21 +275,14 @@ def test_every_flag_is_one_that_the_programs_of_the_release_name(tmp_path: Path,
 # That the text would show what matters
 
 
-def test_no_path_of_this_host_is_in_it(tmp_path: Path) -> None:
-    for minor, machine in CASES:
-        assert str(tmp_path) not in golden_text(tmp_path / minor / machine, minor, machine)
+def test_no_path_of_this_host_is_in_it(made: Made) -> None:
+    for case in CASES:
+        assert PLACE not in made(*case)
 
 
-def test_it_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
-    for minor, machine in CASES:
-        texts = {golden_text(tmp_path / where / minor / machine, minor, machine) for where in ("one", "other/place")}
-        assert len(texts) == 1
-
-
-def test_on_the_host_nothing_has_an_address_of_a_link_that_is_not_there(tmp_path: Path) -> None:
+def test_on_the_host_nothing_has_an_address_of_a_link_that_is_not_there(made: Made) -> None:
     for minor in RELEASES:
-        text = golden_text(tmp_path / minor, minor, "host")
-        assert [line for line in text.splitlines() if "10.95." in line] == []
+        assert [line for line in made(minor, "host").splitlines() if "10.95." in line] == []
 
 
 def test_a_changed_flag_and_a_changed_reason_show(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +13,7 @@ from tasks import binaries
 from tasks.commands import preflight
 from tasks.commands.checklist import Row, State
 from tasks.commands.preflight import Preflight
-from tasks.core import cgroups, debian, facts
-from tasks.core.cgroups import Hierarchy
+from tasks.core import debian
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
@@ -22,10 +21,11 @@ from tasks.core.errors import DmucError
 from tasks.core.namespaces import Namespaces
 from tasks.programs import catalog
 from tasks.programs.executable import Found
-from tests.unit.support import a_context, load_dodo
-from tests.unit.test_golden import V1, V2, a_host
+from tests.unit.support import a_context, a_host, load_dodo
 
 HERE = "/usr/bin"
+WITHOUT = {"lacking_capabilities": ["sys_resource"]}
+V2 = {"has_cgroup_v1": False, "cgroup_version": "v2"}
 
 
 @pytest.fixture
@@ -35,11 +35,8 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
 
     def on(
         *,
-        swap: bool = False,
-        may_all: bool = True,
+        host: Mapping[str, Any] | None = None,
         root: bool = True,
-        hierarchies: list[Hierarchy] = V1,
-        controllers: str = "blkio cpu cpuacct cpuset devices io memory pids",
         missing: tuple[str, ...] = (),
         versions: dict[str, str] | None = None,
         find: Callable[[Context], Any] | None = None,
@@ -47,29 +44,17 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
     ) -> dict[str, Row]:
         own = Namespaces("dmuc1", tmp_path / "var/dmuc1", "10.95.0.0/30", "10.96.0.0/16", "10.244.0.0/24", {})
         chosen = {"machine": "dmuc1", **settings}
-        context = a_context(tmp_path, own if chosen["machine"] == "dmuc1" else None, **chosen)
+        context = a_context(tmp_path, own if chosen["machine"] == "dmuc1" else None, a_host(**host or {}), **chosen)
         cluster = Cluster(context, parts)
         said = {name: (versions or {}).get(name, "v1.20.2") for name in catalog.wanted(context)}
         found = {n: None if n in missing else Found(f"{HERE}/{n}", v, "on PATH", "") for n, v in said.items()}
-        with a_host(swap=swap, may_all=may_all), pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "geteuid", lambda: 0 if root else 1000)
-            patch.setattr(cgroups, "mounted", lambda: hierarchies)
-            patch.setattr(facts, "cgroup_controllers", lambda: {*controllers.split()})
-            patch.setattr(facts, "held_back_controllers", list)
             patch.setattr(binaries, "find_all", find or (lambda context: found))
             patch.setattr(binaries, "missing_tools", lambda context: [m for m in missing if m == "conntrack"])
             patch.setattr(debian, "available", lambda: True)
             return {row.name: row for row in preflight.rows(cluster)}
 
-    for name, answer in {
-        "has_module": True,
-        "has_filesystem": True,
-        "has_ipvs": False,
-        "iptables": ("nft", "1.8.9"),
-        "available_memory": 8000,
-        "free_disk": 50_000,
-    }.items():
-        monkeypatch.setattr(facts, name, lambda *question, answer=answer: answer)
     monkeypatch.setattr(Namespaces, "refuse_overlaps", lambda machine: None)
     return on
 
@@ -83,33 +68,33 @@ def test_a_host_that_has_everything(on: Callable[..., dict[str, Row]]) -> None:
 
 
 def test_without_sys_resource_containerd_is_told_in_its_file(on: Callable[..., dict[str, Row]]) -> None:
-    found = on(may_all=False, kubernetes="1.36")
+    found = on(host=WITHOUT, kubernetes="1.36")
     assert found["engine"].found == "containerd"
     row = found["capabilities"]
-    assert "restrict_oom_score_adj = true (in containerd.toml): We lack CAP_SYS_RESOURCE" in row.does
-    assert on(may_all=True, kubernetes="1.36")["capabilities"].state is State.FINE
+    assert "restrict_oom_score_adj = true (in containerd.toml): dmuc lacks CAP_SYS_RESOURCE" in row.does
+    assert on(kubernetes="1.36")["capabilities"].state is State.FINE
 
 
 # What is adapted to, each with the reason that the component gives
 
 
 def test_swap(on: Callable[..., dict[str, Row]]) -> None:
-    assert on(swap=False)["swap"].state is State.FINE
-    row = on(swap=True)["swap"]
+    assert on()["swap"].state is State.FINE
+    row = on(host={"has_swap": True})["swap"]
     assert row.state is State.ADAPTED
-    assert row.does == "kubelet --fail-swap-on=false: The host has swap, and by default the kubelet refuses to run then"
+    assert row.does == "kubelet --fail-swap-on=false: The host has swap; by default the kubelet refuses to start then"
 
 
 @pytest.mark.parametrize("insecure_port", ["off", "on"])
-def test_without_sys_resource(on: Callable[..., dict[str, Row]], front_door: str) -> None:
-    row = on(may_all=False, insecure_port=front_door)["capabilities"]
+def test_without_sys_resource(on: Callable[..., dict[str, Row]], insecure_port: str) -> None:
+    row = on(host=WITHOUT, insecure_port=insecure_port)["capabilities"]
     assert row.state is State.ADAPTED and "without sys_resource" in row.found
-    assert "adapter" in row.does and ("We lack CAP_SYS_RESOURCE" in row.does) == (front_door == "off")
+    assert "adapter" in row.does and ("dmuc lacks CAP_SYS_RESOURCE" in row.does) == (insecure_port == "off")
 
 
-@pytest.mark.parametrize(("hierarchies", "version"), [(V1, "v1"), (V2, "v2")])
-def test_cgroups(on: Callable[..., dict[str, Row]], hierarchies: list[Hierarchy], version: str) -> None:
-    found = on(hierarchies=hierarchies)
+@pytest.mark.parametrize(("host", "version"), [({}, "v1"), (V2, "v2")])
+def test_cgroups(on: Callable[..., dict[str, Row]], host: Mapping[str, Any], version: str) -> None:
+    found = on(host=host)
     assert found["cgroups"].state is State.FINE and found["cgroups"].found.startswith(version)
     assert ("are turned on there" in found["cgroups"].does) == (version == "v2")
     assert ("cgroup v1" in found) == (version == "v1")
@@ -119,7 +104,7 @@ def test_a_release_that_refuses_cgroup_v1(on: Callable[..., dict[str, Row]]) -> 
     assert on(kubernetes="1.34")["cgroup v1"].state is State.FINE
     row = on(kubernetes="1.36")["cgroup v1"]
     assert row.state is State.ADAPTED and row.does.startswith("kubelet --fail-cgroupv1=false: The host has cgroup v1")
-    assert "cgroup v1" not in on(kubernetes="1.36", hierarchies=V2)
+    assert "cgroup v1" not in on(kubernetes="1.36", host=V2)
 
 
 def test_what_is_to_be_obtained(on: Callable[..., dict[str, Row]]) -> None:
@@ -156,34 +141,29 @@ def test_without_root(on: Callable[..., dict[str, Row]]) -> None:
     assert not any(row.state is State.IMPOSSIBLE for row in found.values())
 
 
-def test_without_other_capabilities(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "lacking_capabilities", lambda: ["net_admin", "sys_resource"])
-    row = on()["capabilities"]
+def test_without_other_capabilities(on: Callable[..., dict[str, Row]]) -> None:
+    row = on(host={"lacking_capabilities": ["net_admin", "sys_resource"]})["capabilities"]
     assert row.state is State.IMPOSSIBLE and "without net_admin, sys_resource" in row.found
 
 
-def test_without_controllers(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
-    row = on(controllers="cpu cpuacct cpuset devices")["cgroups"]
+def test_without_controllers(on: Callable[..., dict[str, Row]]) -> None:
+    row = on(host={"cgroup_controllers": {"cpu", "cpuacct", "cpuset", "devices"}})["cgroups"]
     assert row.state is State.IMPOSSIBLE and "without memory, pids" in row.found and "cgroup_enable=" in row.do
-    assert on(hierarchies=V2, controllers="cpu cpuset memory pids")["cgroups"].state is State.FINE
-    row = on(hierarchies=[], controllers="")["cgroups"]
+    assert on(host=V2 | {"cgroup_controllers": {"cpu", "cpuset", "memory", "pids"}})["cgroups"].state is State.FINE
+    row = on(host={"cgroup_version": "", "cgroup_controllers": set()})["cgroups"]
     assert row.state is State.IMPOSSIBLE and row.found.startswith("none mounted")
 
 
-def test_without_modules(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "has_module", lambda name, option: {"veth": False, "bridge": None}.get(name, True))
-    row = on()["modules"]
+def test_without_modules(on: Callable[..., dict[str, Row]]) -> None:
+    row = on(host={"has_module": lambda name, option: {"veth": False, "bridge": None}.get(name, True)})["modules"]
     assert row.state is State.IMPOSSIBLE and row.found.startswith("there is no veth (")
     assert "not to be told: bridge" in row.found
 
 
 @pytest.mark.parametrize(("kind", "mode", "state"), [("nft", "iptables", "✗"), ("legacy", "iptables", "✓")])
-def test_without_nftables(
-    on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch, kind: str, mode: str, state: str
-) -> None:
-    monkeypatch.setattr(facts, "iptables", lambda: (kind, "1.8.9"))
-    monkeypatch.setattr(facts, "has_module", lambda name, option: name != "nf_tables")
-    found = on(proxy_mode=mode)
+def test_without_nftables(on: Callable[..., dict[str, Row]], kind: str, mode: str, state: str) -> None:
+    host = {"iptables": (kind, "1.8.9"), "has_module": lambda name, option: name != "nf_tables"}
+    found = on(host=host, proxy_mode=mode)
     assert found["nftables"].state.value == state
     assert f"1.8.9, {kind}" in found["iptables"].found
 
@@ -220,16 +200,14 @@ def test_directories_of_somebody_else_on_the_host(
 def test_rules_of_the_other_iptables(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
     assert on()["legacy rules"].found == "none: dmuc1 begins without any"
     for count, state in {None: State.FINE, 0: State.FINE, 7: State.DOUBTFUL}.items():
-        monkeypatch.setattr(facts, "rules_of_the_other", lambda machine, kind, count=count: count)
+        monkeypatch.setattr(preflight, "rules_of_the_other", lambda machine, kind, count=count: count)
         row = on(machine="host")["legacy rules"]
         assert row.state is state
     assert row.found == "7 on host (iptables-legacy-save)" and "iptables-nft, too" in row.do
 
 
-def test_little_memory_and_disk(on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "available_memory", lambda: 512)
-    monkeypatch.setattr(facts, "free_disk", lambda path: 900)
-    found = on()
+def test_little_memory_and_disk(on: Callable[..., dict[str, Row]]) -> None:
+    found = on(host={"available_memory": 512, "free_disk": lambda path: 900})
     assert {found[name].state for name in ("memory", "disk", "cache disk")} == {State.DOUBTFUL}
 
 

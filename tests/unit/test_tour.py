@@ -17,8 +17,8 @@ import pytest
 
 from tasks.core.errors import DmucError
 from tasks.tour.steps import CHAPTERS, Command, chosen, facts, load
+from tests.unit.checkout import DOIT, Checkout, is_told
 from tests.unit.support import a_context, eventually
-from tests.unit.test_commands import DOIT, Checkout, is_told
 
 CTRL_C = "\x03"
 
