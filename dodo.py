@@ -15,8 +15,8 @@ from tasks import (
     deployment,
     dns,
     etcd,
-    front_door,
     images,
+    insecure_port,
     kubeconfig,
     kubelet,
     machine,
@@ -35,7 +35,7 @@ PARTS: list[Part] = [
     *pki.PARTS,  # keys and certificates
     *etcd.PARTS,  # stores everything
     *apiserver.PARTS,  # everyone talks to it
-    *front_door.PARTS,  # as on the slides: plain HTTP, if that is asked for
+    *insecure_port.PARTS,  # as in the walk-through: plain HTTP, if that is asked for
     *kubeconfig.PARTS,  # how they find it
     *controller_manager.PARTS,  # makes ReplicaSets of Deployments, Pods of ReplicaSets, ...
     *service_account.PARTS,  # without a token for it no Pod is made

@@ -117,7 +117,7 @@ def _flags(daemon: Daemon, context: Context) -> Iterator[Thing]:
     for gone in (*((flag,) for flag in flags), *pairs):
         names = [flag_name(flag) for flag in gone]
         kept = f"{gone[0].kept_for}: {gone[0].why}" if gone[0].kept_for else ""
-        name = f"flag {daemon.label} {' '.join(names)}"
+        name = f"flag {daemon.name} {' '.join(names)}"
         yield Thing(name, partial(_without_flags, daemon.name, frozenset(names)), kept)
 
 
@@ -299,7 +299,7 @@ def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
 def measure(chosen: Sequence[Thing], runs: int, settings: Sequence[str], cluster: Cluster) -> Iterable[str]:
     """Take each of them away; give the rows, as they come."""
     print("nothing taken away, obtaining what is obtained once", flush=True)
-    _, said = run("", settings, "binaries", "_image_content")
+    _, said = run("", settings, "binaries", "image_content")
     if said:
         raise DmucError("obtaining what is obtained once", said)
     wholes: list[Outcome] = []

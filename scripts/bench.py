@@ -244,7 +244,7 @@ def main() -> int:
         with only_one(cluster.context), nothing_left(cluster.remove):
             print("obtaining what is obtained once", flush=True)
             with nothing_left(lambda: void(doit(settings, "clean"))):
-                doit(settings, "binaries", "_image_content")
+                doit(settings, "binaries", "image_content")
             print(table([measure(settings, cluster) for _ in range(arguments.runs)]))
 
     os.chdir(ROOT)

@@ -17,6 +17,7 @@ from tasks.core import machine, release
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.facts import HostFacts
+from tasks.core.node import Node
 from tasks.core.settings import DOC, HOST, Settings
 
 README = Path(__file__).parents[1] / "README.md"
@@ -47,7 +48,8 @@ class Case:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text(text)
         row, facts = release.find(self.settings.kubernetes), HostFacts(directory / "host")
-        return Context(self.settings, row, machine.Host(), directory / "state", facts=facts)
+        node = Node("dmuc1", machine.Host(), self.settings.address, self.settings.pod_range, directory / "state")
+        return Context(self.settings, row, [node], directory / "state", facts=facts)
 
 
 OTHERWISE = {
@@ -57,7 +59,7 @@ OTHERWISE = {
     "with `machine=host`": Case(Settings(machine=HOST)),
     "with `security=none`": Case(Settings(security="none")),
     "with `machine=host.NAME`, a free port": Case(Settings(machine=f"{HOST}.one"), decided=FREE_PORTS),
-    "with `front_door=on`": Case(Settings(front_door="on")),
+    "with `insecure_port=on`": Case(Settings(insecure_port="on")),
     "with `engine=containerd`": Case(Settings(engine="containerd")),
     "with `kubernetes=1.36` where the host has cgroup v1": Case(
         Settings(kubernetes="1.36"),
@@ -68,7 +70,7 @@ OTHERWISE = {
 COUNTED = {
     "dmuc": Case(),
     "`security=none`": Case(Settings(security="none")),
-    "`front_door=on service_account=no-mount`": Case(Settings(front_door="on", service_account="no-mount")),
+    "`insecure_port=on service_account=no-mount`": Case(Settings(insecure_port="on", service_account="no-mount")),
 }
 
 
@@ -77,7 +79,7 @@ def tasks() -> Iterator[str]:
     yield from ("| Task | What it does |", "|---|---|")
     for part in dodo.PARTS:
         for goal in part.goals():
-            if not goal.name.startswith("_"):
+            if not goal.hidden:
                 yield f"| `{goal.name}` | {goal.doc} |"
 
 
@@ -89,7 +91,7 @@ def command_lines(directory: Path) -> Iterator[str]:
     for daemon in DAEMONS:
         unwanted = daemon.unwanted(plain)
         seldom = f" Not started when {unwanted}." if unwanted else ""
-        yield f"| **`{daemon.program_name(plain)}`** | **{daemon.label}**: {daemon.doc}.{seldom} |"
+        yield f"| **`{daemon.program_name(plain)}`** | **{daemon.name}**: {daemon.doc}.{seldom} |"
         told: set[str] = set()
         for title, context in {"": plain, **others}.items():
             for text, why in flags(daemon, context).items():
@@ -121,7 +123,7 @@ def count(context: Context) -> tuple[int, int, int, int]:
     daemons = [daemon for daemon in DAEMONS if not daemon.unwanted(context)]
     given = [text for daemon in daemons for text in flags(daemon, context) if text.startswith("--")]
     files = {path for daemon in daemons for path in daemon.writes(context)} | {*kubeconfig.files(context)}
-    if not context.settings.uses_front_door:
+    if not context.settings.uses_insecure_port:
         files.discard(context.home / ".kube" / "config")  # a link
     return len(daemons), len(given), len(files), len(pki.files(context))
 

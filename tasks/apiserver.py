@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import etcd
-from .choices import secure
+from .choices import rbac_enabled
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
@@ -49,16 +49,16 @@ def flags(context: Context) -> Sequence[Flag]:
             ),
             Flag(f"--service-account-issuer={issuer}", "Issuer named in those tokens; required since 1.20."),
         ]
-    if row.insecure_port and not settings.uses_front_door:
+    if row.insecure_port and not settings.uses_insecure_port:
         why = "Turns off plain HTTP on localhost:8080, which up to 1.19 has no authentication and no authorization."
         flags.append(Flag("--insecure-port=0", why, "security"))
-    client = "apiserver-kubelet-client" if secure(context) else "admin"
+    client = "apiserver-kubelet-client" if rbac_enabled(context) else "admin"
     why = "Client certificate for requests to the kubelet (`kubectl logs` and `exec`)."
     flags += [
         Flag(f"--kubelet-client-certificate={pki / f'{client}.crt'}", why, "use"),
         Flag(f"--kubelet-client-key={pki / f'{client}.key'}", "Private key of that client certificate.", "use"),
     ]
-    if secure(context):
+    if rbac_enabled(context):
         flags += _with_rbac(pki)
     if settings.service_account == "disabled":
         why = "Pods get no ServiceAccount, and so need no token (service_account=disabled)."
@@ -66,7 +66,7 @@ def flags(context: Context) -> Sequence[Flag]:
     if settings.on_host:
         why = "Listens on localhost only; by default other hosts can connect to it over the network."
         flags.append(Flag("--bind-address=127.0.0.1", why))
-    if settings.free_ports:
+    if settings.shares_host:
         why = "A free port, because the standard one may be in use."
         flags.append(Flag(f"--secure-port={context.port(API)}", why))
     return flags
@@ -98,7 +98,7 @@ def _with_rbac(pki: Path) -> Sequence[Flag]:
 
 def _answers(context: Context) -> Answer:
     """Its clients can start: they try again by themselves. But whom it forbids too much for want of roles gives up."""
-    path = "/readyz/poststarthook/rbac/bootstrap-roles" if secure(context) else "/version"
+    path = "/readyz/poststarthook/rbac/bootstrap-roles" if rbac_enabled(context) else "/version"
     return Http(f"{{server}}{path}")(context)
 
 

@@ -6,8 +6,8 @@ The walk-through begins on a machine that has them. Each is looked for in this o
 2. on PATH, and of Kubernetes' own programs only those of the wanted release;
 3. in the cache, where 4 puts them;
 4. obtained: downloaded from the project's own release site (programs/download_sites.py), checked against a sum; where
-only Debian's packages can be had, taken from those, and Kubernetes built from Debian's source package
-(programs/build_kubernetes.py).
+only Debian's packages can be had, taken from those, and what of Kubernetes is in none of them, built from its source
+package (programs/build_kubernetes.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .core.context import Context
 from .core.errors import DmucError
 from .core.files import fingerprint, read_json, write_atomic
 from .core.goal import Goal
+from .core.machine import SYSTEM_PATH
 from .core.probe import Answer
 from .core.progress import Progress
 from .core.settings import Settings
@@ -54,7 +55,7 @@ def _named_by_user(context: Context, name: str) -> Path | None:
 
 def _on_path(name: str) -> Path | None:
     # Programs for root are not on every user's PATH.
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     return Path(found) if found else None
 
 
@@ -71,8 +72,11 @@ def _cached(context: Context, program: Program) -> list[Path]:
 
 
 def _how_cached(path: Path) -> str:
-    built = path.parent.name == build_kubernetes.DIRECTORY
-    return "built from Debian's source package" if built else "downloaded"
+    of_debian = {
+        build_kubernetes.DIRECTORY: "built from Debian's source package",
+        build_kubernetes.DIRECTORY_OF_KUBECTL: "from Debian's package kubernetes-client",
+    }
+    return of_debian.get(path.parent.name, "downloaded")
 
 
 def _fits(context: Context, program: Program, version: str) -> bool:
@@ -136,12 +140,15 @@ def _are_known(context: Context) -> Answer:
     if not programs:
         return Answer(False, "the programs that are wanted have not been looked for")
     kubernetes = [name for name in PROGRAMS if name in programs and PROGRAMS[name].of_kubernetes]
-    server = programs[kubernetes[0]]
-    own = (name for name in kubernetes if programs[name].version != server.version)
-    others = [name for name in ("etcd", "dockerd", "containerd") if name in programs]
-    with_them = ", ".join(f"{name} {programs[name].version}" for name in (*own, *others))
-    skew = "".join(f"; {line}" for line in release.skew(versions(context)))
-    return Answer(True, f"Kubernetes {server.version} ({server.how}), {with_them}{skew}")
+    said = []
+    if kubernetes:
+        server, *others = kubernetes
+        said.append(f"Kubernetes {programs[server].version} ({programs[server].how})")
+        kubernetes = [name for name in others if programs[name].version != programs[server].version]
+    told = [name for name in (*kubernetes, "etcd", "dockerd", "containerd") if name in programs]
+    said += [f"{name} {programs[name].version}" for name in told]
+    skew = release.skew(versions(context))
+    return Answer(True, "; ".join([", ".join(said), *skew]))
 
 
 def versions(context: Context) -> dict[str, str]:
@@ -171,7 +178,7 @@ def _answers(site: str) -> bool:
 def find_all(context: Context) -> dict[str, Found | None]:
     """Find each program that is wanted, without obtaining it; None for one that is nowhere. Raises as find does."""
     programs = wanted(context)
-    with ThreadPoolExecutor(len(programs)) as pool:
+    with ThreadPoolExecutor(max(len(programs), 1)) as pool:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
 
 
@@ -189,7 +196,7 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
         raise DmucError(
             f"obtaining Kubernetes {context.settings.kubernetes} ({', '.join(names)})",
             (f"{context.settings.kubernetes_site} does not answer" if asked else "obtain=debian")
-            + f", and what can be built from Debian's source package is {build_kubernetes.VERSION}.",
+            + f", and what Debian has is {build_kubernetes.VERSION}.",
             "If you have the programs: bin_dir=DIRECTORY (or kubelet_bin=PATH and so on).\n"
             "If you have a mirror of dl.k8s.io: kubernetes_site=URL (for etcd and the rest: github_site=URL).\n"
             "If another release will do: kubernetes=1.20 can be built here.",
@@ -205,14 +212,14 @@ def missing_tools(context: Context) -> list[str]:
 def _missing_packages(context: Context) -> list[str]:
     """The Debian packages that are to be installed."""
     _, others = _missing(context, find_all(context))
-    packages = {*missing_tools(context), *(program.package for program in others if program.package)}
-    if any(program.of_kubernetes for program in others):
+    packages = {*missing_tools(context), *(program.package for program in others if not program.of_kubernetes)}
+    if any(program.is_built for program in others):
         packages |= set(build_kubernetes.PACKAGES)
-    return sorted(packages)
+    return sorted(packages - {""})
 
 
 def _packages_are_there(context: Context) -> Answer:
-    if not known(context):
+    if wanted(context) and not known(context):
         # Not more than a look: what it takes to find out is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
     missing = missing_tools(context)
@@ -228,7 +235,8 @@ def _install_packages(context: Context, progress: Progress) -> None:
 
 
 PACKAGES = Goal(
-    name="_packages",
+    name="packages",
+    hidden=True,
     doc="install the missing system packages",
     holds=_packages_are_there,
     make=_install_packages,
@@ -269,8 +277,10 @@ def _obtain(context: Context, progress: Progress) -> None:
     )
     for each in downloaded:
         _check_downloaded(context, each)
-    if any(program.of_kubernetes for program in others):
+    if any(program.is_built for program in others):
         build_kubernetes.build(context.settings.cache, progress)
+    if PROGRAMS["kubectl"] in others:
+        build_kubernetes.fetch_kubectl(context.settings.cache, progress)
     if downloaded or others:
         found = find_all(context)
     lost = [name for name, program in found.items() if program is None]
@@ -318,8 +328,8 @@ BINARIES = Goal(
     holds=_are_known,
     make=_obtain,
     undo=_forget,
-    needs=("_packages",),
-    after=("_dns_wanted",),
+    needs=("packages",),
+    after=("dns_wanted",),
 )
 
 PARTS = [PACKAGES, BINARIES]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from .core.context import Context
 from .core.errors import DmucError
 from .core.release import Release, cri_of_containerd
@@ -18,24 +16,16 @@ def engine(context: Context) -> str:
     return "docker" if context.release.dockershim else "containerd"
 
 
-def secure(context: Context) -> bool:
+def rbac_enabled(context: Context) -> bool:
     """Whether each component is somebody of its own, who may do what it must and nothing else (security=rbac)."""
     if context.settings.security != "auto":
         return context.settings.security == "rbac"
-    return context.release.security == "rbac" and not context.settings.uses_front_door
+    return context.release.security == "rbac" and not context.settings.uses_insecure_port
 
 
 def wants_dns(context: Context) -> bool:
     """Whether the cluster is to have DNS: somebody has asked for it."""
     return context.decided(DNS_DECISION) == "yes"
-
-
-def kubeconfig(context: Context, who: str) -> Path:
-    """The file by which the component `who` (its program's name) knows the API server, and is known there.
-
-    With security=none everybody is the administrator.
-    """
-    return context.state / "kubeconfigs" / who if secure(context) else context.state / "kubeconfig"
 
 
 def refuse_kubelet(context: Context, its: Release, containerd: str = "") -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +15,12 @@ from . import choices
 from .core import release, settings
 from .core.cluster import Cluster
 from .core.context import Context
+from .core.errors import DmucError
 from .core.facts import HostFacts
 from .core.graph import Part, tasks
 from .core.machine import Host, Machine
 from .core.namespaces import Namespaces
+from .core.node import Node
 from .core.report import Reporter
 from .core.run import Run
 from .core.settings import Settings
@@ -42,23 +46,29 @@ def load(
     Raises DmucError when a setting is wrong.
     """
     words = settings.arguments(arguments, own_words)
-    names = {part.name.lstrip("_") for part in parts}
+    names = {part.name for part in parts}
     read = partial(settings.load, root / "cluster.toml", environment, words, programs=PROGRAMS, tasks=names)
-    chosen = read()
+    chosen = read(warn=lambda line: print(line, file=sys.stderr))
     state = _home_of_states(root, environment) / chosen.machine
     made_with = settings.remembered(state)
     chosen = read(remembered=made_with) if made_with else chosen
     run = Run()
-    machine = _machine(chosen, state, run)
-    context = Context(chosen, release.find(chosen.kubernetes), machine, state, run, facts or HostFacts())
+    node = Node(_node_name(chosen), _machine(chosen, state, run), chosen.address, chosen.pod_range, state)
+    context = Context(chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts())
+    _refuse_path(state)
     choices.refuse_what_cannot_be(context)
     behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
     return Cluster(context, parts, words, behind_dashes)
 
 
+def _node_name(settings: Settings) -> str:
+    """Return the name that the kubelet gives its node by default: the machine's host name, in small letters."""
+    return socket.gethostname().lower() if settings.on_host else settings.machine
+
+
 def _machine(settings: Settings, state: Path, run: Run) -> Machine:
     if settings.on_host:
-        return Host(settings.machine, whole=settings.free_ports, stop=run.stop)
+        return Host(settings.machine, whole=settings.shares_host, stop=run.stop)
     ranges = (settings.link_range, settings.service_range, settings.pod_range)
     return Namespaces(settings.machine, state, *ranges, DISK, KERNEL, MODULES, stop=run.stop)
 
@@ -68,6 +78,15 @@ def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
     if os.access(var if var.exists() else root, os.W_OK, effective_ids=True):
         return var
     return Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "dmuc"
+
+
+def _refuse_path(state: Path) -> None:
+    """Raise DmucError when what is written about this directory would mean another one."""
+    why = "PATH cannot have a directory with a colon in its name." if ":" in str(state) else ""
+    if os.fsencode(state) != str(state).encode("utf-8", "replace"):
+        why = "Its name is not UTF-8, or this locale is not: configuration files are."
+    if why:
+        raise DmucError(f"keeping the cluster's state in {state}", why, "Use a checkout in another directory.")
 
 
 def doit_namespace(cluster: Cluster) -> dict[str, Any]:

@@ -79,7 +79,7 @@ CONTAINER_ENGINE = Daemon(
     program=lambda context: _daemon(context).program_name(context),
     tools=lambda context: resolve(_daemon(context).tools, context),
     flags=lambda context: _daemon(context).flags(context),
-    needs=("machine", "binaries", "_upstream"),
+    needs=("machine", "binaries", "upstream"),
     # Another engine ends all containers: it comes when the kubelet does.
     after=lambda context: upgrade.first(context, "controller_manager", "scheduler"),
     ready=Chosen(lambda context: _daemon(context).ready),

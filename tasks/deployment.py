@@ -55,7 +55,7 @@ DEPLOYMENT = Goal(
     undo=_delete,
     needs=("apiserver", "kubeconfig"),
     # A Pod that is made before there is a token or a node waits out a back-off of 1 to 10 s.
-    after=("_schedulable", "service_account"),
+    after=("schedulable", "service_account"),
 )
 
 PARTS = [DEPLOYMENT]

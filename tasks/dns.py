@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from . import binaries, etcd
-from .choices import DNS_DECISION, kubeconfig, secure, wants_dns
+from .api_client import administrators
+from .choices import DNS_DECISION, rbac_enabled, wants_dns
 from .core import api, settings
 from .core.api import RBAC_GROUP
 from .core.context import Context
@@ -67,11 +68,19 @@ def _want(context: Context, progress: Progress) -> None:
 
 
 WANTED = Goal(
-    name="_dns_wanted", doc="remember that CoreDNS is requested, and find the program", holds=_is_wanted, make=_want
+    name="dns_wanted",
+    hidden=True,
+    doc="remember that CoreDNS is requested, and find the program",
+    holds=_is_wanted,
+    make=_want,
 )
 
 
 # The daemon
+
+
+def _kubeconfig(context: Context) -> Path:
+    return context.state / "kubeconfigs" / "coredns" if rbac_enabled(context) else administrators(context)
 
 
 def _corefile(context: Context) -> Path:
@@ -82,7 +91,7 @@ def _files(context: Context) -> Mapping[Path, str]:
     # https://coredns.io/plugins/kubernetes/ . Other names than the cluster's nobody here knows: there is no way out.
     without = "" if context.release_of("kube-apiserver").endpoint_slices else "\n        noendpoints"
     # A Corefile has no quotes for some paths. CoreDNS puts in what its environment says, as it is: see Context.home.
-    file = f"{{$HOME}}/../{kubeconfig(context, 'coredns').relative_to(context.state)}"
+    file = f"{{$HOME}}/../{_kubeconfig(context).relative_to(context.state)}"
     text = f"""\
 .:53 {{
     bind {context.settings.address}
@@ -122,21 +131,22 @@ _BINDING = {
 
 
 def _allow(context: Context) -> None:
-    for manifest in (_ROLE, _BINDING) if secure(context) else ():
+    for manifest in (_ROLE, _BINDING) if rbac_enabled(context) else ():
         api.create(context, manifest)
 
 
 COREDNS = Daemon(
-    name="_coredns",
+    name="coredns",
+    hidden=True,
     doc="start CoreDNS, the DNS server for the names of Services",
     program="coredns",
     flags=flags,
-    needs=("_dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
+    needs=("dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
     ready=Http("http://127.0.0.1:8181/ready", expect="OK"),
     unwanted=lambda context: "" if wants_dns(context) else "`doit dns` has not been run",
     prepare=_allow,
     writes=_files,
-    reads=lambda context: [kubeconfig(context, "coredns"), etcd.identity(context)],
+    reads=lambda context: [_kubeconfig(context), etcd.identity(context)],
     needs_root=True,
     causes={"bind: address already in use": "Another process uses port 53: `ss -lunp` in the machine shows which."},
 )
@@ -207,7 +217,7 @@ DNS = Goal(
     holds=_resolves,
     make=_make,
     undo=_undo,
-    needs=("_coredns", "controller_manager", "kubelet", "kube_proxy"),
+    needs=("coredns", "controller_manager", "kubelet", "kube_proxy"),
 )
 
 PARTS: list[Part] = [WANTED, COREDNS, DNS]

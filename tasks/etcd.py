@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from .choices import secure
+from .choices import rbac_enabled
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.files import write_atomic
@@ -24,17 +24,17 @@ PORT = Port("etcd", 2379)
 
 def url(context: Context) -> str:
     """Where the API server finds it."""
-    return f"http{'s' if secure(context) else ''}://127.0.0.1:{context.port(PORT)}"
+    return f"http{'s' if rbac_enabled(context) else ''}://127.0.0.1:{context.port(PORT)}"
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    if not secure(context) and not context.settings.free_ports:
+    if not rbac_enabled(context) and not context.settings.shares_host:
         return ()
     free = "A free port, because the standard one may be in use."
     flags = [
         Flag(
-            f"--listen-client-urls={url(context)}", free if context.settings.free_ports else "Serves clients over TLS."
+            f"--listen-client-urls={url(context)}", free if context.settings.shares_host else "Serves clients over TLS."
         ),
         Flag(
             f"--advertise-client-urls={url(context)}",
@@ -46,7 +46,7 @@ def flags(context: Context) -> Sequence[Flag]:
             "security",
         ),
     ]
-    if secure(context):
+    if rbac_enabled(context):
         flags += [
             Flag(f"--cert-file={context.pki / 'etcd.crt'}", "Serving certificate of etcd."),
             Flag(f"--key-file={context.pki / 'etcd.key'}", "Private key of the serving certificate."),
@@ -87,7 +87,7 @@ ETCD = Daemon(
     program="etcd",
     ports=(PORT,),
     flags=flags,
-    needs=lambda context: ("machine", "binaries", *(["pki"] if secure(context) else [])),
+    needs=lambda context: ("machine", "binaries", *(["pki"] if rbac_enabled(context) else [])),
     answers=Tcp(PORT),  # the API server can start: it waits for the rest by itself
     ready=_is_healthy,
     reads=lambda context: files_of(flags(context)),

@@ -42,7 +42,7 @@ IMAGES = Goal(
     holds=_are_there,
     make=_pull,
     undo=_remove,
-    needs=("container_engine", "_registry", "_pull_through"),
+    needs=("container_engine", "registry", "pull_through"),
 )
 
 PARTS: list[Part] = [*REGISTRY_PARTS, IMAGES]

@@ -1,28 +1,28 @@
-"""The kubeconfig: where the API server is, and who we are. It is the administrator's, and so yours.
+"""The kubeconfig: the address of the API server, and a client certificate. It is the administrator's, and so yours.
 
 With security=rbac each component has one of its own; with security=none every component reads this one file.
 
-The slide writes `~/.kube/config` with three `kubectl config` commands. This is the same file with the CA and the
+The walk-through writes `~/.kube/config` with three `kubectl config` commands. This is the same file with the CA and the
 administrator's certificate inside, so that it can be copied anywhere; in the machine `~/.kube/config` is a link to it.
-With front_door=on, `~/.kube/config` is the slide's own, for the components, and whoever types in the machine.
+With insecure_port=on, `~/.kube/config` is the walk-through's own: for the components, and for kubectl in the machine.
 """
 
 from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
-from . import choices, front_door
-from .choices import secure, wants_dns
+from .api_client import INSECURE_URL, administrators, in_home
+from .choices import rbac_enabled, wants_dns
 from .core.context import Context
 from .core.files import quoted, write_atomic
 from .core.goal import Goal
+from .core.node import Node
 from .core.probe import Answer
 from .core.progress import Progress
 
-COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")  # as their certificates are called
+CONTROL_PLANE = ("kube-controller-manager", "kube-scheduler")  # as their certificates are called
 
 
 def text(context: Context, who: str = "admin", namespace: str = "") -> str:
@@ -59,8 +59,8 @@ users:
 """
 
 
-# What the slide's `kubectl config` commands write, without what means nothing.
-_SLIDE = f"""\
+# What the walk-through's `kubectl config` commands write, without what means nothing.
+_WITHOUT_KEYS = f"""\
 apiVersion: v1
 kind: Config
 current-context: localhost
@@ -71,54 +71,50 @@ contexts:
 clusters:
 - name: localhost
   cluster:
-    server: {front_door.URL}
+    server: {INSECURE_URL}
 """
 
 
-def path(context: Context) -> Path:
-    """Where it is: any kubectl on the host works with it, too."""
-    return context.state / "kubeconfig"
-
-
-def for_component(context: Context, who: str) -> Path:
-    """The one that the component `who` (its program's name) is given."""
-    return _in_home(context) if context.settings.uses_front_door else choices.kubeconfig(context, who)
-
-
 def files(context: Context) -> list[Path]:
-    """Every file that is written."""
-    return [path(context), *(choices.kubeconfig(context, who) for who in _own(context)), _in_home(context)]
+    """Return every file that is written."""
+    return [administrators(context), *_own(context), in_home(context)]
 
 
-def _own(context: Context) -> Sequence[str]:
-    """Who has one of its own."""
-    return (*COMPONENTS, *(["coredns"] if wants_dns(context) else [])) if secure(context) else ()
+def _own(context: Context) -> dict[Path, str]:
+    """Return the kubeconfig of each component that has its own, with the name of the certificate in it."""
+    if not rbac_enabled(context):
+        return {}
+    control_plane = (*CONTROL_PLANE, *(["coredns"] if wants_dns(context) else []))
+    own = {context.state / "kubeconfigs" / who: who for who in control_plane}
+    for node in context.nodes:
+        own |= {node.state / "kubeconfigs" / who: certificate for who, certificate in _of_node(node).items()}
+    return own
+
+
+def _of_node(node: Node) -> dict[str, str]:
+    return {"kube-proxy": "kube-proxy", "kubelet": f"{node.prefix}kubelet"}
 
 
 def _wanted(context: Context) -> dict[Path, str]:
-    """Every file that holds a certificate, with its content. Raises FileNotFoundError, as `text` does."""
-    own = {choices.kubeconfig(context, who): text(context, who) for who in _own(context)}
-    return {path(context): text(context), **own}
-
-
-def _in_home(context: Context) -> Path:
-    return context.home / ".kube" / "config"
+    """Return every file that holds a certificate, with its content. Raises FileNotFoundError, as `text` does."""
+    own = {file: text(context, certificate) for file, certificate in _own(context).items()}
+    return {administrators(context): text(context), **own}
 
 
 def _is_written(context: Context) -> Answer:
-    home = _in_home(context)
+    home = in_home(context)
     try:
         wrong = [file for file, text in _wanted(context).items() if file.read_text("utf-8") != text]
-        if context.settings.uses_front_door:
-            right = not home.is_symlink() and _server(home.read_text("utf-8")) == front_door.URL
+        if context.settings.uses_insecure_port:
+            right = not home.is_symlink() and _server(home.read_text("utf-8")) == INSECURE_URL
         else:
-            right = home.resolve() == path(context).resolve()
+            right = home.resolve() == administrators(context).resolve()
     except FileNotFoundError as error:
         return Answer(False, f"{error.filename} is not there")
     wrong += [] if right else [home]
     if wrong:
         return Answer(False, f"{wrong[0]} is not as wanted")
-    return Answer(True, shlex.join(["kubectl", "--kubeconfig", str(path(context))]))
+    return Answer(True, shlex.join(["kubectl", "--kubeconfig", str(administrators(context))]))
 
 
 def _server(text: str) -> str:
@@ -139,10 +135,10 @@ def _write(context: Context, progress: Progress) -> None:
         write(file, content)
     if _is_written(context):  # the one at home is as it must be, whoever wrote it
         return
-    home = _in_home(context)
+    home = in_home(context)
     home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if context.settings.uses_front_door:
-        write_atomic(home, _SLIDE)  # also in the place of a link
+    if context.settings.uses_insecure_port:
+        write_atomic(home, _WITHOUT_KEYS)  # also in the place of a link
     else:
         home.unlink(missing_ok=True)
         home.symlink_to(Path("../../kubeconfig"))
@@ -155,10 +151,11 @@ def write(file: Path, content: str) -> None:
 
 
 def _remove(context: Context) -> None:
-    for who in (*COMPONENTS, "coredns"):
-        (context.state / "kubeconfigs" / who).unlink(missing_ok=True)
-    path(context).unlink(missing_ok=True)
-    _in_home(context).unlink(missing_ok=True)
+    for node in context.nodes:
+        for who in (*CONTROL_PLANE, "coredns", *_of_node(node)):
+            (node.state / "kubeconfigs" / who).unlink(missing_ok=True)
+    administrators(context).unlink(missing_ok=True)
+    in_home(context).unlink(missing_ok=True)
 
 
 KUBECONFIG = Goal(

@@ -5,17 +5,16 @@ Without a kubeconfig it starts, but stands alone; on the slide it is `kubelet --
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import dns, etcd, front_door, kubeconfig, upgrade
-from .choices import engine, secure
+from . import api_client, dns, upgrade
+from .choices import engine, rbac_enabled
 from .core import api, iptables
 from .core.context import Context
-from .core.daemon import Daemon, Flag, files_of
+from .core.daemon import Daemon, Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
@@ -24,16 +23,11 @@ from .core.progress import Progress
 from .core.release import CONTAINERD_SOCKET
 
 
-def node_name(context: Context) -> str:
-    """The node's name: the machine's host name, in small letters."""
-    return socket.gethostname().lower() if context.settings.on_host else context.settings.machine
-
-
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
     why = "Address of the API server; without a kubeconfig the kubelet runs in standalone mode."
-    flags = [Flag(f"--kubeconfig={kubeconfig.for_component(context, 'kubelet')}", why)]
-    if not context.settings.uses_front_door:
+    flags = [Flag(f"--kubeconfig={api_client.kubeconfig(context, 'kubelet')}", why)]
+    if not context.settings.uses_insecure_port:
         flags += [
             Flag(
                 f"--client-ca-file={context.pki / 'ca.crt'}",
@@ -57,7 +51,7 @@ def flags(context: Context) -> Sequence[Flag]:
                 "isolation",
             ),
         ]
-    if secure(context):
+    if rbac_enabled(context):
         flags += [
             Flag(
                 "--authorization-mode=Webhook",
@@ -65,12 +59,12 @@ def flags(context: Context) -> Sequence[Flag]:
                 "security",
             ),
             Flag(
-                f"--tls-cert-file={context.pki / 'kubelet-server.crt'}",
+                f"--tls-cert-file={context.pki / context.node.prefix / 'kubelet-server.crt'}",
                 "Serving certificate that the API server can verify; the default is self-signed.",
                 "use",
             ),
             Flag(
-                f"--tls-private-key-file={context.pki / 'kubelet-server.key'}",
+                f"--tls-private-key-file={context.pki / context.node.prefix / 'kubelet-server.key'}",
                 "Private key of the serving certificate.",
                 "use",
             ),
@@ -108,22 +102,20 @@ def _manifest(context: Context) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node_name(context), "labels": {"kubernetes.io/hostname": node_name(context)}},
+        "metadata": {"name": context.node.name, "labels": {"kubernetes.io/hostname": context.node.name}},
         "status": {"capacity": {"pods": "110"}},  # kubelet 1.20 cannot take over a Node without any
     }
 
 
 def _path(context: Context) -> str:
-    return f"/api/v1/nodes/{node_name(context)}"
+    return f"/api/v1/nodes/{context.node.name}"
 
 
 def _has_registered(context: Context) -> Answer:
     def judge(node: Any) -> Answer:
         addresses = {a["type"]: a["address"] for a in node["status"].get("addresses", [])}
         address = addresses.get("InternalIP")
-        return Answer(
-            bool(address), f"node {node_name(context)} has the address {address}" if address else "no address"
-        )
+        return Answer(bool(address), f"node {context.node.name} has the address {address}" if address else "no address")
 
     return ask_api(context, _path(context), judge)
 
@@ -137,17 +129,17 @@ def _node_is_ready(context: Context) -> Answer:
             if condition["type"] == "Ready":
                 seen = datetime.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
                 if seen.timestamp() < int(begun):
-                    return Answer(False, f"node {node_name(context)}: its state is from before this kubelet started")
-                why = f"node {node_name(context)} is {'Ready' if condition['status'] == 'True' else 'not Ready'}"
+                    return Answer(False, f"node {context.node.name}: its state is from before this kubelet started")
+                why = f"node {context.node.name} is {'Ready' if condition['status'] == 'True' else 'not Ready'}"
                 return Answer(condition["status"] == "True", f"{why}: {condition['message']}")
-        return Answer(False, f"node {node_name(context)} has not said how it is")
+        return Answer(False, f"node {context.node.name} has not said how it is")
 
     return ask_api(context, _path(context), judge)
 
 
 def _keeps(context: Context) -> Sequence[Path]:
     places = [Path("/var/lib/kubelet"), Path("/var/lib/dockershim"), Path("/var/log/pods"), Path("/var/log/containers")]
-    return places if context.settings.on_host else [context.state / "kubelet"]
+    return places if context.settings.on_host else [context.node.state / "kubelet"]
 
 
 def _take_back(context: Context) -> None:
@@ -161,12 +153,12 @@ KUBELET = Daemon(
     doc="start the kubelet, which registers the machine as a node and runs its Pods",
     program="kubelet",
     flags=flags,
-    needs=lambda context: (*front_door.needs(context), "kubeconfig", "container_engine"),
-    after=lambda context: ("images", "__coredns", *upgrade.first(context, "controller_manager", "scheduler")),
+    needs=lambda context: (*api_client.needs(context), "kubeconfig", "container_engine"),
+    after=lambda context: ("images", "coredns:started", *upgrade.first(context, "controller_manager", "scheduler")),
     answers=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,
-    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
+    reads=lambda context: api_client.reads(context, flags(context)),
     take_back=_take_back,
     keeps=_keeps,
     needs_root=True,
@@ -185,7 +177,7 @@ KUBELET = Daemon(
 def _is_schedulable(context: Context) -> Answer:
     def judge(node: Any) -> Answer:
         taints = [t["key"] for t in node["spec"].get("taints", []) if t["effect"] != "PreferNoSchedule"]
-        name = node_name(context)
+        name = context.node.name
         return Answer(
             not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} takes Pods"
         )
@@ -200,7 +192,8 @@ def _await_schedulable(context: Context, progress: Progress) -> None:
 
 # A new node has the taint not-ready until the controller manager has seen it Ready, and no Pod is scheduled before.
 SCHEDULABLE = Goal(
-    name="_schedulable",
+    name="schedulable",
+    hidden=True,
     doc="wait until Pods can be scheduled on the node",
     holds=_is_schedulable,
     make=_await_schedulable,

@@ -34,7 +34,7 @@ MODULES = ("nf_conntrack",)  # which has the last two
 
 def _is_on(context: Context) -> Answer:
     down = context.machine.down()
-    return Answer(down is None, down or f"{context.machine.name} has the address {context.settings.address}")
+    return Answer(down is None, down or f"{context.machine.name} has the address {context.node.address}")
 
 
 def _power_on(context: Context, progress: Progress) -> None:
@@ -47,7 +47,7 @@ MACHINE = Goal(
     holds=_is_on,
     make=_power_on,
     undo=lambda context: context.machine.power_off(),
-    needs=("_packages",),
+    needs=("packages",),
 )
 
 PARTS = [MACHINE]

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .choices import secure, wants_dns
+from .choices import rbac_enabled, wants_dns
 from .core import certificates
 from .core.certificates import Certificate, KeyPair
 from .core.context import Context
 from .core.goal import Goal
+from .core.node import Node
 from .core.probe import Answer
 from .core.progress import Progress
-from .kubelet import node_name
 
 MASTERS = "system:masters"  # may do everything, whatever the API server's authorization mode
 
@@ -33,7 +33,7 @@ def server_names(context: Context) -> list[str]:
 
 def everything(context: Context) -> Sequence[Certificate | KeyPair]:
     """What there is to make."""
-    return [*_always(context), *(_with_rbac(context) if secure(context) else ())]
+    return [*_always(context), *(_with_rbac(context) if rbac_enabled(context) else ())]
 
 
 def files(context: Context) -> list[str]:
@@ -50,9 +50,16 @@ def _always(context: Context) -> Sequence[Certificate | KeyPair]:
     ]
 
 
-def _with_rbac(context: Context) -> Sequence[Certificate]:
-    node = node_name(context)
+def _of_node(node: Node) -> Sequence[Certificate]:
+    name = f"system:node:{node.name}"
+    return [
+        Certificate(f"{node.prefix}kubelet", "ca", name, "system:nodes", client=True),
+        # Serving certificate, for the API server's requests for logs and `kubectl exec`.
+        Certificate(f"{node.prefix}kubelet-server", "ca", name, server=[node.name, node.address]),
+    ]
 
+
+def _with_rbac(context: Context) -> Sequence[Certificate]:
     def component(name: str, common_name: str = "", group: str = "") -> Certificate:
         return Certificate(name, "ca", common_name or f"system:{name}", group, client=True)
 
@@ -60,10 +67,8 @@ def _with_rbac(context: Context) -> Sequence[Certificate]:
         component("kube-controller-manager"),
         component("kube-scheduler"),
         component("kube-proxy"),
-        component("kubelet", f"system:node:{node}", "system:nodes"),
+        *(certificate for node in context.nodes for certificate in _of_node(node)),
         *([component("coredns")] if wants_dns(context) else []),
-        # Whom the API server asks for logs and for `kubectl exec`, and who it is there.
-        Certificate("kubelet-server", "ca", f"system:node:{node}", server=[node, context.settings.address]),
         component("apiserver-kubelet-client", "kube-apiserver-kubelet-client", MASTERS),
         # etcd asks no more than whether its CA has signed: so this CA signs for nobody else.
         Certificate("etcd-ca", "etcd-ca", "dmuc-etcd"),
@@ -97,7 +102,7 @@ PKI = Goal(
     doc="create keys and certificates, signed by a CA of the cluster's own",
     holds=_are_made,
     make=_make,
-    after=("_dns_wanted",),
+    after=("dns_wanted",),
     undo=lambda context: certificates.remove(context.pki, [*_always(context), *_with_rbac(context)]),
 )
 

@@ -4,7 +4,7 @@
 registry there must be, and the engine is told of it as its mirror. Two can be running, both Debian's
 `docker-registry`:
 
-- `registry`, in the machine, always: the images that are made from Debian's packages (image_content.py);
+- `registry`, in the machine, always: the images that are made from Debian's packages (image_files/recipes.py);
 - `pull_through`, on the host at its end of the link, where another registry can be reached: it fetches from there
   what it is asked for, and keeps it in the cache. The machine itself needs no way out for that.
 """
@@ -68,7 +68,8 @@ def _decide(context: Context, progress: Progress) -> None:
 
 
 UPSTREAM = Goal(
-    name="_upstream",
+    name="upstream",
+    hidden=True,
     doc="find out whether an upstream registry can be reached",
     holds=_is_decided,
     make=_decide,
@@ -85,7 +86,8 @@ def _build(context: Context, progress: Progress) -> None:
 
 
 CONTENT = Goal(
-    name="_image_content",
+    name="image_content",
+    hidden=True,
     doc="build the images from Debian's packages",
     holds=_is_built,
     make=_build,
@@ -94,18 +96,19 @@ CONTENT = Goal(
 
 def _local_files(context: Context) -> Mapping[Path, str]:
     config = registry_config(registry_root(context.settings.cache), LOCAL, None)
-    return {context.state / "registry.yml": config}
+    return {context.node.state / "registry.yml": config}
 
 
 REGISTRY = Daemon(
-    name="_registry",
+    name="registry",
+    hidden=True,
     doc="start the registry that serves the images built by dmuc",
     program="docker-registry",
     flags=lambda context: (
         Flag("serve", "Subcommand of docker-registry: run the registry."),
-        Flag(str(context.state / "registry.yml"), "Configuration file: the address and the directory to serve."),
+        Flag(str(context.node.state / "registry.yml"), "Configuration file: the address and the directory to serve."),
     ),
-    needs=("machine", "binaries", "_image_content"),
+    needs=("machine", "binaries", "image_content"),
     ready=Http(f"http://{LOCAL}/v2/"),
     writes=_local_files,
 )
@@ -124,14 +127,15 @@ def _answers_on_host(context: Context) -> Answer:
 
 
 PULL_THROUGH = Daemon(
-    name="_pull_through",
+    name="pull_through",
+    hidden=True,
     doc="start the pull-through cache of the upstream registry",
     program="docker-registry",
     flags=lambda context: (
         Flag("serve", "Subcommand of docker-registry: run the registry."),
         Flag(str(context.state / "pull-through.yml"), "Configuration file: the address and the upstream registry."),
     ),
-    needs=("machine", "binaries", "_upstream"),
+    needs=("machine", "binaries", "upstream"),
     place=lambda context: Host(),
     unwanted=lambda context: "" if upstream(context) else "no upstream registry can be reached",
     ready=_answers_on_host,

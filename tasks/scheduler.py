@@ -8,36 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import etcd, upgrade
+from . import api_client, upgrade
 from .core import api
 from .core.context import Context
-from .core.daemon import Daemon, Flag, files_of
+from .core.daemon import Daemon, Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.ports import Port
 from .core.probe import Answer, Http, ask_api, wait_or_fail
 from .core.progress import Progress
-from .front_door import needs, way_in
-from .kubelet import node_name
 
 PORT = Port("scheduler", 10259)
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags = [way_in(context, "kube-scheduler")]
-    if not context.settings.uses_front_door:
-        why = "Single instance: skips waiting up to 15 s for the old lease after a restart."
-        flags.append(Flag("--leader-elect=false", why, "speed"))
-    if context.settings.on_host:
-        why = "Listens on localhost only; by default other hosts can connect to it over the network."
-        flags.append(Flag("--bind-address=127.0.0.1", why))
-        if context.release_of("kube-scheduler").scheduler_http:
-            flags.append(Flag("--port=0", "Closes the second port, which serves plain HTTP."))
-    if context.settings.free_ports:
-        why = "A free port, because the standard one may be in use."
-        flags.append(Flag(f"--secure-port={context.port(PORT)}", why))
-    return flags
+    flags = [api_client.flag(context, "kube-scheduler")]
+    also_http = context.release_of("kube-scheduler").scheduler_http
+    return [*flags, *api_client.server_flags(context, PORT, also_http=also_http)]
 
 
 SCHEDULER = Daemon(
@@ -46,10 +34,10 @@ SCHEDULER = Daemon(
     program="kube-scheduler",
     ports=(PORT,),
     flags=flags,
-    needs=needs,
+    needs=api_client.needs,
     after=lambda context: upgrade.first(context, "apiserver"),
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
-    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
+    reads=lambda context: api_client.reads(context, flags(context)),
     unwanted=lambda context: "" if context.settings.scheduling == "scheduler" else "scheduling=manual",
 )
 
@@ -82,7 +70,7 @@ def _bind(context: Context, progress: Progress) -> None:
 
     deadline = context.settings.deadline_of("scheduler")
     wait_or_fail(context, some, deadline=deadline, progress=progress, tried="waiting for a Pod that has no node")
-    node = node_name(context)
+    node = context.node.name
     for pod in _homeless(context)[1]:
         progress.note(f"binding {pod} to {node}")
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
@@ -91,11 +79,12 @@ def _bind(context: Context, progress: Progress) -> None:
 
 
 BINDING = Goal(
-    name="_binding",
+    name="binding",
+    hidden=True,
     doc="assign a node to every Pod by hand, with a Binding, if scheduling=manual",
     holds=_all_are_bound,
     make=_bind,
-    needs=("deployment", "service_account", "_schedulable"),
+    needs=("deployment", "service_account", "schedulable"),
 )
 
 PARTS: list[Part] = [SCHEDULER, BINDING]

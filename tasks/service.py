@@ -79,7 +79,7 @@ SERVICE_REACHABLE = Goal(
     make=_await_answer,
     needs=(
         *("service", "service_account", "controller_manager", "images"),
-        *("kubelet", "_schedulable", "scheduler", "_binding", "kube_proxy"),
+        *("kubelet", "schedulable", "scheduler", "binding", "kube_proxy"),
     ),
 )
 

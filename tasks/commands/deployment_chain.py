@@ -17,7 +17,7 @@ from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.http_client import request
 from ..core.probe import Answer, Tcp, ask_api
-from ..kubelet import SCHEDULABLE, node_name
+from ..kubelet import SCHEDULABLE
 from ..service_account import SERVICE_ACCOUNT
 from .diagnosis import Finding, Link, broken, unknown, waits, works
 from .trace import has_rules, known_to_rules
@@ -199,7 +199,7 @@ class Followed:
         return works(answer.why) if answer else broken(answer.why, "scripts/doit service_account")
 
     def _node(self) -> Finding:
-        answer, name = SCHEDULABLE.holds(self.context), node_name(self.context)
+        answer, name = SCHEDULABLE.holds(self.context), self.context.node.name
         taints = re.search(r"taint (.*)", answer.why)
         passing = "not-ready" in answer.why or "unreachable" in answer.why  # the controller manager takes them away
         if answer or not taints or passing:
@@ -221,7 +221,7 @@ class Followed:
             say = waits if soon else broken
             return say(f"{name} has no node, says the scheduler: {decision}", self._kubectl("describe", "pod", name))
         why = f"{name} is Pending without a condition PodScheduled: nobody has decided on its node"
-        return broken(why, "scripts/doit _binding") if self.context.settings.scheduling == "manual" else waits(why)
+        return broken(why, "scripts/doit binding") if self.context.settings.scheduling == "manual" else waits(why)
 
     def _container(self) -> Finding:
         for pod in self._pods:

@@ -100,7 +100,7 @@ def goal(goal: Goal, context: Context, means: str = "", *, quiet: bool = False) 
         return (works if answer else broken)(answer.why)
 
     do = f"scripts/doit {goal.name}"
-    return Link(_label(goal.name), check, do, _needs(goal, context), means=means, part=True, quiet=quiet)
+    return Link(goal.name, check, do, _needs(goal, context), means=means, part=True, quiet=quiet)
 
 
 def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
@@ -118,15 +118,11 @@ def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
         return broken(f"{running.why}: {ready.why}")
 
     do = f"scripts/doit {daemon.name}"
-    return Link(daemon.label, check, do, _needs(daemon, context), means=means, part=True)
+    return Link(daemon.name, check, do, _needs(daemon, context), means=means, part=True)
 
 
 def _needs(part: Goal | Daemon, context: Context) -> Sequence[str]:
-    return [_label(name) for name in resolve(part.needs, context)]
-
-
-def _label(name: str) -> str:
-    return name.lstrip("_")
+    return resolve(part.needs, context)
 
 
 def last_words(daemon: Daemon, context: Context) -> str:

@@ -8,6 +8,7 @@ import sys
 from doit.exceptions import InvalidCommand
 
 from .. import kubeconfig
+from ..api_client import administrators
 from ..apiserver import APISERVER
 from ..core.cluster import Cluster
 from ..core.context import Context
@@ -39,7 +40,7 @@ class Env(Command):
             error = DmucError("telling how the cluster is used", seen, f"Run: scripts/doit {machine}apiserver")
             print(f"✗ {error}", file=sys.stderr)
             return 1
-        file, text = kubeconfig.path(context), kubeconfig.text(context)
+        file, text = administrators(context), kubeconfig.text(context)
         if not file.exists() or file.read_text("utf-8") != text:  # the API server alone does not need it
             kubeconfig.write(file, text)
         for name, value in variables(context).items():
@@ -50,7 +51,7 @@ class Env(Command):
 def variables(context: Context) -> dict[str, str]:
     """Give the variables: kubectl's and every client library's, envtest's, and ours."""
     found = {
-        "KUBECONFIG": str(kubeconfig.path(context)),
+        "KUBECONFIG": str(administrators(context)),
         "KUBEBUILDER_ASSETS": str(context.bin),  # has etcd, kube-apiserver and kubectl
     }
     return found | ({"DMUC_MACHINE": context.settings.machine} if _is_said(context) else {})

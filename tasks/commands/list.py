@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from doit.cmd_list import List as DoitList
 
 from .base import EndsQuietly
 
 
 class List(EndsQuietly, DoitList):  # type: ignore[misc]
-    """doit's `list`."""
+    """doit's `list`; what is only a means to an end is in it with --all."""
+
+    def _list_all(self, include_subtasks: bool) -> Any:
+        tasks = super()._list_all(include_subtasks)
+        return [task for task in tasks if include_subtasks or not (task.meta or {}).get("hidden")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
 
     def setup(self, opt_values: Any) -> None:
         """Put the cluster together; end the program with a message when the settings are wrong."""
+        for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is printed as a question mark
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
         try:
             self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS)
         except DmucError as error:

@@ -46,7 +46,7 @@ def _told(cluster: Cluster, *words: str) -> str:
     context, found = cluster.context, []
     for daemon in cluster.daemons:
         if not daemon.unwanted(context):
-            found += [f"{daemon.label} {said}" for said in _said_to(daemon, context, words)]
+            found += [f"{daemon.name} {said}" for said in _said_to(daemon, context, words)]
     return "; ".join(found)
 
 
@@ -70,7 +70,7 @@ def _said_to(daemon: Daemon, context: Context, words: tuple[str, ...]) -> Iterat
 
 def _rights(cluster: Cluster) -> Iterator[Row]:
     who = "yes" if is_root() else f"no: uid {os.geteuid()}"
-    if cluster.context.settings.free_ports:
+    if cluster.context.settings.shares_host:
         does = "all up to the scheduler runs, which takes none; the rest takes a machine of its own, and root"
         yield Row("root", who, does, State.FINE if is_root() else State.ADAPTED)
         return
@@ -133,7 +133,7 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
     context, version = cluster.context, cluster.context.facts.cgroup_version
     controllers = cluster.context.facts.cgroup_controllers
     lacking = sorted(_CONTROLLERS["v2" if version == "v2" else "v1"] - controllers)
-    if context.settings.free_ports:
+    if context.settings.shares_host:
         return
     if lacking:
         found = f"{version or 'none mounted'}, without {', '.join(lacking)} (/proc/self/mountinfo, cgroup.controllers)"
@@ -195,7 +195,7 @@ def _resources(cluster: Cluster) -> Iterator[Row]:
 
 def _packets(cluster: Cluster) -> Iterator[Row]:
     context, mode = cluster.context, cluster.context.settings.proxy_mode
-    if context.settings.free_ports:
+    if context.settings.shares_host:
         return
     kind, version = cluster.context.facts.iptables
     other = {"nft": "legacy", "legacy": "nft"}.get(kind, "")
@@ -257,10 +257,10 @@ def _addresses(cluster: Cluster) -> Iterator[Row]:
         for path in daemon.in_the_way(context) if is_root() else ():
             do = f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away."
             yield Row("directories", f"{path} is there already, and not from here", "", State.IMPOSSIBLE, do)
-    if context.settings.free_ports:
+    if context.settings.shares_host:
         yield Row("ports", "beside others", "free ones are chosen for all that listens", State.ADAPTED)
         return
-    ports = {p.standard: d.label for d in cluster.daemons if d.label not in running for p in d.ports}
+    ports = {p.standard: d.name for d in cluster.daemons if d.name not in running for p in d.ports}
     taken = [f"{number} ({label})" for number, label in ports.items() if not is_free(number)]
     if taken:
         yield Row("ports", f"taken: {', '.join(taken)}", "", State.IMPOSSIBLE, "See whose they are: ss -ltnp. End it.")
@@ -309,8 +309,10 @@ def _to_be_obtained(context: Context, name: str) -> Row:
     if program.project and settings.obtain != "debian":
         ways.append(f"downloaded from {getattr(settings, program.project.site)}")
     if debian.available() and (settings.obtain != "download" or not program.project):
-        if program.of_kubernetes and release.fits(settings.kubernetes, build_kubernetes.VERSION):
-            ways.append("built from Debian's source package, which takes about 4 minutes")
+        if program.of_kubernetes:
+            if release.fits(settings.kubernetes, build_kubernetes.VERSION):
+                built = "built from Debian's source package, which takes about 4 minutes"
+                ways.append(built if program.is_built else f"taken from Debian's package {program.package}")
         elif program.package and is_root():
             ways.append(f"installed with Debian's package {program.package}")
     if not ways:
@@ -336,11 +338,11 @@ def _chosen(cluster: Cluster) -> Iterator[Row]:
     yield Row("engine", choices.engine(context), speaks if settings.engine == "auto" else f"engine={settings.engine}")
     if settings.security != "auto":
         why = f"security={settings.security}"
-    elif settings.uses_front_door:
-        why = "front_door=on: whoever comes through it is the administrator"
+    elif settings.uses_insecure_port:
+        why = "insecure_port=on: whoever comes through it is the administrator"
     else:
         why = f"the default of {row.minor}"
-    yield Row("security", "rbac" if choices.secure(context) else "none", why)
+    yield Row("security", "rbac" if choices.rbac_enabled(context) else "none", why)
 
 
 class Preflight(Command):

@@ -49,14 +49,14 @@ def show(cluster: Cluster) -> int:
         table.add_column(heading, no_wrap=heading != "STATE")
     all_ready = down is None
     for daemon in cluster.daemons:
-        if daemon.unwanted(context) or (context.settings.free_ports and daemon.needs_root):
+        if daemon.unwanted(context) or (context.settings.shares_host and daemon.needs_root):
             continue  # the latter cannot be there, and nobody misses it
         record = Record.load(daemon.record(context))
         alive = record is not None and record.alive()
         answer = daemon.is_ready(context)
         all_ready = all_ready and answer.yes
         table.add_row(
-            daemon.label,
+            daemon.name,
             str(record.pid) if record and alive else "-",
             _ago(time.time() - record.since) if record and alive else "-",
             versions.get(daemon.program_name(context), "-"),

@@ -146,7 +146,7 @@ class Position:
 
 
 def _task(cluster: Cluster, label: str) -> str:
-    return next(d.name for d in cluster.daemons if d.label == label)
+    return next(d.name for d in cluster.daemons if d.name == label)
 
 
 def _choices(chapters: Sequence[Chapter], settings: Settings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from doit.exceptions import InvalidCommand
 
 from .. import kubeconfig
 from ..apiserver import APISERVER
-from ..choices import secure
+from ..choices import rbac_enabled
 from ..core import api, certificates
 from ..core.api import RBAC_GROUP
 from ..core.certificates import Certificate
@@ -84,9 +84,9 @@ def _refuse(context: Context, name: str, namespace: str) -> None:
     if namespace.startswith("kube-"):
         seen = f"namespace={namespace}: whoever may edit there has the cluster's own tokens."
         raise DmucError(tried, seen, f"For example: {usage}")
-    if not secure(context):
+    if not rbac_enabled(context):
         seen = "security=none: whoever has a certificate may do everything, and so could she."
-        raise DmucError(tried, seen, "Use security=rbac, and front_door=off: scripts/doit security=rbac")
+        raise DmucError(tried, seen, "Use security=rbac, and insecure_port=off: scripts/doit security=rbac")
     ready = APISERVER.is_ready(context)
     if not ready:
         raise DmucError(tried, f"The API server is not ready: {ready.why}", "Run: scripts/doit")

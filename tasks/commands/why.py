@@ -23,34 +23,35 @@ from .diagnosis import Diagnosis, Link
 
 # The order of the walk-through. What is no task is a question about the Deployment that is followed.
 CHAIN = (
-    *("machine", "binaries", "pki", "etcd", "apiserver", "_front_door", "objects", "deployment", "controller_manager"),
+    *("machine", "binaries", "pki", "etcd", "apiserver", "kubectl_proxy", "objects", "deployment"),
+    "controller_manager",
     *(
         "replicaset",
         "pod",
         "service_account",
         "container_engine",
         "images",
-        "_registry",
-        "_pull_through",
+        "registry",
+        "pull_through",
         "kubelet",
         "node",
         "scheduler",
     ),
     *("scheduled", "container", "ready", "service", "endpoints", "kube_proxy", "rules", "page"),
-    *("_coredns", "dns", "others"),
+    *("coredns", "dns", "others"),
 )
 _MEANS = {
     "machine": "nothing runs on it; its data is kept",
     "etcd": "no object can be read or changed; what runs goes on running",
     "apiserver": "nobody learns of anything new, and nobody can ask; what runs goes on running",
-    "_front_door": "nobody in the machine gets to the API server through localhost:8080",
+    "kubectl_proxy": "nobody in the machine gets to the API server through localhost:8080",
     "controller_manager": "nothing follows a change: no Pod is made, or made anew; what runs goes on running",
     "container_engine": "no container is started or ended, and the node becomes NotReady",
-    "_registry": "no image can be pulled; containers that run go on running",
-    "_pull_through": "no new image comes from outside; containers that run go on running",
+    "registry": "no image can be pulled; containers that run go on running",
+    "pull_through": "no new image comes from outside; containers that run go on running",
     "kubelet": "nobody looks after the containers, and after 40 s the API calls its node and Pods not ready",
     "scheduler": "no new Pod gets a node; those that have one are not touched",
-    "_coredns": "no Service is found by its name; by its address it is",
+    "coredns": "no Service is found by its name; by its address it is",
     "kube_proxy": "the rules stay as they are: no new Service, and no new Pod of one, is reached",
 }
 

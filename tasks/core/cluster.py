@@ -35,7 +35,7 @@ class Cluster:
 
     def running(self) -> dict[str, Record]:
         """Give the daemons that run, by label."""
-        records = {daemon.label: Record.load(daemon.record(self.context)) for daemon in self.daemons}
+        records = {daemon.name: Record.load(daemon.record(self.context)) for daemon in self.daemons}
         return {label: record for label, record in records.items() if record and record.alive()}
 
     def choose_ports(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import DmucError
 from .facts import HostFacts
 from .files import read_json, write_atomic
 from .machine import SYSTEM_PATH, Machine
+from .node import Node
 from .ports import API, Port
 from .release import Release, of
 from .run import Run
@@ -27,10 +29,26 @@ class Context:
 
     settings: Settings
     release: Release
-    machine: Machine
+    nodes: Sequence[Node]  # the first one has the control plane
     state: Path
     run: Run = field(default_factory=Run, compare=False)
     facts: HostFacts = field(default_factory=HostFacts)
+    _here: int = 0  # the place of `node` among the nodes
+
+    @property
+    def node(self) -> Node:
+        """The node that a component which gets this context runs on: the first one unless `on` says otherwise."""
+        return self.nodes[self._here]
+
+    def on(self, name: str) -> Context:
+        """Return the same cluster as seen by what runs on the node `name`; on the first one when `name` is empty."""
+        here = next((i for i, node in enumerate(self.nodes) if node.name == name), 0)
+        return replace(self, _here=here)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine of the node."""
+        return self.node.machine
 
     @property
     def bin(self) -> Path:
@@ -45,17 +63,17 @@ class Context:
     @property
     def logs(self) -> Path:
         """One log file per daemon."""
-        return self.state / "logs"
+        return self.node.state / "logs"
 
     @property
     def pidfiles(self) -> Path:
         """One file per running process."""
-        return self.state / "run"
+        return self.node.state / "run"
 
     @property
     def home(self) -> Path:
         """The home directory inside the machine: `~/.kube/config` is here, not in the user's own."""
-        return self.state / "home"
+        return self.node.state / "home"
 
     @property
     def programs_file(self) -> Path:
@@ -86,7 +104,7 @@ class Context:
         """Give the number of `port` on this cluster: its standard one or, where clusters are beside each other, the
         free one that was chosen for it; 0, where nobody ever answers, before the first start.
         """
-        if not self.settings.free_ports:
+        if not self.settings.shares_host:
             return port.standard
         return int(self.decided(port.decision) or 0)
 

@@ -6,9 +6,9 @@
        +------------------+--------------------------------+--------------------+
                  stop; or it ended by itself, which fails whoever waits for it at once
 
-From one Daemon come two goals: `_NAME`, it runs and answers, so that whoever needs it can be started; and NAME, it is
-ready. `needs` is said once: `_NAME` needs the `_OTHER` of each daemon it needs, and NAME the OTHER. So each is
-started at the earliest moment at which it can make progress, and is called ready only when what it stands on is.
+From one Daemon come two goals: `NAME:started`, it runs and answers, so that its clients can be started; and NAME, it is
+ready. `needs` is said once: `NAME:started` needs the `OTHER:started` of each daemon in it, and NAME the OTHER. So each
+is started at the earliest moment at which it can make progress, and is called ready only when what it needs is ready.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Literal
 from .context import Context
 from .errors import DmucError
 from .files import fingerprint, write_atomic
-from .goal import Goal, Names, resolve
+from .goal import STARTED, Goal, Names, Nodes, resolve
 from .machine import Machine, is_root, run
 from .ports import Port, a_free_one, is_free
 from .probe import Answer, Http, Probe, Tcp, Unix, simple, wait
@@ -78,16 +78,20 @@ class Daemon:
     prepare: Callable[[Context], None] | None = None  # what must be done first, every time that it is started
     take_back: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
     needs_root: bool = False
+    hidden: bool = False  # a means to an end, which `doit list` leaves out
+    nodes: Nodes = "first"  # on which nodes of the cluster it runs
     tools: Names = ()  # other programs that it runs itself: another one of them means a new start, too
     causes: Mapping[str, str] = field(default_factory=dict)  # a regular expression found in its log -> what it means
     grace: float = 10.0  # seconds between SIGTERM and SIGKILL
 
     def goals(self) -> Sequence[Goal]:
-        """Give its two goals, the private one first."""
+        """Return its two goals, the first step first."""
         started = Goal(
-            name=f"_{self.name}",
-            doc=f"{self.label} runs and answers",
-            early=True,
+            name=f"{self.name}{STARTED}",
+            doc=f"{self.name} runs and answers",
+            needs_started=True,
+            hidden=True,
+            nodes=self.nodes,
             holds=self.is_answering,
             make=self.start,
             needs=self.needs,
@@ -102,16 +106,12 @@ class Daemon:
             undo=self.undo,
             needs=lambda context: (started.name, *resolve(self.needs, context)),
             after=(),
-            early=False,
+            needs_started=False,
+            hidden=self.hidden,
         )
         return (started, ready)
 
     # What it is
-
-    @property
-    def label(self) -> str:
-        """Its name for people and files: a private one loses its underscore."""
-        return self.name.lstrip("_")
 
     def command(self, context: Context) -> list[str]:
         """The whole command line. Raises DmucError when its program has not been found yet."""
@@ -123,15 +123,15 @@ class Daemon:
 
     def log(self, context: Context) -> Path:
         """Its log file, appended to at every start."""
-        return context.logs / f"{self.label}.log"
+        return context.logs / f"{self.name}.log"
 
     def record(self, context: Context) -> Path:
         """The file that remembers its process."""
-        return context.pidfiles / f"{self.label}.pid"
+        return context.pidfiles / f"{self.name}.pid"
 
     def _ran(self, context: Context) -> Path:
         """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
-        return context.pidfiles / f"{self.label}.ran"
+        return context.pidfiles / f"{self.name}.ran"
 
     def has_run(self, context: Context) -> bool:
         """Whether it has run since the machine was last emptied of it."""
@@ -139,7 +139,7 @@ class Daemon:
 
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
-        return context.state / self.label
+        return context.node.state / self.name
 
     def _inputs(self, context: Context) -> dict[str, str]:
         prints = {
@@ -187,7 +187,7 @@ class Daemon:
         record = Record.load(self.record(context))
         if record is not None and record.alive():
             return
-        for port in self.ports if context.settings.free_ports else ():
+        for port in self.ports if context.settings.shares_host else ():
             number = context.port(port)
             if not number or not is_free(number):
                 context.decide(port.decision, str(a_free_one(taken)))
@@ -275,10 +275,10 @@ class Daemon:
         """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
         program = self.program_name(context)
         if self.needs_root and not is_root():
-            raise DmucError(f"starting {self.label}", f"{program} takes root.", "Run it as root.")
-        if self.needs_root and context.settings.free_ports:
+            raise DmucError(f"starting {self.name}", f"{program} takes root.", "Run it as root.")
+        if self.needs_root and context.settings.shares_host:
             seen = f"{program} takes all of a machine; beside others there can be what needs no root."
-            raise DmucError(f"starting {self.label}", seen, "Use a machine of its own: machine=NAME.")
+            raise DmucError(f"starting {self.name}", seen, "Use a machine of its own: machine=NAME.")
 
     def _elsewhere(self, context: Context) -> list[Path]:
         """What it keeps outside of our own state, where it could be somebody else's."""
@@ -291,20 +291,20 @@ class Daemon:
         unknown = [name for name in names if name.startswith("--") and context.knows(program, name) is False]
         if unknown:
             raise DmucError(
-                f"starting {self.label}",
+                f"starting {self.name}",
                 f"{context.program(program)} has no flag {', '.join(unknown)}.",
                 f"It is not of a release that dmuc knows; name another with {program.replace('-', '_')}_bin=PATH.",
             )
 
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
         """Raise DmucError when somebody else answers in its place, or keeps something where it would."""
-        tried = f"starting {self.label} on {context.machine.name}"
+        tried = f"starting {self.name} on {context.machine.name}"
         probes = [*simple(probe, context), *simple(self.ready, context)]
         for answer in (p(context) for p in probes if isinstance(p, Tcp | Unix | Http)):
             if answer:
                 raise DmucError(
                     tried,
-                    f"Something else is there already: {answer.why}, and {self.label} does not run.",
+                    f"Something else is there already: {answer.why}, and {self.name} does not run.",
                     "See what it is with `ss -ltnp` in the machine, and end it.",
                 )
         for path in self.in_the_way(context):
@@ -322,8 +322,8 @@ class Daemon:
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))
         if record is None:
-            raise DmucError(f"waiting for {self.label}", "It was stopped meanwhile.", f"Run again: {self.name}")
-        deadline = context.settings.deadline_of(self.label)
+            raise DmucError(f"waiting for {self.name}", "It was stopped meanwhile.", f"Run again: {self.name}")
+        deadline = context.settings.deadline_of(self.name)
         answer = wait(context, probe, deadline=deadline, progress=progress, alive=record.alive)
         if answer and record.alive():
             return
@@ -350,7 +350,7 @@ class Daemon:
         causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
         shell = "" if context.settings.on_host else "scripts/doit shell -- "
         return DmucError(
-            f"{self.label} did not start" if ended else f"{self.label} did not become ready",
+            f"{self.name} did not start" if ended else f"{self.name} did not become ready",
             "\n".join(
                 [
                     seen,
@@ -360,7 +360,7 @@ class Daemon:
                 ]
             ),
             "\n".join([*(f"Known cause: {cause}" for cause in causes)])
-            or ("" if ended else f"More time: deadline_{self.label}=SECONDS."),
+            or ("" if ended else f"More time: deadline_{self.name}=SECONDS."),
         )
 
 

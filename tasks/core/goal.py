@@ -13,13 +13,15 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .context import Context
 from .errors import DmucError, Interrupted
 from .probe import Answer
 from .progress import Progress
 
+STARTED = ":started"  # ends the name of a daemon's first step
+Nodes = Literal["none", "first", "each"]
 # Names of other goals; a function where they depend on the settings.
 Names = Sequence[str] | Callable[[Context], Sequence[str]]
 
@@ -40,7 +42,10 @@ class Goal:
     undo: Callable[[Context], None] | None = None
     needs: Names = ()
     after: Names = ()
-    early: bool = False  # it is enough for it that the daemons among these answer; they need not be ready
+    needs_started: bool = False  # needs only the `started` step of the daemons among these
+    hidden: bool = False  # a means to an end, which `doit list` leaves out
+    nodes: Nodes = "none"  # on which nodes of the cluster it is; none: it is about the cluster as a whole
+    node: str = ""  # the one node that it is on, once the goals are joined (graph.py)
 
     def goals(self) -> Sequence[Goal]:
         """Itself: what has steps of its own gives several (see daemon.py)."""
@@ -64,8 +69,9 @@ class UpToDate:
         return self.answer.yes
 
 
-def task(goal: Goal, context: Context) -> dict[str, Any]:
-    """Give doit's dictionary for `goal`."""
+def task(goal: Goal, cluster: Context) -> dict[str, Any]:
+    """Return doit's dictionary for `goal`."""
+    context = cluster.on(goal.node)
 
     def run() -> Any:
         from doit.exceptions import TaskFailed
@@ -89,7 +95,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         "uptodate": [UpToDate(goal, context)],
         "task_dep": list(resolve(goal.needs, context)),
         "io": {"capture": False},  # doit captures by replacing sys.stdout, which threads share
-        "meta": {"after": list(resolve(goal.after, context))},
+        "meta": {"after": list(resolve(goal.after, context)), "hidden": goal.hidden},
     }
 
 

@@ -25,7 +25,7 @@ def only_one(context: Context, what: str = "") -> Iterator[None]:
     are. An ordinary user's, and that of one of several clusters on the host, is beside the state. The file goes at the
     end; one that a killed run has left is used, and removed, by the next.
     """
-    of_root = is_root() and not context.settings.free_ports
+    of_root = is_root() and not context.settings.shares_host
     directory = _OF_ROOT if of_root else context.state.parent
     name = "/".join(filter(None, (context.settings.machine, what)))
     path = directory / f".{name.replace('/', '+')}.lock"

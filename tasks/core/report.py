@@ -1,7 +1,7 @@
 """What people see while it runs: the tasks in the order in which they start, each with its state and its seconds.
 
-On a terminal that is a table which is drawn anew (rich); elsewhere plain lines. The two steps of a daemon (`_NAME`
-and NAME) are one row.
+On a terminal that is a table which is drawn anew (rich); elsewhere plain lines. The two steps of a daemon
+(`NAME:started` and NAME) are one row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 _MARKS = {"up to date": "·", "ready": "✓", "answers": "✓", "failed": "✗", "ended": "-"}
 _STYLES = {"up to date": "dim", "ready": "green", "answers": "green", "failed": "bold red"}
+_STARTED = ":started"  # see goal.py
 _QUIET = 5.0  # seconds after which plain output says what is being waited for
+
+
+def _label(task: str) -> str:
+    return task.removesuffix(_STARTED)
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Board:
     def add_part(self, name: str, part: str) -> str:
         """Add a row for a part of the task `name`, shown below it while it runs; give the row's name."""
         with self._lock:
-            row = Row(f"{name.lstrip('_')}/{part}", "starting", begun=time.monotonic())
+            row = Row(f"{_label(name)}/{part}", "starting", begun=time.monotonic())
             self._rows[row.name] = row
             return row.name
 
@@ -107,7 +112,7 @@ class Board:
     def update(self, name: str, **changes: Any) -> None:
         """Change the row of the task `name`."""
         with self._lock:
-            row = self._rows.get(name.lstrip("_"))
+            row = self._rows.get(_label(name))
             if row is None:
                 return
             for key, value in changes.items():
@@ -129,7 +134,7 @@ class Board:
     def started(self, name: str) -> None:
         """The task `name` begins to run."""
         with self._lock:
-            row = self._rows.setdefault(name.lstrip("_"), Row(name.lstrip("_"), "", begun=time.monotonic()))
+            row = self._rows.setdefault(_label(name), Row(_label(name), "", begun=time.monotonic()))
             row.state, row.ended = "starting", None
             if not row.said:
                 self._print(row, f"starting: {self._reasons.get(name, '')}")
@@ -137,7 +142,7 @@ class Board:
     def ended(self, name: str, state: str, last_step: bool) -> None:
         """The task `name` is in its final state; `last_step` is false when another step of the same row follows."""
         with self._lock:
-            fresh = Row(name.lstrip("_"), state, self._reasons.get(name, ""), begun=time.monotonic())
+            fresh = Row(_label(name), state, self._reasons.get(name, ""), begun=time.monotonic())
             row = self._rows.setdefault(fresh.name, fresh)
             # A step that did nothing does not hide that one before it did.
             if state != "up to date" or row.state in {"", "up to date"}:
@@ -207,7 +212,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         self._board.begin()
 
     def _last_step(self, task: Any) -> bool:
-        return not (task.name.startswith("_") and task.name[1:] in self._run.selected)
+        return not (task.name.endswith(_STARTED) and _label(task.name) in self._run.selected)
 
     def execute_task(self, task: Any) -> None:
         """A task runs; called in its own thread."""
@@ -224,7 +229,7 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
     def add_failure(self, task: Any, fail: Any) -> None:
         """A task has failed, or was ended because another one has."""
         if fail.report:
-            self._shown_failures.append((task.name.lstrip("_"), str(fail.message)))
+            self._shown_failures.append((_label(task.name), str(fail.message)))
         self._board.ended(task.name, "failed" if fail.report else "ended", True)
 
     def complete_run(self) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Settings:
     proxy_mode: str = _setting("iptables", 'how kube-proxy implements Services: "iptables", "nftables" or "ipvs"')
     service_account: str = _setting("keys", 'the way past the missing token of Pods: "keys", "no-mount" or "disabled"')
     scheduling: str = _setting("scheduler", '"scheduler", or "manual": no scheduler, dmuc creates the Bindings')
-    front_door: str = _setting(
+    insecure_port: str = _setting(
         "off", '"on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through'
     )
     deadline: float = _setting(120.0, "seconds that a task may wait for its condition")
@@ -86,16 +86,16 @@ class Settings:
         return self.machine.partition(".")[0] == HOST
 
     @property
-    def free_ports(self) -> bool:
+    def shares_host(self) -> bool:
         """Whether it is one of several clusters on this host, or an ordinary user's: on ports that are free, and no
         further than to the scheduler.
         """
         return self.on_host and (self.machine != HOST or os.geteuid() != 0)
 
     @property
-    def uses_front_door(self) -> bool:
+    def uses_insecure_port(self) -> bool:
         """Whether there is plain HTTP on the machine's localhost:8080."""
-        return self.front_door == "on"
+        return self.insecure_port == "on"
 
     @property
     def host_address(self) -> str:
@@ -117,12 +117,13 @@ class Settings:
 
 
 _REMEMBERED = "settings.json"
+RENAMED = {"front_door": "insecure_port"}  # settings that had another name: they go on working under it
 _PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
 _CHOICES = {
     "obtain": ("auto", "download", "debian"),
     "service_account": ("keys", "no-mount", "disabled"),
     "scheduling": ("scheduler", "manual"),
-    "front_door": ("off", "on"),
+    "insecure_port": ("off", "on"),
     "engine": ("auto", "docker", "containerd"),
     "security": ("auto", "rbac", "none"),
     "proxy_mode": ("iptables", "nftables", "ipvs"),
@@ -161,7 +162,7 @@ def _from_file(path: Path) -> dict[str, object]:
     except OSError as error:
         raise _bad(str(path), f"it cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(str(path), f"not valid TOML: {error}", "Mend or remove the file.") from None
+        raise _bad(str(path), f"not valid TOML: {error}", "Correct or remove the file.") from None
 
 
 def load(
@@ -172,10 +173,12 @@ def load(
     programs: Collection[str],
     tasks: Collection[str],
     remembered: Mapping[str, str] | None = None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Settings:
     """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
 
-    `remembered` is what a cluster was made with, which counts when none of these says something.
+    `remembered` is what a cluster was made with, which counts when none of these says something. `warn` is called with
+    a line about each setting that is given by an old name; it counts all the same.
 
     `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
     (with `-` written `_`). Raises DmucError for a name that is none, or a value that cannot be.
@@ -193,7 +196,10 @@ def load(
         ("command line", arguments),
     )
     for source, layer in layers:
-        for name, value in layer.items():
+        for given, value in layer.items():
+            name = RENAMED.get(given, given)
+            if name != given and layer is not remembered:
+                warn(f"deprecated: the setting {given} is now called {name} ({source})")
             if name not in known:
                 near = difflib.get_close_matches(name, sorted(known), 1)
                 hint = (
@@ -215,16 +221,16 @@ def load(
             else:
                 values[name] = _checked(source, name, value)
     settings = Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
-    if settings.on_host and settings.uses_front_door:
+    if settings.on_host and settings.uses_insecure_port:
         raise _bad(
-            "front_door=on",
-            "on the host, everybody who can reach its localhost:8080 could do everything",
+            "insecure_port=on",
+            "On the host every local user could do everything through localhost:8080.",
             "Use a machine of its own: machine=NAME.",
         )
-    if settings.security == "rbac" and settings.uses_front_door:
+    if settings.security == "rbac" and settings.uses_insecure_port:
         raise _bad(
-            "security=rbac, front_door=on",
-            "whoever comes through the front door is the administrator, whatever RBAC says",
+            "security=rbac, insecure_port=on",
+            "Every request to the insecure port is the administrator's, so RBAC would decide nothing.",
             "Leave one of them out.",
         )
     return settings

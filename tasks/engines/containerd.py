@@ -32,7 +32,7 @@ def flags(context: Context) -> Sequence[Flag]:
 
 
 def _config(context: Context) -> Path:
-    return context.state / "containerd.toml"
+    return context.node.state / "containerd.toml"
 
 
 def _plugins(context: Context) -> Path:
@@ -40,11 +40,11 @@ def _plugins(context: Context) -> Path:
 
 
 def _networks(context: Context) -> Path:
-    return context.state / "cni" / "net.d"
+    return context.node.state / "cni" / "net.d"
 
 
 def _registries(context: Context) -> Path:
-    return context.state / "registries"
+    return context.node.state / "registries"
 
 
 def _files(context: Context) -> Mapping[Path, str]:
@@ -102,7 +102,7 @@ def _network(context: Context) -> str:
         "bridge": "cni0",
         "isDefaultGateway": True,  # the bridge has the range's first address, and every Pod's default route leads there
         "hairpinMode": True,  # a Pod reaches itself through its Service
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.settings.pod_range}]]},
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.node.pod_range}]]},
     }
     if context.settings.on_host:  # the machine has no way out that Pods could take
         bridge["ipMasq"] = True
@@ -121,7 +121,7 @@ def _mirrors(context: Context) -> str:
 def _keeps(context: Context) -> Sequence[Path]:
     if context.settings.on_host:
         return [Path("/var/lib/containerd"), Path("/var/lib/cni")]
-    return [context.state / DISK["/var/lib/containerd"]]
+    return [context.node.state / DISK["/var/lib/containerd"]]
 
 
 # A shim is the parent of a Pod's containers; both outlive the engine. What the shim's socket is in says whose it is.

@@ -1,6 +1,6 @@
 """Docker, the container engine of the walk-through. On the slide it is `dockerd`.
 
-It keeps its images in /var/lib/docker, which in the machine is a directory of its own. With front_door=on it is
+It keeps its images in /var/lib/docker, which in the machine is a directory of its own. With insecure_port=on it is
 `dockerd` here, too, and what the flags say stands in its configuration file.
 """
 
@@ -38,12 +38,12 @@ exec {runc} "$@"
 
 
 def _adapter(context: Context) -> Path:
-    return context.state / "runc-adapter"
+    return context.node.state / "runc-adapter"
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    if context.settings.uses_front_door:
+    if context.settings.uses_insecure_port:
         return ()
     return [flag for flag, _ in _wishes(context)]
 
@@ -53,7 +53,7 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
 
     https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
     """
-    network = ipaddress.ip_network(context.settings.pod_range)
+    network = ipaddress.ip_network(context.node.pod_range)
     bip = f"{network[1]}/{network.prefixlen}"
     why = "Pods get their addresses from this range; Docker's default range may be in use by Docker on the host."
     wishes: list[tuple[Flag, dict[str, Any]]] = [(Flag(f"--bip={bip}", why, "isolation"), {"bip": bip})]
@@ -78,12 +78,12 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
 
 
 def _config(context: Context) -> Path:
-    return context.state / DISK["/etc/docker"] / "daemon.json"
+    return context.node.state / DISK["/etc/docker"] / "daemon.json"
 
 
 def _forget_config(context: Context) -> None:
     """What stands in the file and on the command line, too, Docker refuses."""
-    if not context.settings.uses_front_door:
+    if not context.settings.uses_insecure_port:
         _config(context).unlink(missing_ok=True)
 
 
@@ -91,7 +91,7 @@ def _files(context: Context) -> Mapping[Path, str]:
     files = {}
     if not context.facts.may_lower_oom_score:
         files[_adapter(context)] = _RUNC_ADAPTER.format(runc=shlex.quote(str(context.bin / "runc")))
-    if context.settings.uses_front_door:
+    if context.settings.uses_insecure_port:
         config: dict[str, Any] = {}
         for _, part in _wishes(context):
             config |= part
@@ -100,7 +100,7 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 
 def _keeps(context: Context) -> Sequence[Path]:
-    return [Path("/var/lib/docker") if context.settings.on_host else context.state / DISK["/var/lib/docker"]]
+    return [Path("/var/lib/docker") if context.settings.on_host else context.node.state / DISK["/var/lib/docker"]]
 
 
 def _take_back(context: Context) -> None:

@@ -20,6 +20,9 @@ from pathlib import Path
 from ..core.errors import DmucError
 from ..core.machine import ARCHITECTURES
 
+# Raise it when `pack` or `store` make other bytes of the same content: images in caches are then made again.
+FORMAT = 1
+
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
 LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar.gzip"

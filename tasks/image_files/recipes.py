@@ -12,12 +12,13 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 
 from ..core import debian
 from ..core.errors import DmucError
+from ..core.files import quoted
 from ..core.progress import Progress
 from . import oci
 
@@ -116,13 +117,13 @@ RECIPES = (NGINX, PAUSE)
 
 
 def registry_root(cache: Path) -> Path:
-    """Give the directory in `cache` that `build` makes, whether it is there yet or not.
+    """Return the directory in `cache` that `build` makes, whether it is there yet or not.
 
-    Its name is a digest of the recipe (this file and oci.py) and of the processor, so that a changed recipe is
-    built anew beside the old one, which a registry may still be serving.
+    Its name is a digest of what the images hold, how they are packed, and the processor: when one of these changes,
+    the images are built again, beside the old ones, which a registry may still be serving.
     """
-    sources = Path(__file__).read_bytes() + Path(oci.__file__).read_bytes() + platform.machine().encode()
-    return cache / "images" / hashlib.sha256(sources).hexdigest()[:12]
+    made_of = [oci.FORMAT, platform.machine(), *(asdict(recipe) for recipe in RECIPES)]
+    return cache / "images" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
 
 
 def build(cache: Path, progress: Progress) -> Path:
@@ -159,23 +160,23 @@ def registry_config(root: Path, listen: str, upstream: str | None) -> str:
     registry and keeps what it fetched in `root`, which must not be that of `build`. Seen with 2.8.2: it panics at its
     start when the upstream does not answer, and serves what it has when the upstream goes away later.
     """
-    # JSON's quotes are YAML's too. The access log, one line per request, comes at any level.
+    # The access log, one line per request, comes at any level.
     text = f"""\
 version: 0.1
 log:
   level: error
 http:
-  addr: {json.dumps(listen)}
+  addr: {quoted(listen)}
 storage:
   filesystem:
-    rootdirectory: {json.dumps(str(root))}
+    rootdirectory: {quoted(str(root))}
   maintenance:
     readonly:
       enabled: {json.dumps(upstream is None)}
     uploadpurging:
       enabled: false
 """
-    return text if upstream is None else f"{text}proxy:\n  remoteurl: {json.dumps(upstream)}\n"
+    return text if upstream is None else f"{text}proxy:\n  remoteurl: {quoted(upstream)}\n"
 
 
 def _make(scratch: Path, progress: Progress) -> Path:
@@ -209,7 +210,7 @@ def _fill(tree: Path, packages: Path, recipe: Recipe) -> None:
     for name, points_to in recipe.links.items():
         _place(tree, name).symlink_to(points_to)
     for name, text in recipe.files.items():
-        _place(tree, name).write_text(text)
+        _place(tree, name).write_text(text, "utf-8")
     for name, mode in recipe.directories.items():
         directory = _place(tree, name)
         directory.mkdir()

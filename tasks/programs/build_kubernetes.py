@@ -1,7 +1,6 @@
-"""Kubernetes 1.20.2 built from Debian 12's source package, where no binaries can be downloaded.
+"""Kubernetes 1.20.2 of Debian 12, where no other binaries can be had: built from its source package.
 
-Debian 12 has `kubernetes` as source; of its programs it packages only kubectl. Everything here was found by trying: see
-the reasons at each step.
+kubectl alone is a package, and is taken from that. Everything here was found by trying: see the reasons at each step.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,8 @@ from ..core.progress import Progress
 
 VERSION = "v1.20.2"
 DIRECTORY = f"{VERSION}-debian"  # in the cache
-PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl")
+DIRECTORY_OF_KUBECTL = f"{DIRECTORY}-client"
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")
 
 # The build's tools, and the Debian packages they are in.
 _TOOLS = {
@@ -42,7 +43,7 @@ _REFLECT2 = "golang-github-modern-go-reflect2-dev"
 
 
 def build(cache: Path, progress: Progress) -> Path:
-    """Give the directory with the six PROGRAMS, which is in the directory `cache`; build them if it is not there yet.
+    """Return the directory with the PROGRAMS, which is in the directory `cache`; build them if it is not there yet.
 
     It appears only when all of them are built and say VERSION. Takes some 4 minutes on 2 cores, and _DISK bytes while
     it lasts. Needs PACKAGES installed, and apt-get able to fetch. The build's output is in `logs/kubernetes-build.log`.
@@ -60,6 +61,25 @@ def build(cache: Path, progress: Progress) -> Path:
     except OSError as error:
         raise DmucError(f"building Kubernetes {VERSION} in {cache}", str(error)) from None
     return result
+
+
+def fetch_kubectl(cache: Path, progress: Progress) -> None:
+    """Put kubectl from Debian's package into the directory `cache`, whole or not at all.
+
+    The package is not installed: that takes root, and another kubectl may have its place. Raises DmucError when
+    apt-get cannot fetch it, or it is of another version.
+    """
+    place = cache / "kubernetes" / DIRECTORY_OF_KUBECTL / "kubectl"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=place.parent) as directory:
+            scratch = Path(directory)
+            for deb in debian.fetch_debs(["kubernetes-client"], scratch, progress):
+                debian.extract(deb, scratch)
+            _check_version(scratch / "usr/bin/kubectl")
+            (scratch / "usr/bin/kubectl").rename(place)
+    except OSError as error:
+        raise DmucError(f"taking kubectl from Debian's package to {place}", str(error)) from None
 
 
 def _build(result: Path, log: Path, progress: Progress) -> None:
@@ -218,5 +238,7 @@ def _check_version(program: Path) -> None:
         said, right = str(error), False
     if not right:
         raise DmucError(
-            f"asking the {program.name} that was built for its version", said.strip(), f"It should say {VERSION}."
+            f"asking the {program.name} of Debian for its version",
+            said.strip(),
+            f"It should say {VERSION}, as in Debian 12. Elsewhere, bring your own programs: bin_dir=DIRECTORY.",
         )

@@ -17,10 +17,10 @@ class Program:
     """A program of the cluster."""
 
     name: str
-    tasks: Sequence[str] = ()  # those that run it; none: whoever is at the cluster does
+    tasks: Sequence[str]  # those that run it, or bring what it is for
     version: tuple[str, ...] = ("--version",)  # the arguments that make it say its version
     project: Project | None = None  # whose release site has it; None: it cannot be downloaded
-    package: str = ""  # the Debian package that has it; of Kubernetes' own: none, they are built
+    package: str = ""  # the Debian package that has it
     wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
     says_flags: bool = False  # its --help names every flag that it takes
     says_version: str = VERSION  # how its version is found in what it says: a regular expression
@@ -31,6 +31,11 @@ class Program:
     def of_kubernetes(self) -> bool:
         """Whether it is one of Kubernetes' own, of which only the wanted release will do."""
         return self.project is download_sites.KUBERNETES
+
+    @property
+    def is_built(self) -> bool:
+        """Whether it is built, where only Debian's packages can be had: none of them has it."""
+        return self.of_kubernetes and not self.package
 
     @property
     def shelf(self) -> str:
@@ -73,7 +78,13 @@ PROGRAMS = {
         Program("kube-scheduler", ["scheduler"], project=download_sites.KUBERNETES, says_flags=True),
         Program("kube-proxy", ["kube_proxy"], project=download_sites.KUBERNETES, says_flags=True),
         Program("kubelet", ["kubelet"], project=download_sites.KUBERNETES, says_flags=True),
-        Program("kubectl", version=("version", "--client"), project=download_sites.KUBERNETES),
+        Program(
+            "kubectl",
+            ["apiserver"],
+            ("version", "--client"),
+            project=download_sites.KUBERNETES,
+            package="kubernetes-client",
+        ),
         Program("dockerd", _ENGINE, package="docker.io", wanted=_with_docker),  # Docker publishes no sums
         Program("docker", _ENGINE, package="docker.io", wanted=_with_docker),
         Program("containerd", _ENGINE, project=download_sites.CONTAINERD, package="containerd"),
@@ -88,8 +99,8 @@ PROGRAMS = {
         Program("ctr", _ENGINE, project=download_sites.CONTAINERD, package="containerd", wanted=_with_containerd),
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
         Program("runc", _ENGINE, project=download_sites.RUNC, package="runc"),
-        Program("docker-registry", ["_registry", "_pull_through"], package="docker-registry"),
-        Program("coredns", ["_coredns"], ("-version",), project=download_sites.COREDNS, wanted=wants_dns),
+        Program("docker-registry", ["registry", "pull_through"], package="docker-registry"),
+        Program("coredns", ["coredns"], ("-version",), project=download_sites.COREDNS, wanted=wants_dns),
     )
 }
 
@@ -122,7 +133,7 @@ TOOLS = (
 
 
 def wanted(context: Context) -> dict[str, Program]:
-    """The programs that this cluster needs, by name; in a run, no more than its tasks do."""
+    """Return the programs that this cluster needs, by name; in a run, no more than its tasks do."""
     return {name: program for name, program in PROGRAMS.items() if _is_wanted(program, context)}
 
 
@@ -132,5 +143,7 @@ def tools(context: Context) -> list[Tool]:
 
 
 def _is_wanted(what: Program | Tool, context: Context) -> bool:
-    run = {*context.run.selected} & {task for program in PROGRAMS.values() for task in program.tasks}
-    return what.wanted(context) and (not run or not what.tasks or not run.isdisjoint(what.tasks))
+    run = {*context.run.selected} - {"packages", "binaries"}
+    users = {task for program in PROGRAMS.values() for task in program.tasks}
+    all_of_them = not run or ("binaries" in context.run.selected and run.isdisjoint(users))  # nothing says which
+    return what.wanted(context) and (all_of_them or not run.isdisjoint(what.tasks))

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .. import etcd, upgrade
+from .. import api_client, upgrade
 from ..core import iptables
 from ..core.context import Context
-from ..core.daemon import Daemon, Flag, files_of
+from ..core.daemon import Daemon, Flag
 from ..core.machine import run
 from ..core.probe import All, Answer, Http
-from ..front_door import needs, way_in
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """The command line, and why."""
-    flags, mode = [way_in(context, "kube-proxy")], context.settings.proxy_mode
+    flags, mode = [api_client.flag(context, "kube-proxy")], context.settings.proxy_mode
     if mode != "iptables":
         flags.append(Flag(f"--proxy-mode={mode}", f"Implements Services with {mode}; the default is iptables."))
     if gate := context.release_of("kube-proxy").proxy_modes.get(mode):
@@ -65,11 +64,11 @@ KUBE_PROXY = Daemon(
     doc="start kube-proxy, which makes Services reachable",
     program="kube-proxy",
     flags=flags,
-    needs=needs,
+    needs=api_client.needs,
     # It looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again.
-    after=lambda context: ("_kubelet", *upgrade.first(context, "kubelet")),
+    after=lambda context: ("kubelet:started", *upgrade.first(context, "kubelet")),
     ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
-    reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
+    reads=lambda context: api_client.reads(context, flags(context)),
     prepare=_remove_other_rules,
     take_back=_remove_rules,
     needs_root=True,

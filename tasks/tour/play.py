@@ -132,10 +132,10 @@ class Stage:
     def _started_since(self, before: Mapping[str, Record]) -> None:
         """Show the command line of each daemon that was started or restarted, with the reason for each flag."""
         for daemon in self.cluster.daemons:
-            record = self.cluster.running().get(daemon.label)
-            if record is None or before.get(daemon.label) == record:
+            record = self.cluster.running().get(daemon.name)
+            if record is None or before.get(daemon.name) == record:
                 continue
-            old = before[daemon.label].command[1:] if daemon.label in before else []
+            old = before[daemon.name].command[1:] if daemon.name in before else []
             name = Path(record.command[0]).name
             self.say(f"  restarted {name}; only this has changed:" if old else f"  started {name}", "green")
             why = {flag.text: flag.why for flag in daemon.flags(self.cluster.context)}

@@ -149,7 +149,7 @@ def prepare() -> None:
     """On the real host, have everything that is obtained once: Debian's packages, programs and images in the cache."""
     doit("clean")
     # Building Kubernetes takes minutes, once for each machine that the tests run on.
-    doit("binaries", "_image_content", timeout=3600)
+    doit("binaries", "image_content", timeout=3600)
     doit("engine=containerd", "binaries", timeout=600)
     doit("clean")
 

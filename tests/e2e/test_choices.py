@@ -28,7 +28,7 @@ def the_pod() -> dict[str, object]:
 
 def test_the_front_door_and_the_flags_of_the_slides(before: host_picture.Picture) -> None:
     doit("clean")
-    settings = ("front_door=on", "service_account=no-mount")
+    settings = ("insecure_port=on", "service_account=no-mount")
     done = doit(*settings, "service_reachable")
     assert "answers: Welcome to nginx!" in done.stdout
     master = "--master=http://localhost:8080"

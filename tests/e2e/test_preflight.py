@@ -36,7 +36,9 @@ def test_it_says_what_the_host_is_like_and_changes_nothing(before: host_picture.
     version = subprocess.run(["iptables", "--version"], capture_output=True, text=True, check=True).stdout
     kind = "nft" if "nf_tables" in version else "legacy"
     assert f", {kind} (iptables --version)" in text
-    assert re.search(r"^✓ programs       kube-apiserver, .*kubectl:\n? +v1\.20\.2, ", text, re.MULTILINE), text
+    assert re.search(r"^✓ programs       kube-apiserver, .*kubelet(, kubectl)?:\n? +v1\.20\.2, ", text, re.MULTILINE), (
+        text
+    )
     assert max(map(len, text.splitlines())) <= 110
     assert not STATE.exists()
     assert host_picture.difference_settled(at_first, take, deadline=30) == ""

@@ -53,7 +53,7 @@ NEXT = {
     "versions": "etcd",
     "apiserver-refused": "etcd",
     "etcd": "apiserver",
-    "apiserver": "_front_door",
+    "apiserver": "kubectl_proxy",
     "front-door": "deployment",
     "first-look": "deployment",
     "deployment": "controller_manager",

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e import host_picture
 from tests.e2e.conftest import doit, kubectl, pid_of
 
-SETTINGS = ("service_account=no-mount", "front_door=on")
+SETTINGS = ("service_account=no-mount", "insecure_port=on")
 PAGE = re.compile(r"^✓ page +http://10\.99\.\d+\.\d+:80/ answers: Welcome to nginx!$", re.MULTILINE)
 DAEMONS = ["etcd", "apiserver", "controller_manager", "container_engine", "kubelet", "scheduler", "kube_proxy"]
 
@@ -48,7 +48,7 @@ def test_it_leads_through_the_tour(before: host_picture.Picture) -> None:
             "binaries": "✗ binaries ",
             "etcd": "✗ apiserver          (because of etcd) not started",
             "apiserver": "cannot be asked: the API server does not answer",
-            "_front_door": "✗ controller_manager (because of front_door) not started",
+            "kubectl_proxy": "✗ controller_manager (because of kubectl_proxy) not started",
             "deployment": "there is no Deployment",
             "controller_manager": "✗ replicaset         (because of controller_manager) there is no ReplicaSet",
             "service_account": "cause: pod: no Pod: FailedCreate (event",
@@ -75,10 +75,10 @@ def test_it_leads_through_the_tour(before: host_picture.Picture) -> None:
 def test_with_scheduling_by_hand_a_binding_is_missing(before: host_picture.Picture) -> None:
     settings = ("scheduling=manual",)
     try:
-        doit(*settings, "deployment", "service_account", "images", "_schedulable")
-        text = why_eventually("without a condition PodScheduled", "\nnext: scripts/doit _binding\n", arguments=settings)
+        doit(*settings, "deployment", "service_account", "images", "schedulable")
+        text = why_eventually("without a condition PodScheduled", "\nnext: scripts/doit binding\n", arguments=settings)
         assert not re.search("^. scheduler ", text, re.MULTILINE)
-        doit(*settings, "_binding")
+        doit(*settings, "binding")
         why_eventually("\nnext: scripts/doit service\n", arguments=settings)
     finally:
         doit("clean")
@@ -89,7 +89,7 @@ def test_a_killed_daemon_is_the_cause(cluster: None, name: str) -> None:
     pid = pid_of(name)
     os.kill(pid, signal.SIGKILL)
     host_picture.wait_gone(pid)
-    task = "_registry" if name == "registry" else name
+    task = "registry" if name == "registry" else name
     text = why()
     assert f"\ncause: {name}: its process (pid {pid}) is gone\n" in text
     assert text.endswith(f"\nnext: scripts/doit {task}\n")
@@ -120,18 +120,18 @@ def test_a_killed_machine_is_the_cause(cluster: None) -> None:
     why_eventually("\nEverything works.\n")
 
 
-def test_a_killed_front_door_is_the_cause(before: host_picture.Picture) -> None:
+def test_a_killed_kubectl_proxy_is_the_cause(before: host_picture.Picture) -> None:
     try:
-        doit("front_door=on", "service_reachable")
-        pid = pid_of("front_door")
+        doit("insecure_port=on", "service_reachable")
+        pid = pid_of("kubectl_proxy")
         os.kill(pid, signal.SIGKILL)
         host_picture.wait_gone(pid)
-        text = why("front_door=on")
-        assert f"\ncause: front_door: its process (pid {pid}) is gone\n" in text
-        assert text.endswith("\nnext: scripts/doit _front_door\n")
+        text = why("insecure_port=on")
+        assert f"\ncause: kubectl_proxy: its process (pid {pid}) is gone\n" in text
+        assert text.endswith("\nnext: scripts/doit kubectl_proxy\n")
         assert PAGE.search(text)
-        doit("front_door=on", "_front_door")
-        why_eventually("\nEverything works.\n", arguments=("front_door=on",))
+        doit("insecure_port=on", "kubectl_proxy")
+        why_eventually("\nEverything works.\n", arguments=("insecure_port=on",))
     finally:
         doit("clean")
 

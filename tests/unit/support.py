@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,13 @@ from tasks.core import release
 from tasks.core.context import Context
 from tasks.core.facts import HostFacts
 from tasks.core.machine import Host, Machine
+from tasks.core.node import Node
 from tasks.core.progress import Silent
 from tasks.core.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
+# The name of a directory that is none in no language that does not quote it. DEL and the emoji are for TOML and YAML.
+NASTY = 'it\'s a "chéck\\out" #1 $HOME `id` {x} \\' + "\U0001f600 \x7f&;*"
 
 
 class Told(Silent):
@@ -73,7 +77,14 @@ def a_context(root: Path, on: Machine | None = None, host: HostFacts | None = No
     chosen = Settings(**own | settings)
     state = root / "var" / chosen.machine
     state.mkdir(parents=True, exist_ok=True)
-    return Context(chosen, release.find(chosen.kubernetes), on or Host(), state, facts=host or HostFacts())
+    name = "host" if chosen.on_host else chosen.machine
+    node = Node(name, on or Host(), chosen.address, chosen.pod_range, state)
+    return Context(chosen, release.find(chosen.kubernetes), [node], state, facts=host or HostFacts())
+
+
+def on_machine(context: Context, machine: Machine) -> Context:
+    """The same cluster with its node on another machine."""
+    return replace(context, nodes=[replace(context.node, machine=machine)])
 
 
 def set_programs(context: Context, programs: Mapping[str, str | Path]) -> None:

@@ -365,7 +365,7 @@ def test_another_release_than_debians_cannot_be_built(context: Context, shelf: S
     with pytest.raises(DmucError) as error:
         BINARIES.make(having(context, kubernetes="1.20.15"), Silent())
     assert "1.20.15" in error.value.tried
-    assert error.value.seen.startswith("obtain=debian, and what can be built")
+    assert error.value.seen.startswith("obtain=debian, and what Debian has is v1.20.2.")
 
 
 # Downloading
@@ -559,7 +559,7 @@ def test_who_names_a_mirror_need_not_say_that_it_is_to_be_used(context: Context,
 
 @pytest.mark.parametrize(
     ("obtain", "seen"),
-    [("auto", "https://dl.k8s.io does not answer, and what can be built "), ("debian", "obtain=debian, and what ")],
+    [("auto", "https://dl.k8s.io does not answer, and what "), ("debian", "obtain=debian, and what ")],
 )
 def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
     context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, obtain: str, seen: str
@@ -672,7 +672,7 @@ def run_of(context: Context) -> Callable[..., None]:
     """Be in a run that takes in these tasks."""
 
     def select(*tasks: str) -> None:
-        context.run.selected = {*tasks, "machine", "binaries", "_packages"}
+        context.run.selected = {*tasks, "machine", "binaries", "packages"}
 
     return select
 
@@ -699,15 +699,83 @@ def test_a_run_asks_for_no_more_than_its_tasks_do(
         BINARIES.make(context, Silent())
 
 
+@pytest.fixture
+def nothing_of_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        pytest.fail("obtains Kubernetes")
+
+    monkeypatch.setattr(build_kubernetes, "build", fail)
+    monkeypatch.setattr(build_kubernetes, "fetch_kubectl", fail)
+
+
+def test_etcd_takes_nothing_of_kubernetes(
+    context: Context,
+    shelf: Shelf,
+    run_of: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    nothing_of_kubernetes: None,
+) -> None:
+    def install(packages: list[str], progress: object) -> None:
+        assert packages == ["etcd-server", "iproute2", "mount", "util-linux"]
+        shelf.put("path", "etcd", "3.4.23")
+
+    monkeypatch.setattr(debian, "install", install)
+    run_of("machine", "etcd", "_etcd", "pki")
+    own = having(context, machine="one")
+    for goal in (binaries.PACKAGES, BINARIES):
+        goal.make(own, Silent())
+    assert BINARIES.holds(own).why == "etcd 3.4.23"
+
+
+def test_the_machine_by_itself_takes_no_programs(
+    context: Context,
+    shelf: Shelf,
+    monkeypatch: pytest.MonkeyPatch,
+    nothing_of_kubernetes: None,
+) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr(debian, "install", lambda packages, progress: installed.append(list(packages)))
+    own = having(context, machine="one")
+    own.run.selected = {"machine", "packages"}
+    binaries.PACKAGES.make(own, Silent())
+    assert installed == [["iproute2", "mount", "util-linux"]]
+    for tool in ("ip", "mount", "unshare", "nsenter"):
+        shelf.put("path", tool, "1.0.0")
+    assert binaries.PACKAGES.holds(own)
+
+
+def test_kubectl_is_taken_from_debians_package_and_nothing_is_built_or_installed(
+    context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put_all("path", names=[name for name in PROGRAMS if name != "kubectl"])
+    shelf.put("path", "kubectl", "v1.33.1")  # as the host has it, and keeps it
+    for tool in TOOLS:
+        shelf.put("path", tool.name, "1.0.0")
+    monkeypatch.setattr(debian, "install", lambda packages, progress: pytest.fail(f"installs {packages}"))
+    monkeypatch.setattr(build_kubernetes, "build", lambda cache, progress: pytest.fail("builds"))
+    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, progress: [Path(*packages)])
+
+    def extract(deb: Path, into: Path) -> None:
+        assert deb == Path("kubernetes-client")
+        a_program(into / "usr/bin/kubectl", "echo Client Version: v1.20.2")
+
+    monkeypatch.setattr(debian, "extract", extract)
+    for goal in (binaries.PACKAGES, BINARIES):
+        goal.make(context, Silent())
+    assert context.program("kubectl") == context.settings.cache / "kubernetes/v1.20.2-debian-client/kubectl"
+    found = known(context)["kubectl"]
+    assert (found.version, found.how) == ("v1.20.2", "from Debian's package kubernetes-client")
+
+
 def test_a_run_that_wants_other_programs_leaves_those_of_the_one_before(
     context: Context, shelf: Shelf, run_of: Callable[..., None]
 ) -> None:
     shelf.put_all("path")
-    run_of("etcd", "kubelet")
+    run_of("etcd", "apiserver", "kubelet")
     BINARIES.make(context, Silent())
     run_of("scheduler")
     BINARIES.make(context, Silent())
-    assert {path.name for path in context.bin.iterdir()} == {"etcd", "kubelet", "kube-scheduler", "kubectl"}
+    assert {path.name for path in context.bin.iterdir()} == {*SERVERS, "kubelet", "kube-scheduler"}
     run_of("etcd")
     assert BINARIES.holds(context)
 
@@ -719,7 +787,8 @@ def test_what_has_been_found_is_told_outside_of_a_run(
     run_of("etcd")
     BINARIES.make(context, Silent())
     context.run.selected = ()
-    assert binaries.versions(context).keys() == {"etcd", "kubectl"}
+    assert binaries.versions(context).keys() == {"etcd"}
+    assert BINARIES.holds(context).why == "etcd v1.20.2"
 
 
 def test_by_themselves_the_programs_are_all_of_them(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dodo
-from tasks.choices import engine, refuse_kubelet, secure
+from tasks.choices import engine, rbac_enabled, refuse_kubelet
 from tasks.cluster import load
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
@@ -41,12 +41,12 @@ def test_the_engine_is_the_releases_unless_the_user_says(tmp_path: Path, setting
         ({"kubernetes": "1.19", "security": "rbac"}, True),
         ({"kubernetes": "1.20"}, True),
         ({"kubernetes": "1.20", "security": "none"}, False),
-        ({"kubernetes": "1.20", "front_door": "on"}, False),
+        ({"kubernetes": "1.20", "insecure_port": "on"}, False),
         ({"kubernetes": "1.36"}, True),
     ],
 )
 def test_security_is_the_default_from_1_20_on(tmp_path: Path, settings: dict[str, str], wanted: bool) -> None:
-    assert secure(a_cluster(tmp_path, **settings)) is wanted
+    assert rbac_enabled(a_cluster(tmp_path, **settings)) is wanted
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_security_is_the_default_from_1_20_on(tmp_path: Path, settings: dict[str
         ({"kubernetes": "1.28", "proxy_mode": "nftables"}, ("proxy_mode=nftables", "iptables, ipvs", "1.29")),
         ({"proxy_mode": "ebpf"}, ("proxy_mode=ebpf: must be one of iptables, nftables, ipvs",)),
         ({"security": "tls"}, ("security=tls: must be one of auto, rbac, none",)),
-        ({"security": "rbac", "front_door": "on"}, ("security=rbac, front_door=on",)),
+        ({"security": "rbac", "insecure_port": "on"}, ("security=rbac, insecure_port=on",)),
         ({"kubernetes": "1.18"}, ("'1.18'", "1.19 to 1.36")),
         ({"kubernetes": "1.37"}, ("'1.37'", "1.19 to 1.36", "PROGRAM_bin=PATH")),
     ],

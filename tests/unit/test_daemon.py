@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tasks.core import daemon as daemon_module
-from tasks.core import probe
+from tasks.core import http_client
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
 from tasks.core.errors import DmucError, Interrupted
@@ -163,7 +163,7 @@ def test_it_runs_in_its_own_directory_with_an_environment_of_ours(lab: Lab, monk
     environment = dict(
         entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
     )
-    assert {name for name in environment if not name.startswith("DMUC_")} == {"PATH", "HOME", "LANG"}
+    assert {name for name in environment if "DMUC" not in name} == {"PATH", "HOME", "LANG"}
     assert environment["HOME"] == str(lab.context.home)
 
 
@@ -379,7 +379,7 @@ def test_a_stray_of_another_cluster_is_not_ours_to_end(lab: Lab, tmp_path: Path)
 
 def test_one_that_hangs_is_started_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "_PATIENCE", 0.3)
-    monkeypatch.setattr(probe, "_LIMIT", 0.2)
+    monkeypatch.setattr(http_client, "LIMIT", 0.2)
     daemon = lab.daemon(grace=0.3)
     pid = lab.start(daemon)
     os.kill(pid, signal.SIGSTOP)
@@ -495,7 +495,7 @@ def test_one_that_will_not_end_is_killed(lab: Lab) -> None:
 
 
 def test_a_private_one_has_a_deadline_by_its_name_without_the_underscore(lab: Lab) -> None:
-    error = lab.fails(lab.daemon(name="_unit", script=DEAF), lab.with_settings(deadlines={"unit": 0.2}))
+    error = lab.fails(lab.daemon(script=DEAF), lab.with_settings(deadlines={"unit": 0.2}))
     assert error.do == "More time: deadline_unit=SECONDS."
 
 
@@ -521,7 +521,7 @@ def test_whoever_needs_it_can_start_when_it_answers_and_it_is_ready_later(lab: L
     url = f"http://127.0.0.1:{lab.port}"
     daemon = lab.daemon(answers=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
     early, ready = daemon.goals()
-    assert (early.name, early.early, ready.name, ready.early) == ("_unit", True, "unit", False)
+    assert (early.name, early.needs_started, ready.name, ready.needs_started) == ("unit:started", True, "unit", False)
     early.make(lab.context, Silent())
     assert early.holds(lab.context)
     assert ready.holds(lab.context) == Answer(False, f"{url}/readyz: 503 ok")
@@ -674,15 +674,6 @@ def test_it_can_be_placed_on_another_machine(lab: Lab) -> None:
 
     lab.start(lab.daemon(place=place))
     assert placed == ["asked"]
-
-
-def test_a_private_one_has_files_without_its_underscore(lab: Lab) -> None:
-    daemon = lab.daemon(name="_unit")
-    lab.start(daemon)
-    assert [goal.name for goal in daemon.goals()] == ["__unit", "_unit"]
-    assert daemon.log(lab.context).name == "unit.log"
-    assert daemon.record(lab.context).name == "unit.pid"
-    assert daemon.label == "unit"
 
 
 # Where it needs what is not its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import binaries, dns, kubeconfig, kubelet, pki
+from tasks import api_client, binaries, dns, kubeconfig, kubelet, pki
 from tasks.choices import wants_dns
 from tasks.core import settings
 from tasks.core.context import Context
@@ -19,7 +20,7 @@ from tasks.core.errors import DmucError
 from tasks.core.machine import Host
 from tasks.core.progress import Silent
 from tasks.programs.catalog import wanted
-from tests.unit.support import a_context, a_program
+from tests.unit.support import NASTY, a_context, a_program, on_machine
 
 NAME = "kubernetes.default.svc.cluster.local"
 # What CoreDNS 1.13.1 answered, after the question.
@@ -106,7 +107,17 @@ def test_without_endpoint_slices_it_does_without_endpoints(tmp_path: Path, kuber
     context = a_context(tmp_path, machine="fake", kubernetes=kubernetes)
     (corefile,) = dns.COREDNS.writes(context).values()
     assert ("noendpoints" in corefile) is lacks
-    assert "bind 10.95.0.2" in corefile and f"kubeconfig {context.state}/kubeconfig" in corefile
+    assert "bind 10.95.0.2" in corefile
+
+
+@pytest.mark.parametrize("security", ["rbac", "none"])
+def test_it_finds_its_kubeconfig_wherever_the_checkout_is(tmp_path: Path, security: str) -> None:
+    context = a_context(tmp_path / NASTY, machine="fake", security=security)
+    (corefile,) = dns.COREDNS.writes(context).values()
+    assert NASTY not in corefile
+    (line,) = [line.split() for line in corefile.splitlines() if "kubeconfig" in line]
+    file = line[1].replace("{$HOME}", context.environment()["HOME"])  # as CoreDNS does, in words that it has split
+    assert Path(os.path.normpath(file)) == api_client.kubeconfig(context, "coredns")
 
 
 def test_kubelets_tell_of_it_once_it_is_there(context: Context) -> None:
@@ -158,12 +169,12 @@ def a_server(codes: int, answers: int) -> Iterator[int]:
 )
 def test_an_answer_is_read(context: Context, reply: tuple[int, int], yes: bool, why: str) -> None:
     with a_server(*reply) as port:
-        answer = dns.look_up(replace(context, machine=Fake(port=port)), NAME)
+        answer = dns.look_up(on_machine(context, Fake(port=port)), NAME)
     assert (answer.yes, answer.why) == (yes, why)
 
 
 def test_no_answer_is_said(context: Context) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        answer = dns.look_up(replace(context, machine=Fake(port=silent.getsockname()[1])), NAME)
+        answer = dns.look_up(on_machine(context, Fake(port=silent.getsockname()[1])), NAME)
     assert not answer and answer.why == "10.96.0.10:53 does not answer: timed out"

@@ -22,8 +22,9 @@ def nameless(source: str) -> Iterator[int]:
         called = name.rpartition(".")[2]
         if len(node.args) > {"read_text": 0, "write_text": 1}.get(called, len(node.args)):
             continue
-        modes = [a.value for a in (*node.args, words.get("mode")) if isinstance(a, ast.Constant)]
-        binary = name in BINARY or any(isinstance(mode, str) and "b" in mode for mode in modes)
+        said = [one for value in (*node.args, words.get("mode")) if value for one in ast.walk(value)]
+        modes = [one.value for one in said if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        binary = name in BINARY or any("b" in mode for mode in modes)
         if (called in {"read_text", "write_text"} or (called in {"open", "fdopen"} and not binary)) or "text" in words:
             yield node.lineno
 

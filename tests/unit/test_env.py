@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from doit.exceptions import InvalidCommand
 
-from tasks import kubeconfig
+from tasks.api_client import administrators
 from tasks.commands import env
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
@@ -45,7 +45,7 @@ def test_a_shell_reads_it_as_it_is_meant(context: Context, capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert err == ""
     assert in_a_shell(out).stdout == f"{context.state}/kubeconfig\n{context.state}/bin\nhost.one\n"
-    assert kubeconfig.path(context).exists()  # the API server was started alone, which does not need it
+    assert administrators(context).exists()  # the API server was started alone, which does not need it
 
 
 def test_the_default_machine_is_not_said(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from typing import TypeAlias
 import pytest
 
 from tasks import kubeconfig, pki
+from tasks.api_client import administrators
 from tasks.cluster import load
 from tasks.core import release
 from tasks.core.cgroups import Hierarchy
@@ -46,7 +47,7 @@ CHOICES = ("engine=docker", "engine=containerd", "security=rbac", "security=none
 ALL_CHOICES = (
     *CHOICES,
     *("proxy_mode=nftables", "proxy_mode=ipvs", "service_account=no-mount", "service_account=disabled"),
-    *("scheduling=manual", "front_door=on"),
+    *("scheduling=manual", "insecure_port=on"),
 )
 
 UPSTREAM = "https://registry.example"
@@ -161,14 +162,14 @@ def sections(directory: Path, minor: str, machine: str) -> Iterator[tuple[str, s
         if isinstance(context.machine, Namespaces):
             yield "machine.sh, on a host with cgroup v1", setup_script(context.machine, V1) + "\n"
             yield "machine.sh, on a host with cgroup v2", setup_script(context.machine, V2) + "\n"
-        yield str(kubeconfig.path(context)), kubeconfig.text(context)
+        yield str(administrators(context)), kubeconfig.text(context)
     usual: dict[str, str] = {}
     for variant in variants(dodo, context, directory, minor):
         if variant.context is None:
             yield variant.title, f"refused: {variant.refused}\n"
             continue
         with as_root():
-            texts = {daemon.label: of_daemon(daemon, variant.context) for daemon in dodo.DMUC.daemons}
+            texts = {daemon.name: of_daemon(daemon, variant.context) for daemon in dodo.DMUC.daemons}
         for label, text in texts.items():
             if not variant.title:
                 yield label, text

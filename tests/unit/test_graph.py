@@ -26,8 +26,10 @@ from tests.unit.support import CHECKOUT, a_context, load_dodo, set_programs
 YES = Answer(True, "")
 
 
-def a_goal(name: str, *needs: str, after: Sequence[str] = (), early: bool = False) -> Goal:
-    return Goal(name, f"doc of {name}", lambda context: YES, lambda *_: None, needs=needs, after=after, early=early)
+def a_goal(name: str, *needs: str, after: Sequence[str] = (), started: bool = False) -> Goal:
+    return Goal(
+        name, f"doc of {name}", lambda context: YES, lambda *_: None, needs=needs, after=after, needs_started=started
+    )
 
 
 def a_daemon(name: str, *needs: str, after: Sequence[str] = ()) -> Daemon:
@@ -54,10 +56,10 @@ def test_a_daemon_is_two_goals_of_which_the_early_one_needs_the_early_ones(tmp_p
     needs = {goal.name: names(goal) for goal in join(parts, a_context(tmp_path))}
     assert needs == {
         "machine": [],
-        "_store": ["machine"],
-        "store": ["_store", "machine"],
-        "_server": ["machine", "_store"],
-        "server": ["_server", "machine", "store"],
+        "store:started": ["machine"],
+        "store": ["store:started", "machine"],
+        "server:started": ["machine", "store:started"],
+        "server": ["server:started", "machine", "store"],
     }
 
 
@@ -67,17 +69,10 @@ def test_a_goal_that_is_not_a_daemons_needs_the_ready_ones(tmp_path: Path) -> No
     assert (names(goal), names(goal, "after")) == (["server"], ["server"])
 
 
-def test_a_private_daemon_is_not_mistaken_for_an_early_one(tmp_path: Path) -> None:
-    parts: list[Part] = [a_daemon("_cache"), a_daemon("engine", "_cache")]
-    needs = {goal.name: names(goal) for goal in join(parts, a_context(tmp_path))}
-    assert needs["_engine"] == ["__cache"]
-    assert needs["engine"] == ["_engine", "_cache"]
-
-
 def test_an_order_names_the_early_goal_or_the_ready_one(tmp_path: Path) -> None:
-    parts: list[Part] = [a_daemon("node"), a_daemon("server"), a_daemon("proxy", after=("_node", "server"))]
+    parts: list[Part] = [a_daemon("node"), a_daemon("server"), a_daemon("proxy", after=("node:started", "server"))]
     after = {goal.name: names(goal, "after") for goal in join(parts, a_context(tmp_path))}
-    assert after["_proxy"] == ["_node", "server"]
+    assert after["proxy:started"] == ["node:started", "server"]
     assert after["proxy"] == []
 
 
@@ -118,7 +113,7 @@ def goals(dodo: SimpleNamespace) -> dict[str, Goal]:
 
 
 def test_the_public_names_are_those_of_the_walk_through_in_its_order(goals: dict[str, Goal]) -> None:
-    assert [name for name in goals if not name.startswith("_")] == [
+    assert [name for name, goal in goals.items() if not goal.hidden] == [
         *("machine", "binaries", "pki", "etcd", "apiserver", "kubeconfig", "controller_manager", "service_account"),
         *("deployment", "container_engine", "images", "kubelet", "scheduler", "service", "kube_proxy"),
         "service_reachable",
@@ -154,7 +149,7 @@ def test_asking_for_the_last_one_takes_in_all_of_the_walk_through(
     dodo: SimpleNamespace, goals: dict[str, Goal]
 ) -> None:
     taken = add_order(in_doit(dodo.PARTS, dodo.DMUC.context), ["service_reachable"])
-    assert {name for name in goals if not name.startswith("_")} - taken == {"dns"}
+    assert {name for name, goal in goals.items() if not goal.hidden} - taken == {"dns"}
 
 
 def test_what_is_asked_for_by_default_exists(dodo: SimpleNamespace, goals: dict[str, Goal]) -> None:
@@ -162,7 +157,7 @@ def test_what_is_asked_for_by_default_exists(dodo: SimpleNamespace, goals: dict[
 
 
 def test_what_a_part_needs_comes_before_it_in_the_walk_through(goals: dict[str, Goal]) -> None:
-    public = [name for name in goals if not name.startswith("_")]
+    public = [name for name, goal in goals.items() if not goal.hidden]
     late = {(name, n) for name in public for n in names(goals[name]) if n in public[public.index(name) :]}
     assert late == set()
 
@@ -190,7 +185,7 @@ def test_no_flag_stands_without_its_reason(tmp_path: Path, machine: str) -> None
         f"{daemon.name}: {flag.text}: {flag.why!r}"
         for daemon, context in daemons_on(machine, tmp_path / "root")
         for flag in daemon.flags(context)
-        if not re.fullmatch(r"[A-Z`][^\n]* [^\n]*\.", flag.why)
+        if not re.fullmatch(r"[\w`][^\n]* [^\n]*\.", flag.why)
     ]
     assert wrong == []
 
@@ -215,7 +210,7 @@ def test_every_known_cause_is_a_pattern_and_a_sentence(dodo: SimpleNamespace) ->
     for daemon in dodo.DMUC.daemons:
         for pattern, meaning in daemon.causes.items():
             re.compile(pattern)
-            assert re.fullmatch(r"[A-Z][^\n]* [^\n]*[.\w=]", meaning), f"{daemon.name}: {meaning!r}"
+            assert re.fullmatch(r"\w[^\n]* [^\n]*[.\w=]", meaning), f"{daemon.name}: {meaning!r}"
 
 
 def test_without_its_program_a_daemon_says_what_to_run(dodo: SimpleNamespace) -> None:
@@ -228,7 +223,7 @@ def test_without_its_program_a_daemon_says_what_to_run(dodo: SimpleNamespace) ->
 
 CORE = sorted((CHECKOUT / "tasks" / "core").glob("*.py"))
 COMPONENT = re.compile(
-    r"etcd|apiserver|api-server|kubelet|scheduler|controller.?manager|kube.?proxy|kube-|docker|containerd|runc"
+    r"etcd|apiserver|api-server|kubelet|scheduler|controller.?manager|kube.?proxy|kube-|docker|containerd|\brunc\b"
     r"|nginx|deployment|service_(account|reachable)|container_engine|kubeconfig",
     re.IGNORECASE,
 )

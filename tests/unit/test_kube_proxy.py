@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from tasks.core.context import Context
 from tasks.core.machine import Host
 from tasks.proxies.kube_proxy import KUBE_PROXY
-from tests.unit.support import a_context, a_program, set_programs
+from tests.unit.support import a_context, a_program, on_machine, set_programs
 
 RULES = """\
 *nat
@@ -106,7 +106,7 @@ def test_iptables_follow_ipvs(root: Path) -> None:
 def test_without_nft_there_are_no_tables_of_it(root: Path) -> None:
     (root / "bin/nft").unlink()
     (root / "bin/sh").symlink_to("/bin/sh")
-    prepare(replace(cluster(root, "iptables"), machine=Fake(bin=root / "bin", others="")))
+    prepare(on_machine(cluster(root, "iptables"), Fake(bin=root / "bin", others="")))
     assert said(root) == ""
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import choices, kubeconfig, pki
+from tasks import api_client, kubeconfig, pki
+from tasks.api_client import administrators
 from tasks.core.context import Context
 from tasks.core.progress import Silent
 from tests.unit.support import a_context
 
 KUBECONFIG = kubeconfig.KUBECONFIG
+
+COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")
 
 
 def made(directory: Path, **settings: Any) -> Context:
@@ -45,9 +48,9 @@ def holder(context: Context, file: Path) -> str:
 
 def test_with_rbac_each_component_has_its_own_and_the_first_is_the_administrators(tmp_path: Path) -> None:
     context = made(tmp_path)
-    assert holder(context, kubeconfig.path(context)) == "admin"
-    for who in kubeconfig.COMPONENTS:
-        file = choices.kubeconfig(context, who)
+    assert holder(context, administrators(context)) == "admin"
+    for who in COMPONENTS:
+        file = api_client.kubeconfig(context, who)
         assert holder(context, file) == who
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert KUBECONFIG.holds(context)
@@ -55,21 +58,21 @@ def test_with_rbac_each_component_has_its_own_and_the_first_is_the_administrator
 
 def test_without_all_are_the_administrator(tmp_path: Path) -> None:
     context = made(tmp_path, security="none")
-    assert {choices.kubeconfig(context, who) for who in kubeconfig.COMPONENTS} == {kubeconfig.path(context)}
+    assert {api_client.kubeconfig(context, who) for who in COMPONENTS} == {administrators(context)}
     assert not (context.state / "kubeconfigs").exists()
 
 
-@pytest.mark.parametrize("who", kubeconfig.COMPONENTS)
+@pytest.mark.parametrize("who", COMPONENTS)
 def test_a_renewed_certificate_changes_its_holders_file_and_no_other(tmp_path: Path, who: str) -> None:
     context = made(tmp_path)
     before = {file: file.read_bytes() for file in kubeconfig.files(context)}
     (context.pki / f"{who}.crt").unlink()
     assert not KUBECONFIG.holds(context)
     pki.PKI.make(context, Silent())
-    assert KUBECONFIG.holds(context).why == f"{choices.kubeconfig(context, who)} is not as wanted"
+    assert KUBECONFIG.holds(context).why == f"{api_client.kubeconfig(context, who)} is not as wanted"
     KUBECONFIG.make(context, Silent())
     assert KUBECONFIG.holds(context)
-    assert [file for file, text in before.items() if file.read_bytes() != text] == [choices.kubeconfig(context, who)]
+    assert [file for file, text in before.items() if file.read_bytes() != text] == [api_client.kubeconfig(context, who)]
 
 
 def test_taking_them_back_leaves_none_of_either_way(tmp_path: Path) -> None:

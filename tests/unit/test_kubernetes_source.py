@@ -14,7 +14,7 @@ from tasks.core import debian
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.progress import Silent
 from tasks.programs import build_kubernetes
-from tests.unit.support import ending_the_run
+from tests.unit.support import a_program, ending_the_run
 
 # Stand for the tools. `go build` makes programs that say their version; reflect2 must have been replaced by then.
 TOOLS = {
@@ -30,9 +30,8 @@ build)
     printf '%s\\n' net k8s.io/a k8s.io/b k8s.io/c
     while [ "$1" != -o ]; do shift; done
     mkdir -p $2
-    for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do
-        printf '#!/bin/sh\\n[ "$*" = "%s" ] && echo Kubernetes v1.20.2\\n' \\
-            "$([ $program = kubectl ] && echo version --client || echo --version)" > $2/$program
+    for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet; do
+        printf '#!/bin/sh\\n[ "$*" = "--version" ] && echo Kubernetes v1.20.2\\n' > $2/$program
         chmod +x $2/$program
     done ;;
 esac""",
@@ -152,8 +151,8 @@ def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) 
 
 
 def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -> None:
-    replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubectl")
-    with pytest.raises(DmucError, match="asking the kubectl that was built"):
+    replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubelet")
+    with pytest.raises(DmucError, match="asking the kubelet of Debian"):
         build_kubernetes.build(cache, Silent())
     assert left(cache) == []
 
@@ -213,3 +212,31 @@ def test_a_build_of_another_run_is_waited_for(tmp_path: Path, cache: Path) -> No
             os.close(lock)
 
     assert build_kubernetes.build(cache, Told(other_run_ends)) == result
+
+
+# kubectl
+
+
+def package(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have Debian's package hold this kubectl."""
+
+    def extract(deb: Path, into: Path) -> None:
+        a_program(into / "usr/bin/kubectl", script)
+
+    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, progress: [into / f"{packages[0]}.deb"])
+    monkeypatch.setattr(debian, "extract", extract)
+
+
+def test_kubectl_is_taken_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(monkeypatch, '[ "$*" = "version --client" ] && echo Client Version: v1.20.2')
+    build_kubernetes.fetch_kubectl(tmp_path, Silent())
+    (directory,) = (tmp_path / "kubernetes").iterdir()
+    assert [path.name for path in directory.iterdir()] == ["kubectl"]
+
+
+@pytest.mark.parametrize("script", ["echo Client Version: v1.33.4", "echo oh dear; exit 1"])
+def test_a_kubectl_of_another_debian_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    package(monkeypatch, script)
+    with pytest.raises(DmucError, match=r"It should say v1\.20\.2, as in Debian 12\."):
+        build_kubernetes.fetch_kubectl(tmp_path, Silent())
+    assert not [*tmp_path.rglob("kubectl")]

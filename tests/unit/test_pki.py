@@ -238,7 +238,8 @@ def test_another_name_gives_a_new_certificate_to_whom_it_concerns(context: Conte
 def test_another_node_name_concerns_the_kubelet(tmp_path: Path) -> None:
     context = a_context(tmp_path, machine="one")
     PKI.make(context, Silent())
-    other = replace(context, settings=replace(context.settings, machine="two"))
+    renamed = replace(context.settings, machine="two")
+    other = replace(context, settings=renamed, nodes=[replace(context.node, name="two")])
     assert remade(other) == {"apiserver.crt", "kubelet.crt", "kubelet-server.crt"}
 
 

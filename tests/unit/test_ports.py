@@ -47,7 +47,7 @@ def test_whose_ports_are_free_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, user: int, free: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert a_context(tmp_path, machine=machine).settings.free_ports is free
+    assert a_context(tmp_path, machine=machine).settings.shares_host is free
 
 
 def test_before_the_first_start_nobody_answers(context: Context) -> None:

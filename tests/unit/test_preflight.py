@@ -85,11 +85,11 @@ def test_swap(on: Callable[..., dict[str, Row]]) -> None:
     assert row.does == "kubelet --fail-swap-on=false: The host has swap; by default the kubelet refuses to start then"
 
 
-@pytest.mark.parametrize("front_door", ["off", "on"])
-def test_without_sys_resource(on: Callable[..., dict[str, Row]], front_door: str) -> None:
-    row = on(host=WITHOUT, front_door=front_door)["capabilities"]
+@pytest.mark.parametrize("insecure_port", ["off", "on"])
+def test_without_sys_resource(on: Callable[..., dict[str, Row]], insecure_port: str) -> None:
+    row = on(host=WITHOUT, insecure_port=insecure_port)["capabilities"]
     assert row.state is State.ADAPTED and "without sys_resource" in row.found
-    assert "adapter" in row.does and ("dmuc lacks CAP_SYS_RESOURCE" in row.does) == (front_door == "off")
+    assert "adapter" in row.does and ("dmuc lacks CAP_SYS_RESOURCE" in row.does) == (insecure_port == "off")
 
 
 @pytest.mark.parametrize(("host", "version"), [({}, "v1"), (V2, "v2")])

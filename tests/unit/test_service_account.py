@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks import apiserver, controller_manager, front_door, service_account
+from tasks import apiserver, controller_manager, insecure_port, service_account
 from tasks.core.context import Context
 from tasks.core.probe import Answer
 from tests.unit.support import a_context
@@ -91,16 +91,16 @@ def test_who_signs_the_tokens_has_the_key(tmp_path: Path, release: str, way: str
     ("release", "door", "why_none", "closes"),
     [
         ("1.19", "on", "the API server serves plain HTTP itself", False),
-        ("1.19", "off", "front_door=off", True),
+        ("1.19", "off", "insecure_port=off", True),
         ("1.20", "on", "", False),
-        ("1.20", "off", "front_door=off", False),
+        ("1.20", "off", "insecure_port=off", False),
     ],
 )
-def test_the_front_door_is_the_api_servers_own_where_it_has_one(
+def test_the_insecure_port_is_the_api_servers_own_where_it_has_one(
     tmp_path: Path, release: str, door: str, why_none: str, closes: bool
 ) -> None:
-    context = a_context(tmp_path, machine="one", kubernetes=release, front_door=door)
-    assert front_door.FRONT_DOOR.unwanted(context) == why_none
+    context = a_context(tmp_path, machine="one", kubernetes=release, insecure_port=door)
+    assert insecure_port.KUBECTL_PROXY.unwanted(context) == why_none
     flags = [flag.text for flag in apiserver.flags(context)]
     assert ("--insecure-port=0" in flags) is closes
 

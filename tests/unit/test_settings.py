@@ -236,29 +236,48 @@ def test_the_last_of_two_words_counts() -> None:
 # Choices, and what a cluster was made with
 
 
-@pytest.mark.parametrize("name", ["obtain", "service_account", "scheduling", "front_door"])
+@pytest.mark.parametrize("name", ["obtain", "service_account", "scheduling", "insecure_port"])
 def test_a_choice_that_there_is_not_is_answered_with_those_that_there_are(tmp_path: Path, name: str) -> None:
     error = refused(tmp_path, words={name: "nonsense"})
     assert error.seen.startswith(f"{name}=nonsense: must be one of {getattr(Settings, name)}, ")
 
 
-def test_the_front_door_is_not_opened_on_the_host(tmp_path: Path) -> None:
-    error = refused(tmp_path, words={"machine": "host", "front_door": "on"})
-    assert "everybody" in error.seen and "machine=NAME" in error.do
+def test_the_insecure_port_is_not_opened_on_the_host(tmp_path: Path) -> None:
+    error = refused(tmp_path, words={"machine": "host", "insecure_port": "on"})
+    assert "every local user" in error.seen and "machine=NAME" in error.do
 
 
 def test_what_a_cluster_was_made_with_counts_where_nobody_says_otherwise(tmp_path: Path) -> None:
-    remember(tmp_path, {"front_door": "on", "scheduling": "manual"})
+    remember(tmp_path, {"insecure_port": "on", "scheduling": "manual"})
     remember(tmp_path, {"service_account": "no-mount"})
     settings = load(
         tmp_path / "cluster.toml",
-        {"DMUC_FRONT_DOOR": "off"},
+        {"DMUC_INSECURE_PORT": "off"},
         {},
         programs=(),
         tasks=(),
         remembered=remembered(tmp_path),
     )
-    assert (settings.front_door, settings.scheduling, settings.service_account) == ("off", "manual", "no-mount")
+    assert (settings.insecure_port, settings.scheduling, settings.service_account) == ("off", "manual", "no-mount")
+
+
+@pytest.mark.parametrize("where", ["file", "environment", "words"])
+def test_a_setting_by_its_old_name_counts_and_says_the_new_one(tmp_path: Path, where: str) -> None:
+    said: list[str] = []
+    if where == "file":
+        (tmp_path / "cluster.toml").write_text('front_door = "on"\n')
+    settings = load(
+        tmp_path / "cluster.toml",
+        {"DMUC_FRONT_DOOR": "on"} if where == "environment" else {},
+        {"front_door": "on"} if where == "words" else {},
+        programs=(),
+        tasks=(),
+        remembered={"front_door": "off"},  # of a cluster that was made before: its user has said nothing
+        warn=said.append,
+    )
+    assert settings.insecure_port == "on"
+    (line,) = said
+    assert line.startswith("deprecated: the setting front_door is now called insecure_port (")
 
 
 def test_nothing_is_remembered_of_a_cluster_that_is_not_there(tmp_path: Path) -> None:

@@ -54,24 +54,24 @@ def order(context: Context, tmp_path: Path) -> dict[str, set[str]]:
         direct = {*goals[name].needs, *goals[name].after}  # type: ignore[misc]
         return direct.union(*map(before, direct))
 
-    return {name: before(f"_{name}") & ready(*COMPONENTS) for name in (*COMPONENTS, ENGINE)}
+    return {name: before(f"{name}:started") & ready(*COMPONENTS) for name in (*COMPONENTS, ENGINE)}
 
 
 def ready(*names: str) -> set[str]:
     """The goals of components that are not only to answer, but to be ready."""
-    return {f"{early}{name}" for name in names for early in ("_", "")}
+    return {f"{name}{step}" for name in names for step in (":started", "")}
 
 
 def test_from_nothing_each_is_started_as_early_as_it_can_be(context: Context, tmp_path: Path) -> None:
     found = order(context, tmp_path)
     assert found[ENGINE] == set()
-    assert found["kubelet"] == {"_apiserver"}
-    assert found["kube_proxy"] == {"_apiserver", "_kubelet"}
+    assert found["kubelet"] == {"apiserver:started"}
+    assert found["kube_proxy"] == {"apiserver:started", "kubelet:started"}
 
 
 def test_a_cluster_that_runs_with_its_programs_is_mended_without_waiting(context: Context, tmp_path: Path) -> None:
     runs(context, "apiserver", context.program("kube-apiserver"))
-    assert order(context, tmp_path)["kubelet"] == {"_apiserver"}
+    assert order(context, tmp_path)["kubelet"] == {"apiserver:started"}
 
 
 @pytest.mark.parametrize("looked_for", [True, False])
@@ -93,7 +93,7 @@ def test_a_program_that_was_built_anew_in_its_place_is_another(context: Context,
     program = context.program("kubelet")
     runs(context, "kubelet", program)
     a_program(program, "# new")
-    assert "_scheduler" in order(context, tmp_path)["kubelet"]
+    assert "scheduler:started" in order(context, tmp_path)["kubelet"]
 
 
 def test_one_that_is_gone_is_not_in_the_way(context: Context, tmp_path: Path) -> None:
@@ -103,4 +103,4 @@ def test_one_that_is_gone_is_not_in_the_way(context: Context, tmp_path: Path) ->
     Record(record.pid, 1, record.boot, record.since, record.command, record.inputs).save(
         context.pidfiles / "apiserver.pid"
     )
-    assert order(context, tmp_path)["kubelet"] == {"_apiserver"}
+    assert order(context, tmp_path)["kubelet"] == {"apiserver:started"}

@@ -158,9 +158,9 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         **settings: Any,
     ) -> Diagnosis:
         context = a_context(tmp_path, **settings)
+        context = replace(context, nodes=[replace(context.node, name="dmuc1")])
         monkeypatch.setattr(deployment_chain, "SERVICE_ACCOUNT", _goal(SERVICE_ACCOUNT, token))
         monkeypatch.setattr(deployment_chain, "SCHEDULABLE", _goal(SCHEDULABLE, taint))
-        monkeypatch.setattr(deployment_chain, "node_name", lambda context: "dmuc1")
         monkeypatch.setattr(netfilter, "run", partial(_listed, rules))
         monkeypatch.setattr(
             deployment_chain,
@@ -180,7 +180,7 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, needs in NEEDS.items():
             found = works("pid 7") if name in up else broken("its process (pid 7) is gone")
             links[name] = Link(name, lambda found=found: found, f"scripts/doit {name}", needs, part=True)  # type: ignore[misc]
-        ordered = [links[name.lstrip("_")] for name in why.CHAIN if name.lstrip("_") in links]
+        ordered = [links[name] for name in why.CHAIN if name in links]
         diagnosed = Diagnosis(ordered)
         follower.refuse_unknown()
         return diagnosed
@@ -265,7 +265,7 @@ def test_a_missing_token_is_the_service_accounts(
 def test_with_scheduling_by_hand_the_next_is_a_binding(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     up = [*UP_TO_KUBELET, "scheduler"]  # nobody else is the cause
     text = told(diagnose({**WEB, "pods": [a_pod()]}, up, scheduling="manual"), capsys)
-    assert "\nnext: scripts/doit _binding\n" in text
+    assert "\nnext: scripts/doit binding\n" in text
 
 
 @pytest.mark.parametrize(
@@ -451,9 +451,9 @@ def test_a_process_that_is_gone_and_its_last_words(tmp_path: Path) -> None:
     context = a_context(tmp_path)
     program = a_program(tmp_path / "server", "exit 1")
     set_programs(context, {"server": program})
-    daemon = Daemon("_server", "serve", "server", lambda context: (), ready=Http("http://127.0.0.1:1/"))
+    daemon = Daemon("server", "serve", "server", lambda context: (), ready=Http("http://127.0.0.1:1/"))
     link = diagnosis.daemon(daemon, context)
-    assert (link.name, link.do, link.check()) == ("server", "scripts/doit _server", broken("not started"))
+    assert (link.name, link.do, link.check()) == ("server", "scripts/doit server", broken("not started"))
     for path in (context.logs, context.pidfiles):
         path.mkdir()
     daemon.log(context).write_text(
