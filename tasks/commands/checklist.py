@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-_WIDTH = 110
+WIDTH = 110  # of a line, where the terminal does not say another
 _COLUMN = 14  # the names
 
 
@@ -40,7 +40,7 @@ def show(found: Sequence[Row]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    width = (min(console.width, _WIDTH) if console.is_terminal else _WIDTH) - _COLUMN - 3
+    width = (min(console.width, WIDTH) if console.is_terminal else WIDTH) - _COLUMN - 3
     for row in found:
         head = Text.assemble((row.state.value, _STYLES[row.state]), f" {row.name:<{_COLUMN}} ")
         for text, style in ((row.found, ""), (row.does, "dim"), (row.do, "bold")):

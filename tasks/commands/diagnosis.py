@@ -19,12 +19,12 @@ from ..core.daemon import Daemon
 from ..core.errors import DmucError
 from ..core.goal import Goal, resolve
 from ..core.process import Record
+from .checklist import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 YOUNG = 30.0  # seconds after its start in which a process that is not ready yet is on its way
-_WIDTH = 110
 # How programs that give up say so: klog, etcd, the Go runtime, cobra, dockerd, leader election.
 _LAST_WORDS = re.compile(r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^fatal|^failed to |leaderelection lost|level=fatal")
 
@@ -198,7 +198,7 @@ def show(diagnosis: Diagnosis, wanted: Callable[[Link], bool] = lambda link: Tru
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     for state, name, evidence in _lines(diagnosis, wanted):
         line = Text.assemble((state.value, _STYLES[state]), f" {name:<18} {evidence}")
         if state is State.UNKNOWN and len(line) > console.width:  # the names of many
@@ -234,7 +234,7 @@ def _show_cause(console: Console, diagnosis: Diagnosis, cause: Link) -> None:
     finding = diagnosis[cause.name]
     verb = "waiting for" if finding.state is State.WAITS else "cause"
     evidence = _one_line(finding.evidence)
-    text = Text.assemble((f"{verb}: {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * _WIDTH]}")
+    text = Text.assemble((f"{verb}: {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * WIDTH]}")
     console.print(text)
     if cause.means:
         console.print(Text(f"without it: {cause.means}"))

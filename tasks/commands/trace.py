@@ -28,6 +28,7 @@ from ..core.probe import Answer, ask_api, wait
 from ..core.progress import Silent
 from ..proxies.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
 from .base import Command
+from .checklist import WIDTH
 
 REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together
@@ -35,7 +36,6 @@ _FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at mos
 _LIMIT = 1.0  # seconds for one request
 _LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
-_WIDTH = 110  # of a line
 _PROXY = "Run: scripts/doit kube_proxy; its log: scripts/doit logs kube_proxy"
 _ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
 _MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
@@ -355,7 +355,7 @@ def _lines(
     if branch.only:
         remarks.insert(0, f"only packets {branch.only}")
     said = f"  ({'; '.join(remarks)})" if remarks else ""
-    if len(text + said) > _WIDTH:
+    if len(text + said) > WIDTH:
         yield text, share, number
         text, share, number = rest + ("│" if children else " "), "", ""
     yield text + said, share, number

@@ -46,6 +46,14 @@ def test_help_shows_our_own_commands(checkout: Checkout) -> None:
         assert own.returncode == 0 and own.stdout and "Traceback" not in own.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict"])
+@pytest.mark.parametrize("word", ["list", "info", "status", "preflight", "why", "help", "pki"])
+def test_what_an_encoding_does_not_have_is_printed_otherwise(checkout: Checkout, word: str, encoding: str) -> None:
+    done = checkout.doit(word, *(["kubelet"] if word == "info" else []), PYTHONIOENCODING=encoding)
+    assert "Traceback" not in done.stderr and "codec" not in done.stderr
+    assert done.stdout and done.stdout.isascii() >= (encoding == "ascii")
+
+
 @pytest.mark.parametrize("words", [("list", "--all", "--status"), ("info", "kubelet"), ("status",), ("why",)])
 def test_whoever_reads_may_stop_reading(checkout: Checkout, words: Sequence[str]) -> None:
     with subprocess.Popen(
@@ -171,6 +179,15 @@ def test_a_second_doit_is_told_of_the_first(checkout: Checkout, words: Sequence[
         done = checkout.doit(*words)
         is_told(done, f"machine {checkout.machine}", f"(pid {os.getpid()})", "machine=NAME")
         assert checkout.made() == made
+
+
+def test_users_are_made_by_one_at_a_time_however_long_the_path(tmp_path: Path) -> None:
+    root = tmp_path / ("long " * 30)
+    root.mkdir()
+    checkout = Checkout(root)
+    with only_one(a_context(root, machine="host.one")):
+        is_told(checkout.doit("user", "name=ada", DMUC_MACHINE="host.one"), "Another doit", f"(pid {os.getpid()})")
+    assert "Another doit" not in checkout.doit("user", "name=ada", DMUC_MACHINE="host.one").stderr
 
 
 @pytest.mark.parametrize("words", [("list",), ("info", "pki"), ("status",), ("why",), ("logs",)])

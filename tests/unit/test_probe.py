@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tasks.core.certificates import Certificate, make
 from tasks.core.context import Context
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.http_client import request
+from tasks.core.machine import Host
 from tasks.core.probe import All, Answer, Chosen, Http, Tcp, Unix, ask_api, simple, wait, wait_or_fail
 from tasks.core.progress import Silent
 from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, serving
@@ -107,6 +109,19 @@ def test_a_long_body_is_said_in_part(context: Context, site: Site) -> None:
 def test_a_body_that_is_not_text_is_no_error(context: Context, site: Site) -> None:
     site.pages["/"] = (200, b"\xff\xfe")
     assert Http(f"{site.url}/")(context)
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://one.example", 80), ("https://one.example/x", 443)])
+def test_a_url_without_a_port_means_that_of_its_scheme(context: Context, url: str, port: int) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Refusing(Host):
+        def connect(self, host: str, port: int, *arguments: Any) -> socket.socket:
+            asked.append((host, port))
+            raise ConnectionRefusedError
+
+    assert not Http(url, own_ca=False)(replace(context, machine=Refusing()))
+    assert asked == [("one.example", port)]
 
 
 def test_a_refused_connection_is_said(context: Context) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.process import Record, find, marks, start_time
+from tasks.core.settings import load
 from tests.unit.support import eventually
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -232,6 +233,13 @@ def test_a_process_is_found_by_its_marks_and_its_children_are_not_meant(start: S
     ours = [start(**marks(record, sys.executable)) for _ in range(2)]
     start(**marks(record, "/usr/bin/another-program"))  # as one has that ours has started
     start(**marks(tmp_path / "x.pid2", sys.executable))
-    start(OTHER=f"DMUC_DAEMON={record}")
+    (mark, *_) = marks(record, sys.executable)
+    start(OTHER=f"{mark}={record}")
     start()
     assert sorted(find(record)) == sorted(process.pid for process in ours)
+
+
+def test_the_marks_are_no_settings(tmp_path: Path) -> None:
+    """What a daemon starts may be doit itself."""
+    environment = marks(tmp_path / "x.pid", sys.executable)
+    assert load(tmp_path / "none.toml", environment, {}, programs=(), tasks=()).machine == "dmuc1"
