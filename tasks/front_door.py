@@ -1,9 +1,8 @@
-"""The front door: plain HTTP on localhost:8080, as the walk-through has it, where whoever knocks may do everything.
+"""The front door: plain HTTP on localhost:8080, as in the walk-through, without authentication and authorization.
 
-Up to 1.19 it is the API server's own; since 1.20 there is none, and `kubectl proxy` stands in front of the API server
-and shows the administrator's certificate for everybody who comes. So it is only there when it is asked for
-(front_door=on), and only inside the machine. With it, every command on the slides can be typed as printed, and the
-components are started as they are there.
+Up to 1.19 the API server itself serves this port. Since 1.20 `kubectl proxy` serves it, and passes on each request with
+the administrator's certificate. So the front door exists only if requested (front_door=on), and only inside the
+machine. With it, every command of the walk-through works as printed, and the components get the walk-through's flags.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ URL = "http://localhost:8080"
 
 
 def way_in(context: Context, who: str) -> Flag:
-    """The flag that tells the component `who` (its program's name) where the API server is."""
+    """Return the flag that tells the component `who` (a program's name) where the API server is."""
     if context.settings.uses_front_door:
         return Flag(f"--master={URL}", "Address of the API server: plain HTTP, without authentication.")
     why = "Address and CA of the API server, and the client certificate to authenticate with."
@@ -27,12 +26,12 @@ def way_in(context: Context, who: str) -> Flag:
 
 
 def needs(context: Context) -> Sequence[str]:
-    """What a component needs to get to the API server."""
+    """Return the tasks that a component needs to reach the API server."""
     return ("apiserver", "_front_door" if context.settings.uses_front_door else "kubeconfig")
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of `kubectl proxy`, with their reasons."""
     pki = context.pki
     return [
         Flag("proxy", "Subcommand of kubectl: a proxy in front of the API server."),

@@ -1,6 +1,6 @@
-"""Our own doit commands, and those of doit's that must know more. pyproject.toml names them to doit.
+"""The base class of dmuc's commands, the small commands, and the commands of doit that dmuc changes.
 
-Whatever a command needs of the cluster it takes from the `DMUC` that dodo.py defines: a Cluster.
+pyproject.toml registers them with doit. A command gets the cluster from `DMUC`, which dodo.py defines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ..core.report import BOARD
 
 
 def told(method: Callable[..., int]) -> Callable[..., int]:
-    """Errors become one message and an exit status, never a traceback."""
+    """Decorate a command so that an error becomes one message and an exit status, never a traceback."""
 
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> int:
@@ -49,7 +49,7 @@ def told(method: Callable[..., int]) -> Callable[..., int]:
 
 
 class _Civil:
-    """Whoever reads what a command prints may stop reading (`doit info kubelet | head`), or end it with Ctrl-C."""
+    """A command that ends quietly when its output is closed (`doit info kubelet | head`), or on Ctrl-C."""
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the command."""
@@ -66,7 +66,7 @@ class _Civil:
 
 
 class Command(_Civil, DoitCmdBase):  # type: ignore[misc]
-    """A command of ours: `act` is given the cluster and the arguments."""
+    """A command of dmuc: `act` gets the cluster and the arguments."""
 
     cmd_options: Sequence[dict[str, object]] = ()
 
@@ -75,27 +75,27 @@ class Command(_Civil, DoitCmdBase):  # type: ignore[misc]
 
     @property
     def cluster(self) -> Cluster:
-        """What dodo.py has put together."""
+        """The cluster that dodo.py defines."""
         cluster: Cluster = self.loader.namespace["DMUC"]
         return cluster
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Do it, and give the exit status. Raises DmucError."""
+        """Run the command; return the exit status. Raise DmucError."""
         raise NotImplementedError
 
 
 class Run(DoitRun):  # type: ignore[misc]
-    """doit's `run`, alone on the machine, in the best order, ended in good order by Ctrl-C."""
+    """doit's `run`: with a lock on the machine, tasks in the best order, and a clean end on Ctrl-C."""
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """Run; gives doit's exit status, 130 when interrupted."""
+        """Run the tasks; return doit's exit status, or 130 when interrupted."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return int(super().execute(params, args))
         except KeyboardInterrupt:
-            end_all(deadline=30)  # whoever has just started something still takes it down
+            end_all(deadline=30)  # a task that has just started a process stops it first
             BOARD.end()
-            print("\ninterrupted: what runs goes on running; doit again goes on from here", file=sys.stderr)
+            print("\ninterrupted: what is running keeps running; scripts/doit continues from here", file=sys.stderr)
             return 130
 
     @functools.wraps(DoitRun._execute)
@@ -120,10 +120,11 @@ def _make_state(context: Context) -> None:
 
 
 class Clean(_Civil, DoitClean):  # type: ignore[misc]
-    """`doit clean`: with names it takes those back, last first; without any the whole machine, in any state."""
+    """`doit clean`: with names, undo these tasks, last first; without names, remove the whole machine, in any state."""
 
     cmd_options = (opt_clean_dryrun,)
-    doc_description = "Without names: power off and remove everything but the cache. With names: take back just those."
+    doc_purpose = "undo tasks, or remove the whole cluster"
+    doc_description = "Without names: power off and remove everything except the cache. With names: undo these tasks."
 
     def _execute(self, dryrun: bool, pos_args: list[str]) -> int:
         cluster: Cluster = self.loader.namespace["DMUC"]
@@ -137,7 +138,7 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
                     cluster.remove()
                 for goal in reversed(join(cluster.parts, cluster.context)):
                     if goal.name in names and goal.undo is not None:
-                        print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
+                        print(f"{goal.name}: {'would be ' if dryrun else ''}undone", flush=True)
                         if not dryrun:
                             goal.undo(cluster.context)
             return 0
@@ -148,9 +149,13 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
 class List(_Civil, DoitList):  # type: ignore[misc]
     """doit's `list`."""
 
+    doc_purpose = "list the tasks; with -s, whether they are up to date (U) or would run (R)"
+
 
 class Info(_Civil, DoitInfo):  # type: ignore[misc]
-    """doit's `info`, which says in words why something is not up to date."""
+    """doit's `info`, with the reason in words why a task is not up to date."""
+
+    doc_purpose = "show why a task would run"
 
     def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
         check_tasks_exist({task.name for task in self.task_list}, pos_args)
@@ -158,7 +163,7 @@ class Info(_Civil, DoitInfo):  # type: ignore[misc]
 
     @staticmethod
     def get_reasons(reasons: Any) -> str:
-        """Give the reasons as text."""
+        """Return the reasons as text."""
         ours = [
             f" * {check.answer.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "answer")
         ]
@@ -167,48 +172,55 @@ class Info(_Civil, DoitInfo):  # type: ignore[misc]
 
 
 class Down(Command):
-    """`doit down`."""
+    """`doit down`: power off the machine and keep its data."""
 
-    doc_purpose = "power the machine off and keep its data"
+    doc_purpose = "power off the machine and keep its data"
     doc_usage = ""
-    doc_description = "The next `doit` brings the same cluster back, with its objects."
+    doc_description = "The next `scripts/doit` restarts the same cluster, with all its objects."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Power off."""
+        """Power off the machine; return 0."""
         with only_one(cluster.context.machine.name, cluster.context.lock):
             cluster.power_off()
         return 0
 
 
 class Shell(Command):
-    """`doit shell [-- COMMAND]`."""
+    """`doit shell [-- COMMAND]`: open a shell in the machine, or run a command in it."""
 
     doc_purpose = "open a shell in the machine, or run a command in it"
     doc_usage = "[-- COMMAND [ARGUMENT ...]]"
-    doc_description = "Whatever the walk-through types can be typed there."
+    doc_description = "The commands of the walk-through work there as printed."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Become it: does not come back."""
-        # Taken from the real command line: doit takes every NAME=VALUE out of what it hands on.
+        """Replace this process by the command (execvp): does not return."""
+        # From the real command line: doit removes every NAME=VALUE from `arguments`.
         rest = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else arguments
         context = cluster.context
         context.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = context.inside(*(rest or ["bash"]))
-        os.execvp(command[0], command)  # from here on the terminal, Ctrl-C and the exit status are the command's
+        os.execvp(command[0], command)  # so that the terminal, Ctrl-C and the exit status are the command's
 
 
 class Logs(Command):
-    """`doit logs NAME [-f]`."""
+    """`doit logs NAME [-f]`: show the log of a component."""
 
     doc_purpose = "show the log of a component"
     doc_usage = "NAME"
-    doc_description = "Without a name: which logs there are."
+    doc_description = "Without a name: list the logs."
     cmd_options = (
-        {"name": "follow", "short": "f", "long": "follow", "type": bool, "default": False, "help": "go on as it grows"},
+        {
+            "name": "follow",
+            "short": "f",
+            "long": "follow",
+            "type": bool,
+            "default": False,
+            "help": "print new lines, too",
+        },
     )
 
     def get_options(self) -> Any:
-        """Give the options, -f for `--follow` among them: doit's own -f names another dodo file."""
+        """Return the options, with -f for `--follow`; doit's own -f names another dodo file."""
         options = super().get_options()
         for option in options:
             if option.name == "dodoFile":
@@ -220,11 +232,11 @@ class Logs(Command):
         return told(self.show)(self.cluster.context, follow or names != pos_args, names)
 
     def show(self, context: Context, follow: bool, names: list[str]) -> int:
-        """Print the log; with `follow` until interrupted."""
+        """Print the log; with `follow`, until interrupted. Raise DmucError when there is no such log."""
         there = sorted(path.stem for path in context.logs.glob("*.log"))
         if len(names) != 1 or names[0] not in there:
-            text = f"there is no log called {names[0]!r}" if len(names) == 1 else "one name is needed"
-            raise DmucError("showing a log", text, f"There are: {', '.join(there) or 'none yet'}.")
+            text = f"there is no log called {names[0]!r}" if len(names) == 1 else "the name of one log is needed"
+            raise DmucError("showing a log", text, f"Logs: {', '.join(there) or 'none yet'}.")
         if not follow:
             with (context.logs / f"{names[0]}.log").open(errors="replace") as log:
                 shutil.copyfileobj(log, sys.stdout)
@@ -236,14 +248,14 @@ class Logs(Command):
 
 
 class Status(Command):
-    """`doit status`."""
+    """`doit status`: show every component, and the cluster's objects."""
 
-    doc_purpose = "show every component: pid, since when, version, ready or why not; Nodes, Pods and Services"
+    doc_purpose = "show every component: PID, since when, version, ready or why not; Nodes, Pods and Services"
     doc_usage = ""
     doc_description = None
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Print it; gives 0 when everything that runs is ready and nothing is missing, else 1."""
+        """Print the status; return 0 when all components are ready, else 1."""
         from .status import show
 
         if arguments:

@@ -1,4 +1,4 @@
-"""`doit status`: the cluster at a glance."""
+"""`doit status`: every component of the cluster, and its objects, in one table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..core.process import Record
 
 
 def show(cluster: Cluster) -> int:
-    """Print every component (pid, since when, version, ready or why not) and the cluster's objects.
+    """Print every component (PID, since when, version, ready or why not) and the cluster's objects.
 
-    Gives 0 when all components are ready, else 1.
+    Return 0 when all components are ready, else 1.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -29,7 +29,7 @@ def show(cluster: Cluster) -> int:
     all_ready = down is None
     for daemon in cluster.daemons:
         if daemon.unwanted(context) or (context.settings.free_ports and daemon.needs_root):
-            continue  # the latter cannot be there, and nobody misses it
+            continue  # not part of this cluster
         record = Record.load(daemon.record(context))
         alive = record is not None and record.alive()
         answer = daemon.is_ready(context)
