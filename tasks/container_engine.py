@@ -1,7 +1,8 @@
-"""The container engine: runs the containers that the kubelet asks for. Docker, as in the walk-through, or containerd.
+"""The container engine: runs the containers of Pods. Docker, as in the walk-through, or containerd.
 
-What each is stands in docker.py and containerd.py. `engine=` chooses, at any time: the other's containers end, and its
-network goes, for both give the Pods addresses of the same range.
+The engines are defined in engines/docker.py and engines/containerd.py. `engine=` chooses one, and can be changed at any
+time: the other engine's containers are stopped and its network is removed, because both use the same range of addresses
+for Pods.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ from .engines import containerd, docker
 
 
 class Engine(Protocol):
-    """What docker.py and containerd.py are, both."""
+    """The interface of an engine: a module such as docker.py or containerd.py."""
 
     DAEMON: Daemon
 
     def pause_image(self, context: Context) -> str:
-        """Give the name of the pod sandbox's image."""
+        """Return the name of the image for Pod sandboxes."""
 
     def has(self, image: str) -> Probe:
-        """Ask whether the image is there."""
+        """Return a probe that asks the engine whether it has the image."""
 
     def pull(self, context: Context, image: str) -> None:
-        """Fetch it. Raises DmucError when it does not come."""
+        """Pull the image. Raise DmucError when that fails."""
 
     def remove(self, context: Context, image: str) -> None:
-        """Forget it."""
+        """Remove the image from the engine."""
 
 
 ENGINES: dict[str, Engine] = {"docker": docker, "containerd": containerd}
-_USED = "engines"  # those that were started here, the last one last
+_USED = "engines"  # the engines that have been started on this machine, the last one last
 
 
 def engine(context: Context) -> Engine:
-    """The one that is chosen."""
+    """Return the chosen engine."""
     return ENGINES[choices.engine(context)]
 
 
@@ -80,7 +81,7 @@ CONTAINER_ENGINE = Daemon(
     tools=lambda context: resolve(_daemon(context).tools, context),
     flags=lambda context: _daemon(context).flags(context),
     needs=("machine", "binaries", "upstream"),
-    # Another engine ends all containers: it comes when the kubelet does.
+    # A change of the engine stops all containers, so in an upgrade it comes as late as the kubelet.
     after=lambda context: upgrade.first(context, "controller_manager", "scheduler"),
     ready=Chosen(lambda context: _daemon(context).ready),
     writes=lambda context: _daemon(context).writes(context),
@@ -89,7 +90,7 @@ CONTAINER_ENGINE = Daemon(
     take_back=_take_back,
     needs_root=True,
     causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},
-    grace=20.0,  # Docker ends its containers first
+    grace=20.0,  # Docker stops its containers first
 )
 
 PARTS = [CONTAINER_ENGINE]

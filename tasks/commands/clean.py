@@ -12,10 +12,11 @@ from .base import EndsQuietly, OnCluster, told
 
 
 class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
-    """doit's `clean`: with names it takes those back, last first; without any the whole machine, in any state."""
+    """`doit clean`: with names, undo these tasks, last first; without names, remove the whole machine, in any state."""
 
     cmd_options = (opt_clean_dryrun,)
-    doc_description = "Without names: power off and remove everything but the cache. With names: take back just those."
+    doc_purpose = "undo tasks, or remove the whole cluster"
+    doc_description = "Without names: power off and remove everything except the cache. With names: undo these tasks."
 
     def _execute(self, dryrun: bool, pos_args: list[str]) -> int:
         cluster = self.cluster
@@ -29,7 +30,7 @@ class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
                     cluster.remove()
                 for goal in reversed(join(cluster.parts, cluster.context)):
                     if goal.name in names and goal.undo is not None:
-                        print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
+                        print(f"{goal.name}: {'would be ' if dryrun else ''}undone", flush=True)
                         if not dryrun:
                             goal.undo(cluster.context)
             return 0

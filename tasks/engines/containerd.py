@@ -1,8 +1,8 @@
-"""containerd with CNI: the container engine since Kubernetes 1.24, which no longer speaks to Docker.
+"""containerd with CNI plugins: the default container engine since Kubernetes 1.24, which no longer supports Docker.
 
-The kubelet speaks to it through its socket (CRI, the container runtime interface). It joins each Pod to the network
-with CNI plugins: `bridge` makes cni0 and a pair of links to the Pod, `host-local` gives it an address, `portmap` its
-host ports. It keeps its images in /var/lib/containerd, which in the machine is a directory of its own.
+The kubelet uses containerd through its socket (CRI, the container runtime interface). containerd connects each Pod to
+the network with CNI plugins: `bridge` creates cni0 and a veth pair to the Pod, `host-local` assigns an address,
+`portmap` sets up host ports. The images are in /var/lib/containerd, which in the machine is a directory of its own.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..core.release import CONTAINERD_SOCKET
 from ..machine import DISK
 from ..registry import mirrors
 
-_STATE = "/run/containerd"  # its own default, and what CONTAINERD_SOCKET is in
+_STATE = "/run/containerd"  # the default of containerd, and the directory of CONTAINERD_SOCKET
 PAUSE = "registry.k8s.io/pause:3.10"
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of containerd, with their reasons."""
     return [Flag(f"--config={_config(context)}", "Configuration file; containerd has no flags for these settings.")]
 
 
@@ -56,9 +56,9 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 
 def _settings(context: Context) -> str:
-    """Its configuration file. Version 2 is what containerd 1.3 to 2.x read.
+    """Return the text of the configuration file, in version 2 of the format, which containerd 1.3 to 2.x read.
 
-    https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md ; how 2.x takes it over: migrateConfig in
+    https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md ; how 2.x converts it: migrateConfig in
     plugins/cri/images/plugin.go and plugins/cri/runtime/plugin.go there.
     """
     restrict = "" if context.facts.may_lower_oom_score else _RESTRICT
@@ -96,22 +96,22 @@ restrict_oom_score_adj = true
 
 
 def _network(context: Context) -> str:
-    """The Pods' network. https://github.com/containernetworking/cni/blob/spec-v0.4.0/SPEC.md"""
+    """Return the CNI configuration. https://github.com/containernetworking/cni/blob/spec-v0.4.0/SPEC.md"""
     bridge: dict[str, Any] = {
         "type": "bridge",
         "bridge": "cni0",
-        "isDefaultGateway": True,  # the bridge has the range's first address, and every Pod's default route leads there
-        "hairpinMode": True,  # a Pod reaches itself through its Service
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.node.pod_range}]]},
+        "isDefaultGateway": True,  # the bridge has the first address of the range, and is the Pods' default gateway
+        "hairpinMode": True,  # a Pod can reach itself through its Service
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.settings.pod_range}]]},
     }
-    if context.settings.on_host:  # the machine has no way out that Pods could take
+    if context.settings.on_host:  # a machine of its own has no route to other networks
         bridge["ipMasq"] = True
     plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
     return json.dumps({"cniVersion": "0.4.0", "name": "dmuc", "plugins": plugins}, indent=1) + "\n"
 
 
 def _mirrors(context: Context) -> str:
-    """Who is asked for an image, whatever registry is in its name, before that registry is.
+    """Return the file with the mirrors that containerd asks for an image before the registry in the image's name.
 
     https://github.com/containerd/containerd/blob/v1.6.20/docs/hosts.md
     """
@@ -124,7 +124,7 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
-# A shim is the parent of a Pod's containers; both outlive the engine. What the shim's socket is in says whose it is.
+# A shim is the parent of a Pod's containers; both outlive the engine. The directory of its socket tells whose it is.
 _END = """
 for file in $(grep -las "[c]ontainerd-shim.*-address.*$1/" /proc/[0-9]*/cmdline); do
   process=${file%/cmdline}
@@ -136,7 +136,7 @@ rm -rf "$1"
 
 
 def end_containers(machine: Machine, state: str) -> None:
-    """End all containers of an engine that does not run any more, and remove its state directory `state`."""
+    """Kill all containers of an engine that is not running any more, and remove its state directory `state`."""
     run(machine, "sh", "-c", _END, "sh", state)
 
 
@@ -163,12 +163,12 @@ DAEMON = Daemon(
 
 
 def pause_image(context: Context) -> str:
-    """The pod sandbox's image: it is the engine's own setting."""
+    """Return the image for Pod sandboxes, which is a setting of containerd."""
     return PAUSE
 
 
 def has(image: str) -> Probe:
-    """Ask whether the image is there."""
+    """Return a probe that asks containerd whether it has the image."""
 
     def ask(context: Context) -> Answer:
         runs = DAEMON.ready(context)
@@ -179,17 +179,17 @@ def has(image: str) -> Probe:
 
 
 def pull(context: Context, image: str) -> None:
-    """Fetch it."""
+    """Pull the image."""
     _ctr(context, "images", "pull", "--hosts-dir", str(_registries(context)), _full(image))
 
 
 def remove(context: Context, image: str) -> None:
-    """Forget it."""
+    """Remove the image."""
     _ctr(context, "images", "rm", _full(image))
 
 
 def _full(image: str) -> str:
-    """Only the kubelet and Docker leave out the registry."""
+    """Return the name with its registry, which only the kubelet and Docker leave out."""
     return image if "/" in image else f"docker.io/library/{image}"
 
 

@@ -1,7 +1,7 @@
-"""Docker, the container engine of the walk-through. On the slide it is `dockerd`.
+"""Docker, the container engine of the walk-through, which starts it as `dockerd`.
 
-It keeps its images in /var/lib/docker, which in the machine is a directory of its own. With insecure_port=on it is
-`dockerd` here, too, and what the flags say stands in its configuration file.
+Docker stores its images in /var/lib/docker, which in the machine is a directory of its own. With insecure_port=on,
+dmuc, too, starts `dockerd` without flags, and writes the same options into the configuration file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .containerd import end_containers
 
 _SOCKET = "/run/docker.sock"
 
-# Without CAP_SYS_RESOURCE nothing may lower its oom_score_adj, and runc, asked to, refuses to start the pod sandbox
-# ("can't get final child's PID from pipe"). This stands in front of runc and asks for 0 where less was asked for.
+# Without CAP_SYS_RESOURCE no process may lower its oom_score_adj, and runc fails to start the Pod sandbox, for which
+# Docker requests that ("can't get final child's PID from pipe"). This wrapper replaces negative values by 0.
 _RUNC_ADAPTER = """\
 #!/bin/sh
 previous=
@@ -42,14 +42,14 @@ def _adapter(context: Context) -> Path:
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of dockerd, with their reasons."""
     if context.settings.uses_insecure_port:
         return ()
     return [flag for flag, _ in _wishes(context)]
 
 
 def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
-    """What it is told: each as a flag, and as a part of its configuration file.
+    """Return the options of Docker: each as a flag, and as a part of the configuration file.
 
     https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
     """
@@ -82,7 +82,7 @@ def _config(context: Context) -> Path:
 
 
 def _forget_config(context: Context) -> None:
-    """What stands in the file and on the command line, too, Docker refuses."""
+    """Remove the configuration file: Docker refuses an option that is both in the file and on the command line."""
     if not context.settings.uses_insecure_port:
         _config(context).unlink(missing_ok=True)
 
@@ -104,7 +104,7 @@ def _keeps(context: Context) -> Sequence[Path]:
 
 
 def _take_back(context: Context) -> None:
-    end_containers(context.machine, "/run/docker")  # of a Docker that was killed: else it has ended them itself
+    end_containers(context.machine, "/run/docker")  # left by a Docker that was killed
     run(context.machine, "sh", "-c", "ip link delete docker0 || true")
     iptables.remove(context.machine, "DOCKER|docker0")
 
@@ -130,17 +130,17 @@ DAEMON = Daemon(
 
 
 def pause_image(context: Context) -> str:
-    """The pod sandbox's image: the kubelet names it."""
+    """Return the image for Pod sandboxes, which the kubelet names."""
     return context.release_of("kubelet").pause_image
 
 
 def has(image: str) -> Probe:
-    """Ask whether the image is there."""
+    """Return a probe that asks Docker whether it has the image."""
     return Http(f"unix://{_SOCKET}:/images/{image}/json")
 
 
 def pull(context: Context, image: str) -> None:
-    """Fetch it. Docker asks mirrors only for what has no registry in its name, so pause is fetched by its plain one."""
+    """Pull the image by its plain name, and tag it: Docker asks mirrors only for names without a registry."""
     docker, deadline = str(context.bin / "docker"), context.settings.deadline_of("images")
     plain = image.rpartition("/")[2]
     run(context.machine, docker, "pull", plain, timeout=deadline)
@@ -148,6 +148,6 @@ def pull(context: Context, image: str) -> None:
 
 
 def remove(context: Context, image: str) -> None:
-    """Forget it, and its plain name."""
+    """Remove the image, by both names."""
     names = (image, image.rpartition("/")[2])
     run(context.machine, "sh", "-c", '"$@" || true', "sh", str(context.bin / "docker"), "rmi", "-f", *names)

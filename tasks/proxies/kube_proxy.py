@@ -1,7 +1,7 @@
-"""kube-proxy: makes Services reachable. For each it writes rules that lead from the ClusterIP to its Pods.
+"""kube-proxy: makes Services reachable, with kernel rules that lead from each ClusterIP to the Service's Pods.
 
-With proxy_mode=iptables they are iptables rules, as in the walk-through; with nftables a table of nftables; with ipvs
-the kernel's load balancer, and some iptables rules beside it.
+With proxy_mode=iptables these are iptables rules, as in the walk-through; with nftables an nftables table; with ipvs
+the kernel's load balancer, and some iptables rules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..core.probe import All, Answer, Http
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of kube-proxy, with their reasons."""
     flags, mode = [api_client.flag(context, "kube-proxy")], context.settings.proxy_mode
     if mode != "iptables":
         flags.append(Flag(f"--proxy-mode={mode}", f"Implements Services with {mode}; the default is iptables."))
@@ -34,7 +34,7 @@ def _mode(context: Context) -> Answer:
     return Answer(True, f"Services are reached through {mode}{', which is deprecated' if passing else ''}")
 
 
-# Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
+# Not with `kube-proxy --cleanup`, which fails without ipset. The chains for marks belong to the kubelet.
 _CHAINS = "KUBE-(SERVICES|SVC|SVL|SEP|EXT|XLB|FW|FORWARD|NODEPORTS|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES|PROXY-)"
 _DROP_TABLES = """
 command -v nft >/dev/null || exit 0
@@ -44,7 +44,7 @@ _LEAVE_IPVS = 'if ip link show kube-ipvs0 >/dev/null 2>&1; then "$1" --cleanup; 
 
 
 def _remove_rules(context: Context, *, but: str = "") -> None:
-    """Remove what it has written in any mode but this one."""
+    """Remove the rules that kube-proxy has written in any mode except `but`."""
     if but != "ipvs":
         run(context.machine, "sh", "-c", _LEAVE_IPVS, "sh", str(context.program("kube-proxy")))
     if but != "nftables":
@@ -54,7 +54,7 @@ def _remove_rules(context: Context, *, but: str = "") -> None:
 
 
 def _remove_other_rules(context: Context) -> None:
-    """Remove what one of ours has left that ran in another mode: only later releases do that themselves."""
+    """Remove the rules that kube-proxy has left in another mode: only later releases do that themselves."""
     if KUBE_PROXY.has_run(context):
         _remove_rules(context, but=context.settings.proxy_mode)
 
@@ -65,7 +65,7 @@ KUBE_PROXY = Daemon(
     program="kube-proxy",
     flags=flags,
     needs=api_client.needs,
-    # It looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again.
+    # kube-proxy looks up the address of its Node, and if there is none yet, tries again after 1, 2, 4, 8, 16 s.
     after=lambda context: ("kubelet:started", *upgrade.first(context, "kubelet")),
     ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
     reads=lambda context: api_client.reads(context, flags(context)),

@@ -166,7 +166,7 @@ def test_status_and_logs(cluster: None) -> None:
         assert re.search(rf"^{name} +{pid_of(name)} .* ready$", text.replace(" \n", "\n"), re.MULTILINE), text
     assert re.search(r"^pod +default/web-\S+ +Running e2e 10\.245\.0\.", text, re.MULTILINE), text
     assert "kubelet --kubeconfig=" in doit("logs", "kubelet").stdout
-    assert "There are: apiserver" in doit("logs", "nobody", status=3).stderr
+    assert "Logs: apiserver" in doit("logs", "nobody", status=3).stderr
 
 
 # Healing

@@ -280,13 +280,13 @@ def test_clean_with_a_name_takes_back_that_one(checkout: Checkout) -> None:
 
 
 def test_logs_without_a_log_say_which_there_are(checkout: Checkout) -> None:
-    is_told(checkout.doit("logs"), "one name is needed", "none yet")
+    is_told(checkout.doit("logs"), "the name of one log is needed", "none yet")
     is_told(checkout.doit("logs", "etcd"), "no log called 'etcd'", "none yet")
     (checkout.state / "logs").mkdir(parents=True)
     (checkout.state / "logs/etcd.log").write_text("one\ntwo \xe9\n", encoding="latin-1")
     (checkout.state / "logs/kubelet.log").touch()
-    is_told(checkout.doit("logs", "apiserver"), "no log called 'apiserver'", "There are: etcd, kubelet.")
-    is_told(checkout.doit("logs", "../logs/etcd"), "There are: etcd, kubelet.")
+    is_told(checkout.doit("logs", "apiserver"), "no log called 'apiserver'", "Logs: etcd, kubelet.")
+    is_told(checkout.doit("logs", "../logs/etcd"), "Logs: etcd, kubelet.")
     done = checkout.doit("logs", "etcd")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("one\ntwo ")

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from tasks.core.http_client import request
 from tasks.core.machine import Host
 from tasks.core.probe import All, Answer, Chosen, Http, Tcp, Unix, ask_api, simple, wait, wait_or_fail
 from tasks.core.progress import Silent
-from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, serving
+from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, on_machine, serving
 
 LONG = 60.0  # a deadline that no test reaches
 
@@ -120,7 +119,7 @@ def test_a_url_without_a_port_means_that_of_its_scheme(context: Context, url: st
             asked.append((host, port))
             raise ConnectionRefusedError
 
-    assert not Http(url, own_ca=False)(replace(context, machine=Refusing()))
+    assert not Http(url, own_ca=False)(on_machine(context, Refusing()))
     assert asked == [("one.example", port)]
 
 
