@@ -26,7 +26,7 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.goal import end_all
-from ..core.graph import add_order, join
+from ..core.graph import add_order
 from ..core.lock import only_one
 from ..core.report import BOARD
 
@@ -133,13 +133,14 @@ class Clean(_Civil, DoitClean):  # type: ignore[misc]
 
         def clean() -> int:
             with only_one(cluster.context.machine.name, cluster.context.lock):
-                if not names and not dryrun:
+                if dryrun:
+                    for name, _ in cluster.undos():
+                        if name in names:
+                            print(f"{name}: would be taken back", flush=True)
+                elif names:
+                    cluster.undo(names, lambda name: print(f"{name}: taken back", flush=True))
+                else:
                     cluster.remove()
-                for goal in reversed(join(cluster.parts, cluster.context)):
-                    if goal.name in names and goal.undo is not None:
-                        print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
-                        if not dryrun:
-                            goal.undo(cluster.context)
             return 0
 
         return told(clean)()
