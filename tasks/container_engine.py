@@ -7,22 +7,29 @@ for Pods.
 
 from __future__ import annotations
 
+import ipaddress
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from . import choices, upgrade
+from .core import iptables, ownership
 from .core.context import Context
 from .core.daemon import Daemon
+from .core.errors import DmucError
 from .core.goal import resolve
+from .core.machine import Machine, run
 from .core.probe import Chosen, Probe
-from .engines import containerd, docker
+from .core.process import kill_heirs
+from .engines import Traces, containerd, docker
 
 
 class Engine(Protocol):
     """The interface of an engine: a module such as docker.py or containerd.py."""
 
     DAEMON: Daemon
+    TRACES: Traces
 
     def pause_image(self, context: Context) -> str:
         """Return the name of the image for Pod sandboxes."""
@@ -63,15 +70,64 @@ def _prepare(context: Context) -> None:
     chosen, used = choices.engine(context), _used(context)
     if used[-1] != chosen:
         _take_back(context)
+    if not context.machine.whole:
+        _claim(Path(ENGINES[chosen].TRACES.run), context)
     context.decide(_USED, " ".join([*(name for name in used if name != chosen), chosen]))
     if (prepare := _daemon(context).prepare) is not None:
         prepare(context)
 
 
+def _claim(directory: Path, context: Context) -> None:
+    """Make the directory ours. Raises DmucError when there is something in it that is not."""
+    if ownership.is_foreign(directory, context.state):
+        raise DmucError(
+            f"starting container_engine on {context.machine.name}",
+            f"{directory} is there already, and not from here.",
+            f"Use a machine of its own (machine=NAME), or see whose {directory} is and move it away.",
+        )
+    ownership.claim(directory, context.state)
+
+
 def _take_back(context: Context) -> None:
-    last = ENGINES[_used(context)[-1]].DAEMON
-    assert last.take_back is not None
-    last.take_back(context)
+    """End the containers of the engine that was used last, and remove its traces; what it stores stays.
+
+    On the host they are ours only while our mark is in its directory in /run, so that is removed last.
+    """
+    traces, machine = ENGINES[_used(context)[-1]].TRACES, context.machine
+    kill_heirs(CONTAINER_ENGINE.record(context))
+    directory = machine.path(traces.run)
+    if not machine.whole:
+        if not ownership.is_ours(directory, context.state):
+            return
+        _refuse_others(Path(traces.run), machine)
+    ownership.unmount_below(machine, Path(traces.run))
+    _remove_bridge(context, traces.bridge)
+    iptables.remove(machine, traces.chains)
+    for pattern in map(Path, traces.files):
+        for file in machine.path(str(pattern.parent)).glob(pattern.name):
+            file.unlink()
+    if directory.is_dir():
+        ownership.empty(directory)
+        directory.rmdir()
+
+
+def _refuse_others(directory: Path, machine: Machine) -> None:
+    """Raise DmucError when an engine that is not ours, or a container of it, uses the directory."""
+    if sockets := ownership.sockets_below(machine, directory):
+        raise DmucError(
+            f"taking back what is in {directory} on {machine.name}",
+            f"Ours has ended, but another process has a socket there: {sockets[0]}.",
+            "See which with `ss -lxp`, stop it, and run clean again.\n"
+            f"What is in {directory} is removed then; to keep it, remove the file {ownership.MARK} there first.",
+        )
+
+
+def _remove_bridge(context: Context, name: str) -> None:
+    """Remove the bridge if its address is the one that ours has."""
+    ours = str(ipaddress.ip_network(context.settings.pod_range)[1])
+    for link in json.loads(run(context.machine, "ip", "-json", "-4", "address")):
+        if link.get("ifname") == name and ours in {address["local"] for address in link["addr_info"]}:
+            run(context.machine, "ip", "link", "delete", name)
 
 
 CONTAINER_ENGINE = Daemon(
@@ -88,6 +144,7 @@ CONTAINER_ENGINE = Daemon(
     prepare=_prepare,
     keeps=_keeps,
     take_back=_take_back,
+    rival=Chosen(lambda context: ENGINES[_used(context)[-1]].DAEMON.ready),
     needs_root=True,
     causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},
     grace=20.0,  # Docker stops its containers first

@@ -17,6 +17,7 @@ from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.goal import Goal
 from .core.graph import Part
+from .core.iptables import Chains
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
@@ -144,8 +145,9 @@ def _keeps(context: Context) -> Sequence[Path]:
 
 def _take_back(context: Context) -> None:
     api.delete(context, _path(context))
-    if not context.machine.whole:  # kube-proxy's rules refer to some of these chains, and are removed before
-        iptables.remove(context.machine, "KUBE-")
+    # kube-proxy's rules refer to some of them, but it is taken back before.
+    if not context.machine.whole and KUBELET.has_run_since_boot(context):
+        iptables.remove(context.machine, Chains("KUBE-.*"))
 
 
 KUBELET = Daemon(

@@ -6,7 +6,6 @@ from doit.cmd_base import check_tasks_exist
 from doit.cmd_clean import Clean as DoitClean
 from doit.cmd_clean import opt_clean_dryrun
 
-from ..core.graph import join
 from ..core.lock import only_one
 from .base import EndsQuietly, OnCluster, told
 
@@ -26,13 +25,14 @@ class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
 
         def clean() -> int:
             with only_one(cluster.context):
-                if not names and not dryrun:
+                if dryrun:
+                    for name, _ in cluster.undos():
+                        if name in names:
+                            print(f"{name}: would be undone", flush=True)
+                elif names:
+                    cluster.undo(names, lambda name: print(f"{name}: undone", flush=True))
+                else:
                     cluster.remove()
-                for goal in reversed(join(cluster.parts, cluster.context)):
-                    if goal.name in names and goal.undo is not None:
-                        print(f"{goal.name}: {'would be ' if dryrun else ''}undone", flush=True)
-                        if not dryrun:
-                            goal.undo(cluster.context)
             return 0
 
         return told(clean)()

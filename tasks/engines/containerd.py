@@ -12,17 +12,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.files import quoted
-from ..core.machine import Machine, run
+from ..core.iptables import Chains
+from ..core.machine import run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
 from ..machine import DISK
 from ..registry import mirrors
+from . import Traces
 
 _STATE = "/run/containerd"  # the default of containerd, and the directory of CONTAINERD_SOCKET
+_NETWORK = "dmuc"
 PAUSE = "registry.k8s.io/pause:3.10"
 
 
@@ -107,7 +109,7 @@ def _network(context: Context) -> str:
     if context.settings.on_host:  # a machine of its own has no route to other networks
         bridge["ipMasq"] = True
     plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
-    return json.dumps({"cniVersion": "0.4.0", "name": "dmuc", "plugins": plugins}, indent=1) + "\n"
+    return json.dumps({"cniVersion": "0.4.0", "name": _NETWORK, "plugins": plugins}, indent=1) + "\n"
 
 
 def _mirrors(context: Context) -> str:
@@ -120,30 +122,17 @@ def _mirrors(context: Context) -> str:
 
 def _keeps(context: Context) -> Sequence[Path]:
     if context.settings.on_host:
-        return [Path("/var/lib/containerd"), Path("/var/lib/cni")]
+        return [Path("/var/lib/containerd"), Path("/var/lib/cni/networks", _NETWORK)]
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
-# A shim is the parent of a Pod's containers; both outlive the engine. The directory of its socket tells whose it is.
-_END = """
-for file in $(grep -las "[c]ontainerd-shim.*-address.*$1/" /proc/[0-9]*/cmdline); do
-  process=${file%/cmdline}
-  kill -KILL $(cat "$process"/task/*/children) "${process#/proc/}" || true
-done 2> /dev/null
-while read -r _ _ _ _ at _; do case $at in "$1"/*) umount -l "$at";; esac; done < /proc/self/mountinfo
-rm -rf "$1"
-"""
-
-
-def end_containers(machine: Machine, state: str) -> None:
-    """Kill all containers of an engine that is not running any more, and remove its state directory `state`."""
-    run(machine, "sh", "-c", _END, "sh", state)
-
-
-def _take_back(context: Context) -> None:
-    end_containers(context.machine, _STATE)
-    run(context.machine, "sh", "-c", "ip link delete cni0 || true")
-    iptables.remove(context.machine, "CNI-")
+# All CNI plugins of the host share these; a network's name says whose each is.
+TRACES = Traces(
+    run=_STATE,
+    bridge="cni0",
+    chains=Chains("CNI-.*", led_to_by=rf'name: \\"{_NETWORK}\\" id: ', shared="CNI-HOSTPORT-.*"),
+    files=[f"/var/lib/cni/results/{_NETWORK}-{'[0-9a-f]' * 64}-*"],
+)
 
 
 DAEMON = Daemon(
@@ -155,7 +144,6 @@ DAEMON = Daemon(
     ready=Unix(CONTAINERD_SOCKET),
     writes=_files,
     keeps=_keeps,
-    take_back=_take_back,
     causes={"required plugin .*cri": "containerd's CRI plugin, which the kubelet needs, failed; see the lines above."},
 )
 

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
+from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import Http, Probe
 from ..machine import DISK
 from ..registry import mirrors
-from .containerd import end_containers
+from . import Traces
 
 _SOCKET = "/run/docker.sock"
 
@@ -103,10 +103,12 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [Path("/var/lib/docker") if context.settings.on_host else context.node.state / DISK["/var/lib/docker"]]
 
 
-def _take_back(context: Context) -> None:
-    end_containers(context.machine, "/run/docker")  # left by a Docker that was killed
-    run(context.machine, "sh", "-c", "ip link delete docker0 || true")
-    iptables.remove(context.machine, "DOCKER|docker0")
+# Docker's chains do not say whose Docker has made them.
+TRACES = Traces(
+    run="/run/docker",
+    bridge="docker0",
+    chains=Chains("DOCKER(-.*)?", rules=r"^-A (FORWARD|POSTROUTING|PREROUTING) .*-[io] docker0\b"),
+)
 
 
 DAEMON = Daemon(
@@ -119,7 +121,6 @@ DAEMON = Daemon(
     writes=_files,
     prepare=_forget_config,
     keeps=_keeps,
-    take_back=_take_back,
     causes={
         "Devices cgroup isn't mounted": "Docker needs the cgroup controller `devices`, and the machine lacks it.",
         "iptables": "Docker could not set up its iptables chains; see the lines above.",

@@ -12,6 +12,8 @@ from .. import api_client, upgrade
 from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
+from ..core.errors import DmucError
+from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import All, Answer, Http
 
@@ -34,29 +36,47 @@ def _mode(context: Context) -> Answer:
     return Answer(True, f"Services are reached through {mode}{', which is deprecated' if passing else ''}")
 
 
-# Not with `kube-proxy --cleanup`, which fails without ipset. The chains for marks belong to the kubelet.
-_CHAINS = "KUBE-(SERVICES|SVC|SVL|SEP|EXT|XLB|FW|FORWARD|NODEPORTS|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES|PROXY-)"
+# Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
+_CHAINS = Chains(
+    "KUBE-(SERVICES|SVC|SVL|SEP|EXT|XLB|FW|FORWARD|NODEPORTS|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES|PROXY-).*"
+)
 _DROP_TABLES = """
 command -v nft >/dev/null || exit 0
 for family in ip ip6; do nft "add table $family kube-proxy; delete table $family kube-proxy" || exit; done
 """
-_LEAVE_IPVS = 'if ip link show kube-ipvs0 >/dev/null 2>&1; then "$1" --cleanup; fi'
+_FIND_IPVS = "ip link show kube-ipvs0 2>/dev/null || :"
+
+
+def _leave_ipvs(context: Context) -> None:
+    """Have kube-proxy remove what it has in IPVS, if there is anything: its link is there then."""
+    if not run(context.machine, "sh", "-c", _FIND_IPVS):
+        return
+    try:
+        program = context.program("kube-proxy")
+    except DmucError:
+        raise DmucError(
+            f"removing the Services from IPVS on {context.machine.name}",
+            "There is the link kube-ipvs0, so there are Services; and kube-proxy, which removes them, is not found.",
+            "Find it with scripts/doit binaries; or by hand: ipvsadm -C; ip link delete kube-ipvs0. Then clean again.",
+        ) from None
+    run(context.machine, str(program), "--cleanup")
 
 
 def _remove_rules(context: Context, *, but: str = "") -> None:
-    """Remove the rules that kube-proxy has written in any mode except `but`."""
-    if but != "ipvs":
-        run(context.machine, "sh", "-c", _LEAVE_IPVS, "sh", str(context.program("kube-proxy")))
+    """Remove what it has written in any mode but this one, since the host was booted: before is no trace of it."""
+    if not KUBE_PROXY.has_run_since_boot(context):
+        return
     if but != "nftables":
         run(context.machine, "sh", "-c", _DROP_TABLES)
     if but != "iptables":
         iptables.remove(context.machine, _CHAINS)
+    if but != "ipvs":  # last: it alone needs a program of ours
+        _leave_ipvs(context)
 
 
 def _remove_other_rules(context: Context) -> None:
-    """Remove the rules that kube-proxy has left in another mode: only later releases do that themselves."""
-    if KUBE_PROXY.has_run(context):
-        _remove_rules(context, but=context.settings.proxy_mode)
+    """Remove what one of ours has left that ran in another mode: only later releases do that themselves."""
+    _remove_rules(context, but=context.settings.proxy_mode)
 
 
 KUBE_PROXY = Daemon(

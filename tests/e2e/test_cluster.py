@@ -372,7 +372,7 @@ def test_an_interrupted_start_can_be_cleaned_and_continued(
     interrupt(number, at)
     assert "Welcome to nginx!" in doit("service_reachable").stdout
     for name in DAEMONS:
-        assert find(STATE / "run" / f"{name}.pid") == [pid_of(name)]
+        assert [process.pid for process in find(STATE / "run" / f"{name}.pid")] == [pid_of(name)]
     clean_and_compare(before)
 
 
