@@ -8,14 +8,14 @@ host ports. It keeps its images in /var/lib/containerd, which in the machine is 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.iptables import Chains
-from ..core.machine import run
+from ..core.machine import Machine, run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
 from ..facts import may_lower_oom_score
@@ -126,12 +126,19 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [context.state / DISK["/var/lib/containerd"]]
 
 
+def _results(machine: Machine) -> Iterable[Path]:
+    """What CNI remembers of our Pods, as NETWORK-POD-LINK; the network of a loopback has the same name everywhere."""
+    directory = machine.path("/var/lib/cni/results")
+    ours = {path.name.split("-")[1] for path in directory.glob(f"{_NETWORK}-{'[0-9a-f]' * 64}-*")}
+    return [path for path in directory.glob("*-*-*") if path.name.split("-")[-2] in ours]
+
+
 # All CNI plugins of the host share these; a network's name says whose each is.
 TRACES = Traces(
     run=_STATE,
     bridge="cni0",
     chains=Chains("CNI-.*", led_to_by=rf'name: \\"{_NETWORK}\\" id: ', shared="CNI-HOSTPORT-.*"),
-    files=[f"/var/lib/cni/results/{_NETWORK}-{'[0-9a-f]' * 64}-*"],
+    files=_results,
 )
 
 
