@@ -79,7 +79,9 @@ def _prepare(context: Context) -> None:
 
 def _claim(directory: Path, context: Context) -> None:
     """Make the directory ours. Raises DmucError when there is something in it that is not."""
-    if ownership.is_foreign(directory, context.state):
+    # Shims have their sockets in /run/containerd/s, whatever directory their containerd has: Docker's, too.
+    there = [path for path in directory.iterdir() if path.name != "s"] if directory.is_dir() else []
+    if there and not ownership.is_ours(directory, context.state):
         raise DmucError(
             f"starting container_engine on {context.machine.name}",
             f"{directory} is there already, and not from here.",
@@ -103,9 +105,8 @@ def _take_back(context: Context) -> None:
     ownership.unmount_below(machine, Path(traces.run))
     _remove_bridge(context, traces.bridge)
     iptables.remove(machine, traces.chains)
-    for pattern in map(Path, traces.files):
-        for file in machine.path(str(pattern.parent)).glob(pattern.name):
-            file.unlink()
+    for file in traces.files(machine):
+        file.unlink()
     if directory.is_dir():
         ownership.empty(directory)
         directory.rmdir()

@@ -8,7 +8,7 @@ the network with CNI plugins: `bridge` creates cni0 and a veth pair to the Pod, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.files import quoted
 from ..core.iptables import Chains
-from ..core.machine import run
+from ..core.machine import Machine, run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
 from ..machine import DISK
@@ -126,12 +126,19 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
+def _results(machine: Machine) -> Iterable[Path]:
+    """What CNI remembers of our Pods, as NETWORK-POD-LINK; the network of a loopback has the same name everywhere."""
+    directory = machine.path("/var/lib/cni/results")
+    ours = {path.name.split("-")[1] for path in directory.glob(f"{_NETWORK}-{'[0-9a-f]' * 64}-*")}
+    return [path for path in directory.glob("*-*-*") if path.name.split("-")[-2] in ours]
+
+
 # All CNI plugins of the host share these; a network's name says whose each is.
 TRACES = Traces(
     run=_STATE,
     bridge="cni0",
     chains=Chains("CNI-.*", led_to_by=rf'name: \\"{_NETWORK}\\" id: ', shared="CNI-HOSTPORT-.*"),
-    files=[f"/var/lib/cni/results/{_NETWORK}-{'[0-9a-f]' * 64}-*"],
+    files=_results,
 )
 
 
