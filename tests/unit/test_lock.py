@@ -168,7 +168,7 @@ def test_it_is_held_also_where_its_state_goes_meanwhile(of_root: Path, context: 
 
 
 def test_of_many_at_once_never_two_have_it(context: Context) -> None:
-    """Whoever ends removes the file while others are opening it."""
+    """Each that ends removes the file while others are opening it."""
     inside, together, had = [0], [0], [0]
 
     def work() -> None:
@@ -183,6 +183,15 @@ def test_of_many_at_once_never_two_have_it(context: Context) -> None:
         for done in [pool.submit(work) for _ in range(8)]:
             done.result()
     assert together == [1]
+
+
+def test_a_directory_that_cannot_be_made_is_said(context: Context, of_root: Path) -> None:
+    context.state.rmdir()
+    context.state.parent.rmdir()
+    for directory in (of_root, context.state.parent):
+        directory.symlink_to("nowhere")
+    with pytest.raises(DmucError, match="cannot be made"), only_one(context):
+        pytest.fail("taken")
 
 
 def test_a_file_that_has_gone_meanwhile_is_no_lock(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
