@@ -314,6 +314,15 @@ def test_a_program_that_has_changed_is_looked_at_again(context: Context, shelf: 
     assert versions(context)["kubelet"] == "v1.20.2-dirty"
 
 
+def test_who_reads_what_is_known_while_it_is_written_again_reads_it_whole(context: Context, shelf: Shelf) -> None:
+    context = make_known(context, shelf)
+    before = context.programs_file.read_text()
+    with context.programs_file.open() as reader:
+        shelf.put("built", "kubelet", "v1.20.2-dirty")
+        BINARIES.make(context, Silent())
+        assert reader.read() == before != context.programs_file.read_text()
+
+
 @pytest.mark.parametrize("gone", ["program", "link"])
 def test_what_is_gone_is_looked_for_again(context: Context, shelf: Shelf, gone: str) -> None:
     context = make_known(context, shelf)
