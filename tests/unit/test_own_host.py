@@ -32,6 +32,7 @@ for line in sys.stdin:
     subprocess.run(["sh", "-ec", line], stdin=subprocess.DEVNULL, check=True)
     print(difference(before, take()), "end", sep="\\n", flush=True)
 """
+IN_EACH = "for group in /sys/fs/cgroup/*; do mkdir $group/{}; done"
 RUN = "import sys; from tests.e2e import own_host; sys.exit(own_host.run(sys.argv[1:]))"
 
 
@@ -136,7 +137,7 @@ def left_of(process: subprocess.Popen[str]) -> list[Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_nothing_is_left_of_one_that_is_ended(number: signal.Signals) -> None:
-    with started("sh", "-c", "sleep 4343 & mkdir -p /sys/fs/cgroup/*/below; echo up; sleep 4343") as process:
+    with started("sh", "-c", f"sleep 4343 & {IN_EACH.format('below')}; echo up; sleep 4343") as process:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
         assert left_of(process)
         process.send_signal(number)
@@ -152,11 +153,9 @@ def test_the_status_is_that_of_the_command() -> None:
 
 
 def test_two_at_once(own: OwnHost) -> None:
-    with started(
-        "sh", "-c", "ip link add twin type veth peer twin1; mkdir /sys/fs/cgroup/*/twin; echo up; cat"
-    ) as other:
-        assert other.stdout is not None and other.stdout.readline() == "up\n"
+    make = f"ip link add twin type veth peer twin1; {IN_EACH.format('twin')}; echo up; cat"
+    with started("sh", "-c", make) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == "up\n"
         assert own.after("ip link add twin type veth peer twin1; ip link delete twin") == ""
-        assert other.stdin is not None
         other.stdin.close()
         assert other.wait(20) == 0
