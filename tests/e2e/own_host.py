@@ -54,7 +54,7 @@ def run(command: Sequence[str]) -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     name = f"tests-{os.getpid()}"
     groups = [hierarchy.group(name) for hierarchy in cgroups.mounted()]
-    with tempfile.TemporaryDirectory(prefix="own-host-", dir=VAR) as disk:
+    with tempfile.TemporaryDirectory(prefix=f"own-host-{os.getpid()}-", dir=VAR) as disk:
         cgroups.make(name)
         joining = cgroups.joining(group / "cgroup.procs" for group in groups)
         inside = (sys.executable, "-m", "tests.e2e.own_host", _INSIDE, disk, *command)
