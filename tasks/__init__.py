@@ -1,1 +1,1 @@
-"""One module per thing that the walk-through starts, writes or creates."""
+"""The tasks: one module per component, file or object of the walk-through."""

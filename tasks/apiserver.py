@@ -1,8 +1,8 @@
-"""The API server: everyone talks to it, and it alone to etcd.
+"""The API server: kubectl and all components connect to it, and it alone connects to etcd.
 
-The slide starts it with `--etcd-servers` alone, for Kubernetes 1.19 still answers on port 8080 without asking who you
-are. From 1.20 on it insists on TLS and on knowing its clients and its Pods' tokens; each further flag is one of these
-files.
+The walk-through starts it with `--etcd-servers` only, because Kubernetes 1.19 still serves plain HTTP on port 8080
+without authentication. Since 1.20 the API server requires TLS, client authentication, and keys for the tokens of Pods;
+most of the other flags name the files for these.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .core.probe import Answer, Http
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of the API server, with their reasons."""
     pki, settings = context.pki, context.settings
     flags = [
         Flag(
@@ -97,7 +97,7 @@ def _with_rbac(pki: Path) -> Sequence[Flag]:
 
 
 def _answers(context: Context) -> Answer:
-    """Its clients can start: they try again by themselves. But whom it forbids too much for want of roles gives up."""
+    """Return whether clients can start; a client gives up if RBAC's default roles do not exist yet."""
     path = "/readyz/poststarthook/rbac/bootstrap-roles" if rbac_enabled(context) else "/version"
     return Http(f"{{server}}{path}")(context)
 
@@ -111,9 +111,9 @@ APISERVER = Daemon(
     needs=("machine", "binaries", "pki", "etcd"),
     answers=_answers,
     ready=Http("{server}/readyz"),
-    prepare=api.load_ahead,  # whoever waits for it has something to create then
+    prepare=api.load_ahead,  # the tasks that come next create objects
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
-    grace=2.0,  # asked to end, it waits for its clients' watches, which never end; and without etcd for ever
+    grace=2.0,  # on SIGTERM it waits for its clients' watches, which do not end; and without etcd for ever
     causes={
         "etcd-servers must be specified": "The API server stores everything in etcd and needs etcd's address.",
         "no kind .* is registered for version": "etcd has objects of a later release, which this API server cannot "

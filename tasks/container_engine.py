@@ -1,47 +1,55 @@
-"""The container engine: runs the containers that the kubelet asks for. Docker, as in the walk-through, or containerd.
+"""The container engine: runs the containers of Pods. Docker, as in the walk-through, or containerd.
 
-What each is stands in docker.py and containerd.py. `engine=` chooses, at any time: the other's containers end, and its
-network goes, for both give the Pods addresses of the same range.
+The engines are defined in engines/docker.py and engines/containerd.py. `engine=` chooses one, and can be changed at any
+time: the other engine's containers are stopped and its network is removed, because both use the same range of addresses
+for Pods.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from . import choices, upgrade
+from .core import iptables, ownership
 from .core.context import Context
 from .core.daemon import Daemon
+from .core.errors import DmucError
 from .core.goal import resolve
+from .core.machine import Machine, run
 from .core.probe import Chosen, Probe
-from .engines import containerd, docker
+from .core.process import kill_heirs
+from .engines import Traces, containerd, docker
 
 
 class Engine(Protocol):
-    """What docker.py and containerd.py are, both."""
+    """The interface of an engine: a module such as docker.py or containerd.py."""
 
     DAEMON: Daemon
+    TRACES: Traces
 
     def pause_image(self, context: Context) -> str:
-        """Give the name of the pod sandbox's image."""
+        """Return the name of the image for Pod sandboxes."""
 
     def has(self, image: str) -> Probe:
-        """Ask whether the image is there."""
+        """Return a probe that asks the engine whether it has the image."""
 
     def pull(self, context: Context, image: str) -> None:
-        """Fetch it. Raises DmucError when it does not come."""
+        """Pull the image. Raise DmucError when that fails."""
 
     def remove(self, context: Context, image: str) -> None:
-        """Forget it."""
+        """Remove the image from the engine."""
 
 
 ENGINES: dict[str, Engine] = {"docker": docker, "containerd": containerd}
-_USED = "engines"  # those that were started here, the last one last
+_USED = "engines"  # the engines that have been started on this machine, the last one last
 
 
 def engine(context: Context) -> Engine:
-    """The one that is chosen."""
+    """Return the chosen engine."""
     return ENGINES[choices.engine(context)]
 
 
@@ -62,15 +70,64 @@ def _prepare(context: Context) -> None:
     chosen, used = choices.engine(context), _used(context)
     if used[-1] != chosen:
         _take_back(context)
+    if not context.machine.whole:
+        _claim(Path(ENGINES[chosen].TRACES.run), context)
     context.decide(_USED, " ".join([*(name for name in used if name != chosen), chosen]))
     if (prepare := _daemon(context).prepare) is not None:
         prepare(context)
 
 
+def _claim(directory: Path, context: Context) -> None:
+    """Make the directory ours. Raises DmucError when there is something in it that is not."""
+    if ownership.is_foreign(directory, context.state):
+        raise DmucError(
+            f"starting container_engine on {context.machine.name}",
+            f"{directory} is there already, and not from here.",
+            f"Use a machine of its own (machine=NAME), or see whose {directory} is and move it away.",
+        )
+    ownership.claim(directory, context.state)
+
+
 def _take_back(context: Context) -> None:
-    last = ENGINES[_used(context)[-1]].DAEMON
-    assert last.take_back is not None
-    last.take_back(context)
+    """End the containers of the engine that was used last, and remove its traces; what it stores stays.
+
+    On the host they are ours only while our mark is in its directory in /run, so that is removed last.
+    """
+    traces, machine = ENGINES[_used(context)[-1]].TRACES, context.machine
+    kill_heirs(CONTAINER_ENGINE.record(context))
+    directory = machine.path(traces.run)
+    if not machine.whole:
+        if not ownership.is_ours(directory, context.state):
+            return
+        _refuse_others(Path(traces.run), machine)
+    ownership.unmount_below(machine, Path(traces.run))
+    _remove_bridge(context, traces.bridge)
+    iptables.remove(machine, traces.chains)
+    for pattern in map(Path, traces.files):
+        for file in machine.path(str(pattern.parent)).glob(pattern.name):
+            file.unlink()
+    if directory.is_dir():
+        ownership.empty(directory)
+        directory.rmdir()
+
+
+def _refuse_others(directory: Path, machine: Machine) -> None:
+    """Raise DmucError when an engine that is not ours, or a container of it, uses the directory."""
+    if sockets := ownership.sockets_below(machine, directory):
+        raise DmucError(
+            f"taking back what is in {directory} on {machine.name}",
+            f"Ours has ended, but another process has a socket there: {sockets[0]}.",
+            "See which with `ss -lxp`, stop it, and run clean again.\n"
+            f"What is in {directory} is removed then; to keep it, remove the file {ownership.MARK} there first.",
+        )
+
+
+def _remove_bridge(context: Context, name: str) -> None:
+    """Remove the bridge if its address is the one that ours has."""
+    ours = str(ipaddress.ip_network(context.settings.pod_range)[1])
+    for link in json.loads(run(context.machine, "ip", "-json", "-4", "address")):
+        if link.get("ifname") == name and ours in {address["local"] for address in link["addr_info"]}:
+            run(context.machine, "ip", "link", "delete", name)
 
 
 CONTAINER_ENGINE = Daemon(
@@ -80,16 +137,17 @@ CONTAINER_ENGINE = Daemon(
     tools=lambda context: resolve(_daemon(context).tools, context),
     flags=lambda context: _daemon(context).flags(context),
     needs=("machine", "binaries", "upstream"),
-    # Another engine ends all containers: it comes when the kubelet does.
+    # A change of the engine stops all containers, so in an upgrade it comes as late as the kubelet.
     after=lambda context: upgrade.first(context, "controller_manager", "scheduler"),
     ready=Chosen(lambda context: _daemon(context).ready),
     writes=lambda context: _daemon(context).writes(context),
     prepare=_prepare,
     keeps=_keeps,
     take_back=_take_back,
+    rival=Chosen(lambda context: ENGINES[_used(context)[-1]].DAEMON.ready),
     needs_root=True,
     causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},
-    grace=20.0,  # Docker ends its containers first
+    grace=20.0,  # Docker stops its containers first
 )
 
 PARTS = [CONTAINER_ENGINE]

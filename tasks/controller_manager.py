@@ -1,7 +1,7 @@
-"""The controller manager: makes what is follow what is wanted. Of a Deployment it makes a ReplicaSet, of that Pods.
+"""The controller manager: creates ReplicaSets for Deployments and Pods for ReplicaSets, among many other things.
 
-The slide gives it `--master`; with TLS it needs the kubeconfig. The key that it signs the Pods' tokens with is the
-third way out of the missing token, and goes with service_account=keys.
+The walk-through starts it with `--master`; with TLS it needs a kubeconfig. The key with which it signs the tokens of
+Pods is the third way past the missing token (service_account=keys).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PORT = Port("controller_manager", 10257)
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of the controller manager, with their reasons."""
     flags = [api_client.flag(context, "kube-controller-manager")]
     if context.settings.service_account == "keys":
         if not context.release_of("kube-apiserver").projected_tokens:
             why = "Private key that signs a token for each ServiceAccount; without the token no Pod is created."
             flags.append(Flag(f"--service-account-private-key-file={context.pki / 'sa.key'}", why))
-        if context.settings.uses_insecure_port:  # else it takes the CA from the kubeconfig
+        if context.settings.uses_insecure_port:  # else the CA is in the kubeconfig
             why = "CA certificate that Pods get with each token, to verify the API server with."
             flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))
     if rbac_enabled(context):

@@ -1,4 +1,4 @@
-"""The Deployment: `kubectl create deployment web --image=nginx`."""
+"""The Deployment `web`: creates the same object as `kubectl create deployment web --image=nginx`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "web"
 IMAGE = "nginx"
 PATH = f"/apis/apps/v1/namespaces/default/deployments/{NAME}"
 
-# Exactly the object that kubectl makes.
+# Exactly the object that kubectl creates.
 MANIFEST = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",
@@ -54,7 +54,7 @@ DEPLOYMENT = Goal(
     make=_create,
     undo=_delete,
     needs=("apiserver", "kubeconfig"),
-    # A Pod that is made before there is a token or a node waits out a back-off of 1 to 10 s.
+    # A Pod that is created before there is a token or a node is delayed by a back-off of 1 to 10 s.
     after=("schedulable", "service_account"),
 )
 

@@ -1,8 +1,8 @@
-"""Cluster DNS: CoreDNS gives Services their names. It is there only when it is asked for, with `doit dns`.
+"""Cluster DNS: CoreDNS, so that Pods find Services by name. It is started only if requested, with `doit dns`.
 
-No page is reached without a Service's address, but every one without its name: so this is no part of the walk-through.
-CoreDNS is a daemon on the machine, behind the Service kube-system/kube-dns; a kubelet that is started once it is there
-tells each new Pod its address. https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/
+DNS is not part of the walk-through, because a Service can be reached by its address, without its name. CoreDNS is a
+daemon on the machine, behind the Service kube-system/kube-dns; the kubelet, restarted with a flag, writes its address
+into each new Pod. https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .core.progress import Progress
 from .programs.catalog import PROGRAMS
 
 DOMAIN = "cluster.local"
-_NAME = f"kubernetes.default.svc.{DOMAIN}"  # a Service that there always is
+_NAME = f"kubernetes.default.svc.{DOMAIN}"  # a Service that always exists
 _SERVICE = {"name": "kube-dns", "namespace": "kube-system"}
 _PORTS = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"}]
 _LIMIT = 1.0  # seconds for one question
 
 
 def address(context: Context) -> str:
-    """The ClusterIP that Pods ask."""
+    """Return the ClusterIP of the DNS server."""
     return context.settings.service_address(10)
 
 
@@ -44,25 +44,25 @@ def address(context: Context) -> str:
 
 
 def _is_wanted(context: Context) -> Answer:
-    return Answer(wants_dns(context), "CoreDNS is asked for" if wants_dns(context) else "nobody has asked for it")
+    return Answer(wants_dns(context), "CoreDNS is requested" if wants_dns(context) else "CoreDNS is not requested")
 
 
 def _want(context: Context, progress: Progress) -> None:
     if context.settings.on_host:
         raise DmucError(
             "starting CoreDNS on the host",
-            f"Its address would be {context.settings.address}, and no Service may lead there.",
+            f"CoreDNS would listen on {context.settings.address}, which cannot be the endpoint of a Service.",
             "Use a machine of its own: machine=NAME.",
         )
     found = binaries.find(context, PROGRAMS["coredns"])
     if found is None and not binaries.is_downloaded(context, PROGRAMS["coredns"]):
         raise DmucError(
             "looking for the program coredns",
-            "It is not on PATH, not in bin_dir, and not among Debian's packages; and nothing is to be downloaded.",
-            "Get it from https://github.com/coredns/coredns/releases and name it with coredns_bin=PATH, or say "
-            "obtain=download.\nNothing else needs it: Services are reached by their addresses.",
+            "coredns is not on PATH, not in bin_dir, and has no Debian package; and downloads are turned off.",
+            "Download it from https://github.com/coredns/coredns/releases and use coredns_bin=PATH, or use "
+            "obtain=download.\nNothing else needs CoreDNS: Services can be reached by their addresses.",
         )
-    if found is not None and found.how == binaries.NAMED:  # nor would the next run find it by itself
+    if found is not None and found.how == binaries.NAMED:  # else the next run would not find it
         settings.remember(context.state, {"coredns_bin": found.path})
     context.decide(DNS_DECISION, "yes")
 
@@ -88,7 +88,7 @@ def _corefile(context: Context) -> Path:
 
 
 def _files(context: Context) -> Mapping[Path, str]:
-    # https://coredns.io/plugins/kubernetes/ . Other names than the cluster's nobody here knows: there is no way out.
+    # https://coredns.io/plugins/kubernetes/ . Only names of the cluster: the machine has no route to other networks.
     without = "" if context.release_of("kube-apiserver").endpoint_slices else "\n        noendpoints"
     # A Corefile has no quotes for some paths. CoreDNS puts in what its environment says, as it is: see Context.home.
     file = f"{{$HOME}}/../{_kubeconfig(context).relative_to(context.state)}"
@@ -106,12 +106,13 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of CoreDNS, with their reasons."""
     why = "Configuration file (Corefile): the address to listen on, and the kubeconfig for the API server."
     return [Flag(f"-conf={_corefile(context)}", why)]
 
 
-# What it may do, with security=rbac: read what its answers are made of.
+# The permissions of CoreDNS, with security=rbac: read the objects that its answers depend on.
+_GROUP = "rbac.authorization.k8s.io"
 _ROLE = {
     "apiVersion": f"{RBAC_GROUP}/v1",
     "kind": "ClusterRole",
@@ -156,9 +157,9 @@ COREDNS = Daemon(
 
 
 def _manifests(context: Context) -> Sequence[dict[str, Any]]:
-    """What makes it a Service: one without Pods says itself where it leads.
+    """Return the Service and its Endpoints, which must be created explicitly for a Service without a selector.
 
-    kube-proxy reads Endpoints, or EndpointSlices, which the controller manager makes of these.
+    kube-proxy reads Endpoints, or EndpointSlices, which the controller manager creates from these.
     """
     subset = {"addresses": [{"ip": context.settings.address}], "ports": _PORTS}
     return [
@@ -173,7 +174,7 @@ def _manifests(context: Context) -> Sequence[dict[str, Any]]:
 
 
 def look_up(context: Context, name: str) -> Answer:
-    """Ask the ClusterIP for the address of `name`, from inside the machine, by UDP as Pods do (RFC 1035)."""
+    """Look up the address of `name` at the ClusterIP, from inside the machine, by UDP as Pods do (RFC 1035)."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     question = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">x2H", 1, 1)
     try:
@@ -184,7 +185,7 @@ def look_up(context: Context, name: str) -> Answer:
         return Answer(False, f"{address(context)}:53 does not answer: {error.strerror or error}")
     _, codes, _, answers = struct.unpack(">4H", reply[:8])
     if codes & 0xF or not answers:
-        return Answer(False, f"{address(context)}:53 knows no {name} (code {codes & 0xF})")
+        return Answer(False, f"{address(context)}:53 does not know the name {name} (code {codes & 0xF})")
     return Answer(True, f"{name} is {ipaddress.IPv4Address(reply[-4:])}, says {address(context)}")
 
 
@@ -195,7 +196,7 @@ def _resolves(context: Context) -> Answer:
 def _make(context: Context, progress: Progress) -> None:
     for manifest in _manifests(context):
         api.create(context, manifest)
-    tried, deadline = f"asking for the address of {_NAME}", context.settings.deadline_of("dns")
+    tried, deadline = f"looking up the address of {_NAME}", context.settings.deadline_of("dns")
     wait_or_fail(context, _resolves, deadline=deadline, progress=progress, tried=tried)
 
 

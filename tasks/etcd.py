@@ -1,9 +1,9 @@
-"""etcd: the database in which the API server keeps every object. Nobody else talks to it.
+"""etcd: the database in which the API server stores every object; the API server is its only client.
 
-On the slide it is started as `etcd`, and so it is here: it listens on 127.0.0.1:2379 and keeps its data in
-`default.etcd` in the directory that it is started in, which is var/dmuc1/etcd. There everybody on the machine can read
-and change it. With security=rbac it listens to whoever has a certificate of its own CA: that is the API server. And
-where there may be others beside it (machine=host.NAME) it is told where to listen.
+The walk-through starts `etcd` without flags, and so does security=none: etcd then listens on 127.0.0.1:2379, stores its
+data in `default.etcd` in the directory that it is started in (var/dmuc1/etcd), and any process on the machine can read
+and change the data. With security=rbac, etcd requires client certificates of a CA of its own, which the API server has.
+Beside other clusters (machine=host.NAME), etcd listens on a free port.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PORT = Port("etcd", 2379)
 
 
 def url(context: Context) -> str:
-    """Where the API server finds it."""
+    """Return the URL at which the API server reaches etcd."""
     return f"http{'s' if rbac_enabled(context) else ''}://127.0.0.1:{context.port(PORT)}"
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of etcd, with their reasons."""
     if not rbac_enabled(context) and not context.settings.shares_host:
         return ()
     free = "A free port, because the standard one may be in use."
@@ -60,10 +60,10 @@ def flags(context: Context) -> Sequence[Flag]:
 
 
 def identity(context: Context) -> Path:
-    """The file that is another one for every new, empty database.
+    """Return the file whose content is different for every new, empty database.
 
-    Such a one is another cluster: whoever knew the old one (the API server's caches, a kubelet that has registered)
-    must start anew, and reads this file for that.
+    A new database means a new cluster: components that knew the old one (the API server with its caches, a kubelet that
+    has registered) must be restarted. So they list this file as one that they read.
     """
     return context.state / "etcd" / "identity"
 
@@ -88,7 +88,7 @@ ETCD = Daemon(
     ports=(PORT,),
     flags=flags,
     needs=lambda context: ("machine", "binaries", *(["pki"] if rbac_enabled(context) else [])),
-    answers=Tcp(PORT),  # the API server can start: it waits for the rest by itself
+    answers=Tcp(PORT),  # enough for the API server to start, which waits for the rest
     ready=_is_healthy,
     reads=lambda context: files_of(flags(context)),
     prepare=_identify,

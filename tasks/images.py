@@ -1,6 +1,6 @@
-"""The images, in the engine: nginx, and the pause image, whose container holds a Pod's namespaces (the pod sandbox).
+"""The images in the engine: nginx, and pause, whose container holds the namespaces of a Pod (the Pod sandbox).
 
-The kubelet would pull nginx by itself, since it asks for nginx:latest; having it there already saves the time.
+The kubelet would pull nginx itself; pulling it earlier saves time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The kubelet: makes a node of the machine. It runs the Pods that the API server says are on its node.
+"""The kubelet: registers the machine as a node, and runs the Pods that are bound to this node.
 
-Without a kubeconfig it starts, but stands alone; on the slide it is `kubelet --kubeconfig ~/.kube/config`.
+Without a kubeconfig it starts in standalone mode; the walk-through starts `kubelet --kubeconfig ~/.kube/config`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.goal import Goal
 from .core.graph import Part
+from .core.iptables import Chains
 from .core.probe import All, Answer, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
@@ -24,7 +25,7 @@ from .core.release import CONTAINERD_SOCKET
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of the kubelet, with their reasons."""
     why = "Address of the API server; without a kubeconfig the kubelet runs in standalone mode."
     flags = [Flag(f"--kubeconfig={api_client.kubeconfig(context, 'kubelet')}", why)]
     if not context.settings.uses_insecure_port:
@@ -90,7 +91,7 @@ def flags(context: Context) -> Sequence[Flag]:
 
 
 def _make_node(context: Context) -> None:
-    """Make the Node object before the kubelet does, where that saves its first 10 s; see the table of releases.
+    """Create the Node object before the kubelet does, in releases where that saves 10 s; see the table of releases.
 
     https://kubernetes.io/docs/concepts/architecture/nodes/#manual-node-administration
     """
@@ -103,7 +104,7 @@ def _manifest(context: Context) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": context.node.name, "labels": {"kubernetes.io/hostname": context.node.name}},
-        "status": {"capacity": {"pods": "110"}},  # kubelet 1.20 cannot take over a Node without any
+        "status": {"capacity": {"pods": "110"}},  # kubelet 1.20 cannot take over a Node without capacity
     }
 
 
@@ -129,10 +130,10 @@ def _node_is_ready(context: Context) -> Answer:
             if condition["type"] == "Ready":
                 seen = datetime.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
                 if seen.timestamp() < int(begun):
-                    return Answer(False, f"node {context.node.name}: its state is from before this kubelet started")
+                    return Answer(False, f"node {context.node.name}: its status is older than this kubelet")
                 why = f"node {context.node.name} is {'Ready' if condition['status'] == 'True' else 'not Ready'}"
                 return Answer(condition["status"] == "True", f"{why}: {condition['message']}")
-        return Answer(False, f"node {context.node.name} has not said how it is")
+        return Answer(False, f"node {context.node.name} has no condition Ready yet")
 
     return ask_api(context, _path(context), judge)
 
@@ -144,8 +145,9 @@ def _keeps(context: Context) -> Sequence[Path]:
 
 def _take_back(context: Context) -> None:
     api.delete(context, _path(context))
-    if not context.machine.whole:  # kube-proxy's rules refer to some of them, but it is taken back before
-        iptables.remove(context.machine, "KUBE-")
+    # kube-proxy's rules refer to some of them, but it is taken back before.
+    if not context.machine.whole and KUBELET.has_run_since_boot(context):
+        iptables.remove(context.machine, Chains("KUBE-.*"))
 
 
 KUBELET = Daemon(
@@ -179,7 +181,7 @@ def _is_schedulable(context: Context) -> Answer:
         taints = [t["key"] for t in node["spec"].get("taints", []) if t["effect"] != "PreferNoSchedule"]
         name = context.node.name
         return Answer(
-            not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} takes Pods"
+            not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} accepts Pods"
         )
 
     return ask_api(context, _path(context), judge)
@@ -187,10 +189,12 @@ def _is_schedulable(context: Context) -> Answer:
 
 def _await_schedulable(context: Context, progress: Progress) -> None:
     deadline = context.settings.deadline_of("kubelet")
-    wait_or_fail(context, _is_schedulable, deadline=deadline, progress=progress, tried="waiting for a node for Pods")
+    wait_or_fail(
+        context, _is_schedulable, deadline=deadline, progress=progress, tried="waiting for a node without taints"
+    )
 
 
-# A new node has the taint not-ready until the controller manager has seen it Ready, and no Pod is scheduled before.
+# A new node has the taint not-ready until the controller manager has seen that it is Ready; no Pod is scheduled before.
 SCHEDULABLE = Goal(
     name="schedulable",
     hidden=True,

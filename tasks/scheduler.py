@@ -1,6 +1,6 @@
-"""The scheduler: gives each Pod a node, by creating a Binding. Even with only one node somebody must decide.
+"""The scheduler: assigns a node to each Pod, by creating a Binding; this is necessary even with a single node.
 
-With scheduling=manual that is us: no scheduler runs, and each Pod that has no node gets a Binding to ours.
+With scheduling=manual no scheduler runs, and dmuc creates a Binding to the node for each Pod without one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PORT = Port("scheduler", 10259)
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of the scheduler, with their reasons."""
     flags = [api_client.flag(context, "kube-scheduler")]
     also_http = context.release_of("kube-scheduler").scheduler_http
     return [*flags, *api_client.server_flags(context, PORT, also_http=also_http)]
@@ -45,7 +45,7 @@ _PODS = "/api/v1/namespaces/default/pods"
 
 
 def _homeless(context: Context) -> tuple[Answer, list[str]]:
-    """Is there a Pod, and has each a node? Also gives the names of those that have none."""
+    """Return whether there is a Pod and every Pod has a node, and the names of the Pods without a node."""
     names: list[str] = []
 
     def judge(pods: Any) -> Answer:
@@ -59,7 +59,7 @@ def _homeless(context: Context) -> tuple[Answer, list[str]]:
 
 def _all_are_bound(context: Context) -> Answer:
     if context.settings.scheduling == "scheduler":
-        return Answer(True, "the scheduler does it")
+        return Answer(True, "done by the scheduler")
     return _homeless(context)[0]
 
 

@@ -1,4 +1,4 @@
-"""The Service: `kubectl expose deployment web --port=80`, and asking it for its page."""
+"""The Service `web`: creates the same object as `kubectl expose deployment web --port=80`, and requests its page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _has_endpoints(context: Context) -> Answer:
 
 
 def _answers(context: Context) -> Answer:
-    # Asked only when there is somebody to answer: a ClusterIP without endpoints sends ICMP, and only so many a second.
+    # Not asked without endpoints: the ClusterIP then answers with ICMP errors, of which the kernel limits the rate.
     endpoints = _has_endpoints(context)
     if not endpoints:
         return endpoints
@@ -68,7 +68,7 @@ def _answers(context: Context) -> Answer:
 def _await_answer(context: Context, progress: Progress) -> None:
     deadline = context.settings.deadline_of("service_reachable")
     wait_or_fail(
-        context, _answers, deadline=deadline, progress=progress, tried=f"asking the Service {NAME} for its page"
+        context, _answers, deadline=deadline, progress=progress, tried=f"requesting the page of the Service {NAME}"
     )
 
 
@@ -82,6 +82,34 @@ SERVICE_REACHABLE = Goal(
         *("kubelet", "schedulable", "scheduler", "binding", "kube_proxy"),
     ),
 )
+
+
+def objects(context: Context) -> list[tuple[str, str, str]]:
+    """Return the cluster's Nodes, Pods and Services, each with its kind, name and state."""
+    found: list[tuple[str, str, str]] = []
+
+    def nodes(answer: Any) -> Answer:
+        for node in answer["items"]:
+            ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
+            found.append(("node", node["metadata"]["name"], "Ready" if ready == "True" else "not Ready"))
+        return Answer(True, "")
+
+    def pods(answer: Any) -> Answer:
+        for pod in answer["items"]:
+            where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
+            found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
+        return Answer(True, "")
+
+    def services(answer: Any) -> Answer:
+        for service in answer["items"]:
+            ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
+            found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
+        return Answer(True, "")
+
+    for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
+        if not ask_api(context, f"/api/v1/{path}", judge):
+            break  # the API server does not answer: more requests only take time
+    return found
 
 
 PARTS = [SERVICE]

@@ -1,1 +1,1 @@
-"""The doit commands, one file each; base.py is what they share."""
+"""The commands of doit that dmuc adds or changes."""

@@ -1,4 +1,4 @@
-"""Findings: what was found out, what is done about it, and what somebody must do; printed as one screen."""
+"""A checklist: facts, what dmuc does about each, and what the user must do; printed on one screen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-_WIDTH = 110
+WIDTH = 110  # of a line, where the terminal does not say another
 _COLUMN = 14  # the names
 
 
@@ -15,8 +15,8 @@ class State(Enum):
     """What a fact means for the cluster."""
 
     FINE = "✓"
-    ADAPTED = "→"  # not as a program expects it, and something is done about it
-    DOUBTFUL = "!"  # it may go wrong
+    ADAPTED = "→"  # not as a program expects it, and dmuc adapts to it
+    DOUBTFUL = "!"  # may cause a failure
     IMPOSSIBLE = "✗"
 
 
@@ -25,22 +25,22 @@ _STYLES = {State.FINE: "green", State.ADAPTED: "cyan", State.DOUBTFUL: "yellow",
 
 @dataclass(frozen=True)
 class Row:
-    """A fact."""
+    """A fact of the checklist."""
 
     name: str
-    found: str  # and how
+    found: str  # the fact, and how it was found out
     does: str = ""  # what dmuc does about it, and why
     state: State = State.FINE
-    do: str = ""  # what somebody must do
+    do: str = ""  # what the user must do
 
 
 def show(found: Sequence[Row]) -> None:
-    """Print the rows, and what they come to."""
+    """Print the rows, and a line that sums them up."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    width = (min(console.width, _WIDTH) if console.is_terminal else _WIDTH) - _COLUMN - 3
+    width = (min(console.width, WIDTH) if console.is_terminal else WIDTH) - _COLUMN - 3
     for row in found:
         head = Text.assemble((row.state.value, _STYLES[row.state]), f" {row.name:<{_COLUMN}} ")
         for text, style in ((row.found, ""), (row.does, "dim"), (row.do, "bold")):
@@ -49,7 +49,7 @@ def show(found: Sequence[Row]) -> None:
                 head = Text(" " * (_COLUMN + 3))
     missing = [row.name for row in found if row.state is State.IMPOSSIBLE]
     end = (
-        f"What is marked {State.IMPOSSIBLE.value} is in the way: {', '.join(missing)}."
+        f"The cluster cannot run before these are fixed ({State.IMPOSSIBLE.value}): {', '.join(missing)}."
         if missing
         else "Nothing is in the way."
     )

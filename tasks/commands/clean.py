@@ -6,16 +6,16 @@ from doit.cmd_base import check_tasks_exist
 from doit.cmd_clean import Clean as DoitClean
 from doit.cmd_clean import opt_clean_dryrun
 
-from ..core.graph import join
 from ..core.lock import only_one
 from .base import EndsQuietly, OnCluster, told
 
 
 class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
-    """doit's `clean`: with names it takes those back, last first; without any the whole machine, in any state."""
+    """`doit clean`: with names, undo these tasks, last first; without names, remove the whole machine, in any state."""
 
     cmd_options = (opt_clean_dryrun,)
-    doc_description = "Without names: power off and remove everything but the cache. With names: take back just those."
+    doc_purpose = "undo tasks, or remove the whole cluster"
+    doc_description = "Without names: power off and remove everything except the cache. With names: undo these tasks."
 
     def _execute(self, dryrun: bool, pos_args: list[str]) -> int:
         cluster = self.cluster
@@ -25,13 +25,14 @@ class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
 
         def clean() -> int:
             with only_one(cluster.context):
-                if not names and not dryrun:
+                if dryrun:
+                    for name, _ in cluster.undos():
+                        if name in names:
+                            print(f"{name}: would be undone", flush=True)
+                elif names:
+                    cluster.undo(names, lambda name: print(f"{name}: undone", flush=True))
+                else:
                     cluster.remove()
-                for goal in reversed(join(cluster.parts, cluster.context)):
-                    if goal.name in names and goal.undo is not None:
-                        print(f"{goal.name}: {'would be ' if dryrun else ''}taken back", flush=True)
-                        if not dryrun:
-                            goal.undo(cluster.context)
             return 0
 
         return told(clean)()

@@ -1,6 +1,6 @@
 """One Deployment, followed from object to packet: ReplicaSet, Pods, node, containers, Service, endpoints, rules, page.
 
-Each step is a question for `doit why` (see why.py), answered from the API's objects, kube-proxy's rules, or a packet.
+Each step is a check of `doit why` (see why.py), based on API objects, on kube-proxy's rules, or on a packet.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _KUBECTL = "scripts/doit shell -- kubectl"
 
 
 class Followed:
-    """A Deployment, and what has come of it. Each kind of object is read once, all for one answer of the API server."""
+    """The links of `doit why` about one Deployment. Each kind of object is read once from the API server."""
 
     def __init__(self, context: Context, wanted: str = "") -> None:
         self.context, self.wanted = context, wanted
         self.objects: Mapping[str, Sequence[Any]] = {}
 
     def links(self) -> dict[str, Link]:
-        """Give the questions about it, by name."""
+        """Return the links about the Deployment, by name."""
         here = self.wanted or deployment.NAME
         wait = "scripts/doit service_reachable" if here == deployment.NAME else f"scripts/doit why {here}"
         running = ("kubelet", "container_engine")
         about: dict[str, tuple[Callable[[], Finding], Sequence[str], Sequence[str]]] = {
-            # name: how to tell, what it needs, what it asks about
+            # name: the check, the links that it needs, the links that it asks about
             "deployment": (self._deployment, (), ("objects",)),
             "replicaset": (self._replica_set, ("controller_manager",), ("deployment",)),
             "pod": (self._pod, ("controller_manager",), ("replicaset",)),
             "service_account": (self._service_account, ("controller_manager",), ("objects",)),
             "node": (self._node, ("kubelet", "controller_manager"), ("objects",)),
             "scheduled": (self._scheduled, ("node", "scheduler"), ("pod",)),
-            # What was said of the containers before the kubelet or the engine went is no news.
+            # The status of a container is out of date when the kubelet or the engine is down.
             "container": (self._container, (), ("scheduled", "container_engine", "kubelet")),
             "ready": (self._ready, running, ("container",)),
             "service": (self._service, (), ("deployment",)),
@@ -77,25 +77,25 @@ class Followed:
         for kind, path in _KINDS.items():
             answer = ask_api(self.context, path, partial(keep, kind))
             if not answer:  # asking again only takes time
-                return unknown(f"cannot be asked: {answer.why}")
+                return unknown(f"the API server cannot be asked: {answer.why}")
         self.objects = found
         return works("")
 
     def _in(self, kind: str) -> list[Any]:
-        """Those of a kind that are in its namespace."""
+        """The objects of a kind in the Deployment's namespace."""
         return [one for one in self.objects[kind] if one["metadata"]["namespace"] == self._space]
 
     def refuse_unknown(self) -> None:
-        """Raise DmucError when the Deployment that is wanted is not there, and not ours to create."""
+        """Raise DmucError when the wanted Deployment does not exist, and no task creates it."""
         if self.objects and self.wanted and self.wanted != deployment.NAME and self.deployment is None:
             there = ", ".join(map(full_name, self.objects["deployments"])) or "none"
             several = [one for one in self.objects["deployments"] if one["metadata"]["name"] == self.wanted]
             seen = f"there {'is more than one' if several else 'is no'} Deployment called {self.wanted!r}"
-            raise DmucError("following a Deployment", seen, f"There are: {there}.")
+            raise DmucError("following a Deployment", seen, f"Deployments: {there}.")
 
     @property
     def deployment(self) -> Any:
-        """The Deployment: the one that is wanted, else `web`, else the first; None when there is none."""
+        """The wanted Deployment, else `web`, else the first; None when there is none."""
         there = self.objects["deployments"]
         if "/" in self.wanted:
             return next((one for one in there if full_name(one) == self.wanted), None)
@@ -110,7 +110,7 @@ class Followed:
 
     @property
     def _replicas(self) -> Any:
-        """Its newest ReplicaSet."""
+        """The newest ReplicaSet of the Deployment; None when there is none."""
 
         def revision(one: Any) -> int:
             return int(one["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision", 0))
@@ -119,7 +119,7 @@ class Followed:
 
     @property
     def _pods(self) -> list[Any]:
-        """The Pods of that one, without those that have ended or are to."""
+        """The Pods of that ReplicaSet, without those that have ended or are being deleted."""
         pods = self._owned_by(self._replicas, "pods")
         return [pod for pod in pods if _is_alive(pod)]
 
@@ -129,7 +129,7 @@ class Followed:
 
     @property
     def _services(self) -> list[Any]:
-        """Those whose selector matches its Pods."""
+        """The Services whose selector matches the Pods."""
         return [one for one in self._in("services") if _selects(one, self._labels)]
 
     @property
@@ -137,7 +137,10 @@ class Followed:
         return self.deployment["spec"]["template"]["metadata"].get("labels") or {}
 
     def _event(self, thing: Any, *reasons: str, begins: str = "") -> str:
-        """What the newest event of these reasons, one that begins so, says of the object; empty when there is none."""
+        """Return the newest event about the object with one of these reasons, as text; empty when there is none.
+
+        The event's message must begin with `begins`.
+        """
         found = [
             event
             for event in self.objects["events"]
@@ -167,9 +170,9 @@ class Followed:
     def _replica_set(self) -> Finding:
         meta, status = self.deployment["metadata"], self.deployment["status"]
         if self._replicas is None:
-            return waits("there is no ReplicaSet: the controller manager makes it")
+            return waits("there is no ReplicaSet yet: the controller manager creates it")
         if status.get("observedGeneration", 0) < meta["generation"]:
-            return waits("the controller manager has not seen the Deployment's last change")
+            return waits("the controller manager has not handled the Deployment's last change")
         return works(str(self._replicas["metadata"]["name"]))
 
     def _pod(self) -> Finding:
@@ -177,7 +180,7 @@ class Followed:
         name = self.deployment["metadata"]["name"]
         if wanted == 0:
             scale = self._kubectl("scale", "deployment", name, "--replicas=1")
-            return broken("the Deployment is scaled to 0: no Pod is wanted", scale)
+            return broken("the Deployment is scaled to 0 replicas", scale)
         if len(pods) >= self._replicas["spec"]["replicas"] and pods:
             return works(", ".join(pod["metadata"]["name"] for pod in pods))
         conditions = _conditions(self._replicas)
@@ -190,9 +193,7 @@ class Followed:
             return broken(f"{count}: {failed or token.why}", "scripts/doit service_account")
         if "ReplicaFailure" in conditions and "No API token" not in failed:
             return broken(f"{count}: {failed}", "scripts/doit logs controller_manager")
-        return waits(
-            f"{count} yet: the controller manager makes them; when it has failed it tries again, later each time"
-        )
+        return waits(f"{count} yet: the controller manager creates them, and waits longer after each failure")
 
     def _service_account(self) -> Finding:
         answer = SERVICE_ACCOUNT.holds(self.context)
@@ -201,7 +202,7 @@ class Followed:
     def _node(self) -> Finding:
         answer, name = SCHEDULABLE.holds(self.context), self.context.node.name
         taints = re.search(r"taint (.*)", answer.why)
-        passing = "not-ready" in answer.why or "unreachable" in answer.why  # the controller manager takes them away
+        passing = "not-ready" in answer.why or "unreachable" in answer.why  # removed by the controller manager
         if answer or not taints or passing:
             return works(answer.why) if answer else waits(answer.why)
         if "node.kubernetes.io/unschedulable" in answer.why:
@@ -220,7 +221,7 @@ class Followed:
             soon = "not-ready" in decision or "no nodes available" in decision
             say = waits if soon else broken
             return say(f"{name} has no node, says the scheduler: {decision}", self._kubectl("describe", "pod", name))
-        why = f"{name} is Pending without a condition PodScheduled: nobody has decided on its node"
+        why = f"{name} is Pending without the condition PodScheduled: it has not been scheduled"
         return broken(why, "scripts/doit binding") if self.context.settings.scheduling == "manual" else waits(why)
 
     def _container(self) -> Finding:
@@ -229,7 +230,7 @@ class Followed:
             first = [one for one in status.get("initContainerStatuses", []) if not _is_done(one)]
             statuses = [*first, *status.get("containerStatuses", [])]
             if not statuses:
-                return waits(f"{pod['metadata']['name']}: its kubelet has not said anything of it yet")
+                return waits(f"{pod['metadata']['name']}: the kubelet has not reported its status yet")
             for one in statuses:
                 finding = self._judge_container(pod, one)
                 if finding is not None:
@@ -237,17 +238,17 @@ class Followed:
         return works(f"{', '.join(sorted({one['image'] for one in statuses}))} runs")
 
     def _judge_container(self, pod: Any, status: Any) -> Finding | None:
-        """What is wrong with one container; None when nothing is."""
+        """Return what is wrong with one container; None when nothing is."""
         name, state = pod["metadata"]["name"], status["state"]
         waiting, ended = state.get("waiting"), state.get("terminated")
         if waiting and waiting["reason"] in _PULLING:
             failed = self._event(pod, "Failed", begins="Failed to pull") or waiting.get("message", "")
             ours = full_name(self.deployment) == f"default/{deployment.NAME}"
             image = f"{status['name']}={deployment.IMAGE if ours else 'IMAGE'}"
-            mend = self._kubectl("set", "image", f"deployment/{self.deployment['metadata']['name']}", image)
-            seen = failed if status["image"] in failed else f"{status['image']}: {failed or 'to be pulled again'}"
+            fix = self._kubectl("set", "image", f"deployment/{self.deployment['metadata']['name']}", image)
+            seen = failed if status["image"] in failed else f"{status['image']}: {failed or 'will be pulled again'}"
             say = waits if ours and status["image"].partition(":")[0] == deployment.IMAGE else broken  # tried again
-            return say(f"{waiting['reason']}: {seen}", mend if say is broken else "", ("registry", "pull_through"))
+            return say(f"{waiting['reason']}: {seen}", fix if say is broken else "", ("registry", "pull_through"))
         if waiting and waiting["reason"] in {"ContainerCreating", "PodInitializing"}:
             failed = self._event(pod, "FailedCreatePodSandBox", "FailedMount")
             if failed:
@@ -263,7 +264,7 @@ class Followed:
         return None
 
     def _said(self, pod: Any, container: str, *, previous: bool) -> str:
-        """The last line of its log."""
+        """Return the last line of the container's log, as text."""
         meta, before = pod["metadata"], str(previous).lower()
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/log"
         url = f"{self.context.server}{path}?container={container}&tailLines=1&previous={before}"
@@ -278,8 +279,8 @@ class Followed:
             name, problem = pod["metadata"]["name"], _conditions(pod, "False").get("Ready")
             if problem:
                 unhealthy = self._event(pod, "Unhealthy")
-                mend = self._kubectl("describe", "pod", name)
-                return broken(f"{name}: {unhealthy}", mend) if unhealthy else waits(problem.get("message", name))
+                fix = self._kubectl("describe", "pod", name)
+                return broken(f"{name}: {unhealthy}", fix) if unhealthy else waits(problem.get("message", name))
         return works(", ".join(f"{pod['metadata']['name']} at {pod['status'].get('podIP')}" for pod in self._pods))
 
     def _service(self) -> Finding:
@@ -290,13 +291,14 @@ class Followed:
             if one["metadata"]["name"] == name:
                 selector = one["spec"].get("selector") or {}
                 right = self.deployment["spec"]["selector"].get("matchLabels") or self._labels
-                mend = self._kubectl("set", "selector", "service", name, _pairs(right))
-                return broken(f"it selects {_pairs(selector) or 'nothing'}; the Pods have {_pairs(self._labels)}", mend)
+                fix = self._kubectl("set", "selector", "service", name, _pairs(right))
+                seen = f"its selector is {_pairs(selector) or 'empty'}; the Pods have the labels {_pairs(self._labels)}"
+                return broken(seen, fix)
         if full_name(self.deployment) == f"default/{deployment.NAME}":
-            return broken("no Service leads to its Pods", f"scripts/doit {service.SERVICE.name}")
+            return broken("no Service selects the Pods", f"scripts/doit {service.SERVICE.name}")
         containers = self.deployment["spec"]["template"]["spec"]["containers"]
         port = next((p["containerPort"] for c in containers for p in c.get("ports", [])), 80)
-        return broken("no Service leads to its Pods", self._kubectl("expose", "deployment", name, f"--port={port}"))
+        return broken("no Service selects the Pods", self._kubectl("expose", "deployment", name, f"--port={port}"))
 
     def _endpoints(self) -> Finding:
         pods = {pod["status"].get("podIP") for pod in self._in("pods") if _is_alive(pod)}
@@ -308,7 +310,7 @@ class Followed:
             if not addresses:
                 return waits(f"the Service {name} has no endpoints: no Pod of it is Ready")
             if not addresses <= pods:
-                return waits(f"the Service {name} still has the endpoint {min(addresses - pods)}: that Pod is gone")
+                return waits(f"the Service {name} still has the endpoint {min(addresses - pods)} of a deleted Pod")
         return works(f"{', '.join(sorted(addresses))}")
 
     def _rules(self) -> Finding:
@@ -323,9 +325,9 @@ class Followed:
             name = self.wanted or deployment.NAME
             known = known_to_rules(self.context, name if "/" in name else f"default/{name}")
             if not known:
-                return unknown("cannot be told without apiserver")
+                return unknown("cannot be checked without apiserver")
         elif self.deployment is None or not self._services:
-            return unknown("cannot be told without service")
+            return unknown("cannot be checked without service")
         else:
             known = [address for one in self._services for address in _addresses(one)]
         answers = [_asked(self.context, address) for address in known]
@@ -343,7 +345,7 @@ class Followed:
 
 
 def _addresses(service: Any) -> list[str]:
-    """Each ClusterIP:PORT to which TCP leads; none of a headless one."""
+    """Return each TCP address CLUSTERIP:PORT of the Service; none for a headless Service."""
     spec = service["spec"]
     if spec.get("clusterIP", "None") == "None":
         return []
@@ -351,9 +353,9 @@ def _addresses(service: Any) -> list[str]:
 
 
 def _asked(context: Context, address: str) -> Answer:
-    """Does somebody answer there? Web ports (80, 8080 and the like) are asked for their page, others for a connection.
+    """Return whether the address answers: web ports (80, 8080 and the like) an HTTP request, others a connection.
 
-    The packets leave from inside the machine: outside, such an address may be a stranger's.
+    The packets are sent inside the machine: outside, the address may belong to another host.
     """
     ip, _, port = address.partition(":")
     if not port.endswith("80"):
@@ -373,7 +375,7 @@ def _is_alive(pod: Any) -> bool:
 
 
 def _is_done(status: Any) -> bool:
-    """Has this init container done its work?"""
+    """Return whether this init container has succeeded."""
     return bool(status["state"].get("terminated", {"exitCode": 1})["exitCode"] == 0)
 
 
@@ -387,5 +389,5 @@ def _pairs(labels: Mapping[str, str]) -> str:
 
 
 def _conditions(thing: Any, status: str = "True") -> dict[str, Any]:
-    """Its conditions that have this status, by type."""
+    """Return the object's conditions with this status, by type."""
     return {c["type"]: c for c in thing["status"].get("conditions") or [] if c["status"] == status}

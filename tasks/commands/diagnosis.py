@@ -1,7 +1,7 @@
-"""A chain of questions, each answered by what the ones before it make possible; and from the answers the one cause.
+"""The diagnosis behind `doit why`: a chain of checks (links), and from their results the one cause to fix next.
 
-What fails because something else fails is a consequence and no cause: a cause is a link that does not work although all
-that it needs does. Of several the first in the chain counts: it is what is to be mended next.
+A link that fails because another link fails is a consequence. A cause is a link that fails although all links that it
+needs work. Of several causes, the first in the chain counts.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from ..core.daemon import Daemon
 from ..core.errors import DmucError
 from ..core.goal import Goal, resolve
 from ..core.process import Record
+from .checklist import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-YOUNG = 30.0  # seconds after its start in which a process that is not ready yet is on its way
+YOUNG = 30.0  # seconds after its start in which a process may not be ready yet
 _WIDTH = 110
-# How programs that give up say so: klog, etcd, the Go runtime, cobra, dockerd, leader election.
+# The last line of programs that end with an error: klog, etcd, the Go runtime, cobra, dockerd, leader election.
 _LAST_WORDS = re.compile(r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^fatal|^failed to |leaderelection lost|level=fatal")
 
 
 class State(Enum):
-    """How a link is, as the mark that people see."""
+    """The state of a link; the value is the mark that is printed."""
 
     WORKS = "✓"
     BROKEN = "✗"
-    WAITS = "…"  # only time is missing
-    UNKNOWN = "?"  # there is nobody, or nothing, to ask
+    WAITS = "…"  # will work in a while
+    UNKNOWN = "?"  # cannot be checked
 
 
 _STYLES = {State.WORKS: "green", State.BROKEN: "bold red", State.WAITS: "yellow", State.UNKNOWN: "dim"}
@@ -43,49 +44,49 @@ _STYLES = {State.WORKS: "green", State.BROKEN: "bold red", State.WAITS: "yellow"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one link: how it is, by what that was seen, what to do (not specified: the link's)."""
+    """The result of checking one link: its state, the evidence, and the command to run."""
 
     state: State
     evidence: str
-    do: str = ""
-    because: Sequence[str] = ()  # more links that explain it, beside those that the link needs
+    do: str = ""  # not specified: the link's own command
+    because: Sequence[str] = ()  # more links that can be the cause, beside those that the link needs
 
 
 def works(evidence: str) -> Finding:
-    """Give the finding that all is well."""
+    """Return the finding that the link works."""
     return Finding(State.WORKS, evidence)
 
 
 def broken(evidence: str, do: str = "", because: Sequence[str] = ()) -> Finding:
-    """Give the finding that it does not work."""
+    """Return the finding that the link does not work."""
     return Finding(State.BROKEN, evidence, do, because)
 
 
 def waits(evidence: str, do: str = "", because: Sequence[str] = ()) -> Finding:
-    """Give the finding that it does not work yet, and that only time is missing."""
+    """Return the finding that the link does not work yet, and probably will in a while."""
     return Finding(State.WAITS, evidence, do, because)
 
 
 def unknown(evidence: str) -> Finding:
-    """Give the finding that it cannot be told."""
+    """Return the finding that the link cannot be checked."""
     return Finding(State.UNKNOWN, evidence)
 
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain: the question, and what it hangs on."""
+    """One link of the chain: a check, and the links that it depends on."""
 
     name: str
-    check: Callable[[], Finding]  # in milliseconds, or at most the two seconds of a probe
-    do: str  # what mends it: one command
-    needs: Sequence[str] = ()  # links that explain why this one does not work, when they do not
-    asks: Sequence[str] = ()  # links without which there is nothing to ask here
-    means: str = ""  # what is lost while it does not work
+    check: Callable[[], Finding]  # takes milliseconds, or at most the two seconds of a probe
+    do: str  # the command that fixes it
+    needs: Sequence[str] = ()  # links that are the cause when they do not work either
+    asks: Sequence[str] = ()  # links without which this one cannot be checked
+    means: str = ""  # the consequence while it does not work
     part: bool = False  # a component of the cluster, not one of its objects
-    quiet: bool = False  # not worth a line as long as it works
+    quiet: bool = False  # not printed as long as it works
 
     def find(self) -> Finding:
-        """Check it; never raises what the world can do to us."""
+        """Return the result of the check; DmucError and OSError become a finding."""
         try:
             return self.check()
         except (DmucError, OSError) as error:
@@ -93,7 +94,7 @@ class Link:
 
 
 def goal(goal: Goal, context: Context, means: str = "", *, quiet: bool = False) -> Link:
-    """Give the link for a goal."""
+    """Return the link for a goal."""
 
     def check() -> Finding:
         answer = goal.holds(context)
@@ -104,7 +105,7 @@ def goal(goal: Goal, context: Context, means: str = "", *, quiet: bool = False) 
 
 
 def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
-    """Give the link for a daemon: does it run as wanted, and is it ready? One that has just started is on its way."""
+    """Return the link for a daemon: whether it runs as wanted, and is ready; one that has just started may not be."""
 
     def check() -> Finding:
         running = daemon.running(context)
@@ -126,19 +127,19 @@ def _needs(part: Goal | Daemon, context: Context) -> Sequence[str]:
 
 
 def last_words(daemon: Daemon, context: Context) -> str:
-    """Give the line of its log in which the daemon, at its last start, says why it gave up; empty when it does not."""
+    """Return the line of the daemon's log that says why it ended after its last start; empty when there is none."""
     try:
         text = daemon.log(context).read_text("utf-8", "replace")
     except OSError:
         return ""
     last = text.rpartition("\n--- ")[2].split("\ngoroutine ")[0].splitlines()[-40:]
     found = [line for line in last if _LAST_WORDS.search(line)]
-    # klog's time, thread and place in the source are for whoever reads the whole log.
+    # Without klog's time, thread and source location, which are in the log itself.
     return f"its log ends: {re.sub(r'^F[0-9: .]+ [^ ]+] ', '', found[-1])}" if found else ""
 
 
 class Diagnosis:
-    """All findings. Those that ask nobody else are made side by side: several that hang cost no more than one."""
+    """All findings. Independent checks run at the same time, so that several slow ones take no longer than one."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self.links = {link.name: link for link in links}
@@ -158,17 +159,17 @@ class Diagnosis:
             elif before[1].state is State.UNKNOWN:
                 self._found[link.name] = before[1]
             else:
-                self._found[link.name] = unknown(f"cannot be told without {before[0]}")
+                self._found[link.name] = unknown(f"cannot be checked without {before[0]}")
         return self._found[link.name]
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding about the link `name`: what does not work, or waits, for another's sake, is as that other is."""
+        """Return the finding about the link `name`; a consequence has the state of its cause (broken or waiting)."""
         finding, root = self._found[name], self._found[self.root(name)]
         both = {State.BROKEN, State.WAITS}
         return replace(finding, state=root.state) if {finding.state, root.state} == both else finding
 
     def root(self, name: str) -> str:
-        """Give the link that is the reason why `name` does not work: itself, when all that it hangs on works."""
+        """Return the link that is the cause why `name` does not work: `name` itself, when all that it needs works."""
         link = self.links[name]
         for other in (*self._found[name].because, *link.needs, *link.asks):
             if other in self.links and self._found[other].state is not State.WORKS:
@@ -177,7 +178,7 @@ class Diagnosis:
 
     @property
     def cause(self) -> Link | None:
-        """What is to be mended, or else waited for, next; None when everything works."""
+        """The link to fix, or else to wait for, next; None when everything works."""
         for state in (State.BROKEN, State.WAITS, State.UNKNOWN):
             for name, link in self.links.items():
                 if self._found[name].state is state and self.root(name) == name:
@@ -185,20 +186,20 @@ class Diagnosis:
         return None
 
     def do(self, link: Link) -> str:
-        """Give the command that mends it."""
+        """Return the command that fixes the link."""
         return self._found[link.name].do or link.do
 
 
 def show(diagnosis: Diagnosis, wanted: Callable[[Link], bool] = lambda link: True) -> int:
-    """Print it: a line for each link that is `wanted` or does not work, then the cause, and what to do.
+    """Print a line for each link that is `wanted` or does not work, then the cause, and the command to run.
 
-    Gives 0 when everything works, else 1.
+    Return 0 when everything works, else 1.
     """
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     for state, name, evidence in _lines(diagnosis, wanted):
         line = Text.assemble((state.value, _STYLES[state]), f" {name:<18} {evidence}")
         if state is State.UNKNOWN and len(line) > console.width:  # the names of many
@@ -234,7 +235,7 @@ def _show_cause(console: Console, diagnosis: Diagnosis, cause: Link) -> None:
     finding = diagnosis[cause.name]
     verb = "waiting for" if finding.state is State.WAITS else "cause"
     evidence = _one_line(finding.evidence)
-    text = Text.assemble((f"{verb}: {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * _WIDTH]}")
+    text = Text.assemble((f"{verb}: {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * WIDTH]}")
     console.print(text)
     if cause.means:
         console.print(Text(f"without it: {cause.means}"))

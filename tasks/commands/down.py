@@ -8,14 +8,14 @@ from .base import Command
 
 
 class Down(Command):
-    """`doit down`."""
+    """`doit down`: power off the machine and keep its data."""
 
-    doc_purpose = "power the machine off and keep its data"
+    doc_purpose = "power off the machine and keep its data"
     doc_usage = ""
-    doc_description = "The next `doit` brings the same cluster back, with its objects."
+    doc_description = "The next `scripts/doit` restarts the same cluster, with all its objects."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Power the machine off."""
+        """Power off the machine; return 0."""
         with only_one(cluster.context):
             cluster.power_off()
         return 0

@@ -1,4 +1,4 @@
-"""`eval "$(scripts/doit env)"`: the cluster for tests and other programs, in the variables that they look at."""
+"""`doit env`: print the environment variables with which tests and other programs find the cluster."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .base import Command
 class Env(Command):
     """`doit env`."""
 
-    doc_purpose = 'print what a shell is to export to use the cluster: eval "$(scripts/doit env)"'
+    doc_purpose = 'print the variables with which programs find the cluster: eval "$(scripts/doit env)"'
     doc_usage = ""
     doc_description = (
-        "KUBECONFIG and KUBEBUILDER_ASSETS, and DMUC_MACHINE where it is not the default one. Without an API server "
-        "that is ready it is the word `false`: whoever evaluates it fails, and does not go on with another cluster."
+        "Exports KUBECONFIG and KUBEBUILDER_ASSETS, and DMUC_MACHINE if the machine is not the default one. If no API "
+        "server is ready, it prints `false` instead: then `eval` fails, and no program uses another cluster by mistake."
     )
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Print it; gives 1 when there is no API server that is ready."""
+        """Print the variables; return 1 when no API server is ready."""
         if arguments:
             raise InvalidCommand("`env` takes no arguments.")
         context = cluster.context
@@ -37,7 +37,7 @@ class Env(Command):
             print("false")
             machine = f"machine={context.settings.machine} " if _is_said(context) else ""
             seen = f"No API server is ready on {context.machine.name}: {answer.why}."
-            error = DmucError("telling how the cluster is used", seen, f"Run: scripts/doit {machine}apiserver")
+            error = DmucError("printing the environment variables", seen, f"Run: scripts/doit {machine}apiserver")
             print(f"✗ {error}", file=sys.stderr)
             return 1
         file, text = administrators(context), kubeconfig.text(context)
@@ -49,7 +49,7 @@ class Env(Command):
 
 
 def variables(context: Context) -> dict[str, str]:
-    """Give the variables: kubectl's and every client library's, envtest's, and ours."""
+    """Return the variables: for kubectl and client libraries, for envtest, and for dmuc."""
     found = {
         "KUBECONFIG": str(administrators(context)),
         "KUBEBUILDER_ASSETS": str(context.bin),  # has etcd, kube-apiserver and kubectl

@@ -13,6 +13,8 @@ from .base import EndsQuietly
 class Info(EndsQuietly, DoitInfo):  # type: ignore[misc]
     """doit's `info`."""
 
+    doc_purpose = "show why a task would run"
+
     def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
         check_tasks_exist({task.name for task in self.task_list}, pos_args)
         return int(DoitInfo._execute(self, pos_args, hide_status))

@@ -12,6 +12,8 @@ from .base import EndsQuietly
 class List(EndsQuietly, DoitList):  # type: ignore[misc]
     """doit's `list`; what is only a means to an end is in it with --all."""
 
+    doc_purpose = "list the tasks; with -s, whether they are up to date (U) or would run (R)"
+
     def _list_all(self, include_subtasks: bool) -> Any:
         tasks = super()._list_all(include_subtasks)
         return [task for task in tasks if include_subtasks or not (task.meta or {}).get("hidden")]

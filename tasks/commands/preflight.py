@@ -1,7 +1,7 @@
-"""`doit preflight`: what this host is like, how that was found out, and what dmuc does about it, and why.
+"""`doit preflight`: facts about this host, how they were found out, what dmuc does about them, and why.
 
-What a component is told because of a fact is taken from that component, with its reason. Nothing is changed, but for
-the notes in the cache of what programs have said of themselves.
+If a component gets a flag because of a fact, the flag and its reason are shown. Nothing is changed, except for the
+versions of programs, which are stored in the cache.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from ..programs.catalog import PROGRAMS
 from .base import Command
 from .checklist import Row, State, show
 
-_MEMORY, _DISK = 1000, 5000  # MiB that a cluster, and building Kubernetes with what is then stored, take
-_CONTROLLERS = {  # cgroup version -> those without which the kubelet or the engine does not start
+_MEMORY, _DISK = 1000, 5000  # MiB for a cluster; for building Kubernetes and what is then stored
+_CONTROLLERS = {  # cgroup version -> controllers without which the kubelet or the engine does not start
     "v2": {"cpu", "cpuset", "memory", "pids"},
     "v1": {"cpu", "cpuacct", "cpuset", "memory", "devices", "pids"},
 }
 
 
 def rows(cluster: Cluster) -> Iterator[Row]:
-    """Give every fact that matters for this cluster."""
+    """Yield a row for every fact that matters for this cluster."""
     for topic in (_rights, _kernel, _cgroups, _resources, _packets, _addresses, _programs, _chosen):
         yield from topic(cluster)
 
 
-# What is told to whom
+# Flags and settings of components
 
 
 def _told(cluster: Cluster, *words: str) -> str:
-    """What the components are told that has one of these words in it, and why: as a flag, or in a file."""
+    """Return the flags and lines of files with one of these words in them, by component, with their reasons."""
     context, found = cluster.context, []
     for daemon in cluster.daemons:
         if not daemon.unwanted(context):
@@ -71,26 +71,26 @@ def _said_to(daemon: Daemon, context: Context, words: tuple[str, ...]) -> Iterat
 def _rights(cluster: Cluster) -> Iterator[Row]:
     who = "yes" if is_root() else f"no: uid {os.geteuid()}"
     if cluster.context.settings.shares_host:
-        does = "all up to the scheduler runs, which takes none; the rest takes a machine of its own, and root"
+        does = "everything up to the scheduler can run without root; the rest needs root and a machine of its own"
         yield Row("root", who, does, State.FINE if is_root() else State.ADAPTED)
         return
     if not is_root():
-        do = "Run it as root; or with machine=host, where what needs no root works without."
+        do = "Run dmuc as root; or use machine=host, where everything up to the scheduler runs without root."
         yield Row("root", who, "", State.IMPOSSIBLE, do)
         return
     yield Row("root", who)
     lacking = cluster.context.facts.lacking_capabilities
     how = "CapEff in /proc/self/status"
     if not lacking:
-        yield Row("capabilities", f"all that are used ({how})")
+        yield Row("capabilities", f"all that are needed ({how})")
         return
     found = f"without {', '.join(lacking)} ({how})"
     if lacking != ["sys_resource"]:
-        do = "Run it where root may do that: not in a container, or in a privileged one."
+        do = "Run dmuc outside of a container, or in a privileged container."
         yield Row("capabilities", found, "", State.IMPOSSIBLE, do)
         return
     does = _told(cluster, "default-runtime", "restrict_oom_score_adj")
-    yield Row("capabilities", found, f"{does}; kubelet and kube-proxy only log it", State.ADAPTED)
+    yield Row("capabilities", found, f"{does}; the kubelet and kube-proxy only log it", State.ADAPTED)
 
 
 def _kernel(cluster: Cluster) -> Iterator[Row]:
@@ -99,8 +99,8 @@ def _kernel(cluster: Cluster) -> Iterator[Row]:
     if isinstance(context.machine, Namespaces):
         wanted = ("mnt", "uts", "net", "ipc", "pid", "cgroup")
         lacking = [name for name in wanted if not Path("/proc/self/ns", name).exists()]
-        does = f"{context.machine.name} is made of them; those of users are not used"
-        yield _there("namespaces", lacking, "/proc/self/ns", does, "Use a kernel that has them, or machine=host.")
+        does = f"{context.machine.name} is made of these; user namespaces are not used"
+        yield _there("namespaces", lacking, "/proc/self/ns", does, "Use a kernel with these, or machine=host.")
     questions: dict[str, Callable[[], bool | None]] = {
         "overlay": lambda: cluster.context.facts.has_filesystem("overlay"),
         "bridge": lambda: cluster.context.facts.has_module("bridge", "CONFIG_BRIDGE"),
@@ -110,23 +110,23 @@ def _kernel(cluster: Cluster) -> Iterator[Row]:
     answers = {name: ask() for name, ask in questions.items()}
     unknown = [name for name, answer in answers.items() if answer is None]
     how = "/proc/filesystems, /sys/module, the lists in /lib/modules, the kernel's configuration"
-    how += f"; not to be told: {', '.join(unknown)}" if unknown else ""
+    how += f"; unknown: {', '.join(unknown)}" if unknown else ""
     lacking = [name for name, answer in answers.items() if answer is False]
     yield _there(
         "modules",
         lacking,
         how,
-        "images, the machine's /etc and /var, and the Pods' network stand on them",
-        "Use a kernel that has them.",
+        "needed for images, the machine's /etc and /var, and the Pods' network",
+        "Use a kernel with these modules.",
         list(answers),
     )
 
 
 def _there(name: str, lacking: list[str], how: str, does: str, do: str, wanted: list[str] | None = None) -> Row:
-    """A row about things that must all be there."""
+    """Return a row about things that must all be present."""
     if lacking:
-        return Row(name, f"there is no {', '.join(lacking)} ({how})", "", State.IMPOSSIBLE, do)
-    return Row(name, f"{', '.join(wanted) if wanted else 'all that are used'} ({how})", does)
+        return Row(name, f"missing: {', '.join(lacking)} ({how})", "", State.IMPOSSIBLE, do)
+    return Row(name, f"{', '.join(wanted) if wanted else 'all that are needed'} ({how})", does)
 
 
 def _cgroups(cluster: Cluster) -> Iterator[Row]:
@@ -137,23 +137,23 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
         return
     if lacking:
         found = f"{version or 'none mounted'}, without {', '.join(lacking)} (/proc/self/mountinfo, cgroup.controllers)"
-        do = "Mount them below /sys/fs/cgroup, or turn them on: cgroup_enable= on the kernel's command line."
+        do = "Mount them below /sys/fs/cgroup, or enable them: cgroup_enable= on the kernel's command line."
         yield Row("cgroups", found, "", State.IMPOSSIBLE, do)
         return
     held = cluster.context.facts.undelegated_controllers
     if held:
-        found = f"v2, in which the group of this container holds processes and so cannot pass on {', '.join(held)}"
-        do = "Move what is in /sys/fs/cgroup/cgroup.procs to a group below it, before anything else runs there."
+        found = f"v2; the cgroup of this container has processes in it and so cannot enable {', '.join(held)}"
+        do = "Move the processes in /sys/fs/cgroup/cgroup.procs to a cgroup below it, before you start others there."
         yield Row("cgroups", found, "", State.IMPOSSIBLE, do)
         return
     kind = "v1, and v2 without controllers beside it" if version == "hybrid" else version
     found = f"{kind}: {', '.join(sorted(controllers))} (/proc/self/mountinfo)"
     if context.settings.on_host:
-        does = "engine and kubelet make their groups at the root"
+        does = "the engine and the kubelet create their cgroups in the root"
     else:
-        does = f"{context.machine.name} has a group of its own in each, which it sees as the root: no flag is needed"
+        does = f"{context.machine.name} has a cgroup of its own in each hierarchy, which it sees as the root"
     if version == "v2":
-        does += "; controllers that the root does not pass on are turned on there, and stay on"
+        does += "; controllers that are not enabled in the root are enabled, and stay enabled"
     yield Row("cgroups", found, does)
     stand = context.release_of("kubelet").fail_cgroup_v1
     if version == "v2":
@@ -161,23 +161,26 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
     if stand:
         does = _told(cluster, "cgroupv1", "failCgroupV1")
         yield Row(
-            "cgroup v1", f"Kubernetes {context.release_of('kubelet').minor} refuses it by default", does, State.ADAPTED
+            "cgroup v1",
+            f"Kubernetes {context.release_of('kubelet').minor} refuses cgroup v1 by default",
+            does,
+            State.ADAPTED,
         )
     else:
-        why = "and has no flag about it" if stand is None else "it is deprecated, and refused from 1.35 on unless told"
-        yield Row("cgroup v1", f"Kubernetes {context.release_of('kubelet').minor} runs on it, {why}")
+        why = "without a flag for it" if stand is None else "which is deprecated, and refused by default from 1.35 on"
+        yield Row("cgroup v1", f"Kubernetes {context.release_of('kubelet').minor} runs on cgroup v1, {why}")
 
 
 def _resources(cluster: Cluster) -> Iterator[Row]:
     context = cluster.context
     if not cluster.context.facts.has_swap:
-        yield Row("swap", "none (/proc/swaps)", "as the kubelet wants it")
+        yield Row("swap", "none (/proc/swaps)", "as the kubelet expects")
     else:
         yield Row("swap", "on (/proc/swaps)", _told(cluster, "fail-swap-on", "failSwapOn"), State.ADAPTED)
     memory = cluster.context.facts.available_memory
     little = memory < _MEMORY
-    does = "a cluster takes about 700 MiB" + (
-        "; with less the kubelet evicts Pods, or the kernel ends somebody" if little else ""
+    does = "a cluster needs about 700 MiB" + (
+        "; with less, the kubelet evicts Pods, or the kernel kills processes" if little else ""
     )
     do = "Free some memory." if little else ""
     yield Row("memory", f"{memory} MiB available (/proc/meminfo)", does, State.DOUBTFUL if little else State.FINE, do)
@@ -187,7 +190,7 @@ def _resources(cluster: Cluster) -> Iterator[Row]:
         does = (
             _told(cluster, "eviction-hard", "evictionHard")
             if name == "disk"
-            else "downloads and builds; building takes 3.3 GB"
+            else "for downloads and builds; a build needs 3.3 GB"
         )
         state = State.DOUBTFUL if little else State.FINE
         yield Row(name, f"{free} MiB free at {path} (statvfs)", does, state, "Free some space." if little else "")
@@ -200,37 +203,37 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
     kind, version = cluster.context.facts.iptables
     other = {"nft": "legacy", "legacy": "nft"}.get(kind, "")
     if kind:
-        does = "engine, kubelet and kube-proxy all run the iptables on PATH, which is the host's: so all use this kind"
+        does = "the engine, the kubelet and kube-proxy all run the host's iptables, and so all use this variant"
         yield Row("iptables", f"{version}, {kind} (iptables --version)", does)
         yield from _other_rules(context, kind, other)
     else:
-        yield Row("iptables", "not found", "obtained: see tools")
+        yield Row("iptables", "not found", "will be installed: see tools")
     there = cluster.context.facts.has_module("nf_tables", "CONFIG_NF_TABLES")
     if there is False and (kind == "nft" or mode == "nftables"):
         do = "Use a kernel with CONFIG_NF_TABLES; or iptables-legacy: update-alternatives --config iptables"
-        yield Row("nftables", "the kernel has none", "", State.IMPOSSIBLE, do)
+        yield Row("nftables", "the kernel has no nf_tables", "", State.IMPOSSIBLE, do)
     else:
-        where = {True: "the kernel has it", False: "the kernel has none", None: "cannot be told"}[there]
+        where = {True: "the kernel has nf_tables", False: "the kernel has no nf_tables", None: "unknown"}[there]
         modes = ", ".join(context.release_of("kube-proxy").proxy_modes)
         yield Row("nftables", where, f"proxy_mode={mode}; this release has {modes}")
     yield Row(
         "ip_vs",
-        "the kernel has it" if cluster.context.facts.has_ipvs else "the kernel has none",
-        "used with proxy_mode=ipvs, which is refused without",
+        "the kernel has IPVS" if cluster.context.facts.has_ipvs else "the kernel has no IPVS",
+        "needed only for proxy_mode=ipvs",
     )
 
 
 def _other_rules(context: Context, kind: str, other: str) -> Iterator[Row]:
     where = context.machine.name
     if context.machine.down() is not None:
-        yield Row(f"{other} rules", f"none: {where} begins without any", "the host's own are not touched")
+        yield Row(f"{other} rules", f"none: {where} starts without rules", "the host's rules are not touched")
         return
     count = rules_of_the_other(context.machine, kind)
     if count is None:
-        yield Row(f"{other} rules", "cannot be told: they cannot be listed here")
+        yield Row(f"{other} rules", "unknown: they cannot be listed here")
     elif count:
-        do = f"See them: iptables-{other}-save. Who still writes them must use iptables-{kind}, too."
-        does = "both kinds are asked for every packet: what one lets through the other may drop"
+        do = f"List them: iptables-{other}-save. The program that writes them must use iptables-{kind}, too."
+        does = "every packet goes through both sets of rules: one may drop what the other accepts"
         yield Row(f"{other} rules", f"{count} on {where} (iptables-{other}-save)", does, State.DOUBTFUL, do)
     else:
         yield Row(f"{other} rules", f"none on {where}")
@@ -241,13 +244,12 @@ def _addresses(cluster: Cluster) -> Iterator[Row]:
     if isinstance(machine, Namespaces):
         ranges = f"{machine.link}, {machine.services}, {machine.pods}"
         if machine.down() is None:
-            yield Row("ranges", f"{ranges}: routed to {machine.name}, which is on (ip route)")
+            yield Row("ranges", f"{ranges}: routed to {machine.name}, which is powered on (ip route)")
         else:
             try:
                 machine.refuse_overlaps()
-                yield Row(
-                    "ranges", f"{ranges}: free (ip route, ip address)", f"routed to {machine.name}, once it is on"
-                )
+                found = f"{ranges}: free (ip route, ip address)"
+                yield Row("ranges", found, f"will be routed to {machine.name} when it is powered on")
             except DmucError as error:
                 yield Row("ranges", error.seen, "", State.IMPOSSIBLE, error.do)
         yield Row("ports", f"all are free: {machine.name} has a network of its own")
@@ -255,17 +257,20 @@ def _addresses(cluster: Cluster) -> Iterator[Row]:
     running = cluster.running()
     for daemon in cluster.daemons:
         for path in daemon.in_the_way(context) if is_root() else ():
-            do = f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away."
-            yield Row("directories", f"{path} is there already, and not from here", "", State.IMPOSSIBLE, do)
+            do = f"Use a machine of its own (machine=NAME), or find out which program uses {path}, and move it away."
+            found = f"{path} already exists and was not created by dmuc"
+            yield Row("directories", found, "", State.IMPOSSIBLE, do)
     if context.settings.shares_host:
-        yield Row("ports", "beside others", "free ones are chosen for all that listens", State.ADAPTED)
+        yield Row("ports", "shared with other programs", "each component gets a free port", State.ADAPTED)
         return
     ports = {p.standard: d.name for d in cluster.daemons if d.name not in running for p in d.ports}
     taken = [f"{number} ({label})" for number, label in ports.items() if not is_free(number)]
     if taken:
-        yield Row("ports", f"taken: {', '.join(taken)}", "", State.IMPOSSIBLE, "See whose they are: ss -ltnp. End it.")
+        yield Row(
+            "ports", f"taken: {', '.join(taken)}", "", State.IMPOSSIBLE, "Find the process with: ss -ltnp. Stop it."
+        )
     else:
-        yield Row("ports", f"free: {', '.join(map(str, sorted(ports))) or 'all are ours'}")
+        yield Row("ports", f"free: {', '.join(map(str, sorted(ports))) or 'all are in use by this cluster'}")
 
 
 def _programs(cluster: Cluster) -> Iterator[Row]:
@@ -275,7 +280,7 @@ def _programs(cluster: Cluster) -> Iterator[Row]:
     except DmucError as error:
         yield Row("programs", error.seen, "", State.IMPOSSIBLE, error.do)
         return
-    alike: dict[str, list[str]] = {}  # several of one release are one row
+    alike: dict[str, list[str]] = {}  # programs of one release share a row
     for name, program in found.items():
         if program is not None:
             alike.setdefault(f"{program.version}, {program.how}: {Path(program.path).parent}", []).append(name)
@@ -284,27 +289,27 @@ def _programs(cluster: Cluster) -> Iterator[Row]:
     yield from (_to_be_obtained(context, name) for name, program in found.items() if program is None)
     missing = binaries.missing_tools(context)
     if not missing:
-        yield Row("tools", "all there (PATH)")
+        yield Row("tools", "all installed (PATH)")
     elif is_root() and debian.available():
         yield Row(
             "tools",
-            f"not here: {', '.join(missing)} (PATH)",
-            "installed with apt-get; no service is started",
+            f"missing: {', '.join(missing)} (PATH)",
+            "will be installed with apt-get; no service is started",
             State.ADAPTED,
         )
     else:
-        do = f"Install the packages, or what your system calls them: {' '.join(missing)}"
-        yield Row("tools", f"not here: {', '.join(missing)} (PATH)", "", State.IMPOSSIBLE, do)
+        do = f"Install these Debian packages, or those of your system with the same programs: {' '.join(missing)}"
+        yield Row("tools", f"missing: {', '.join(missing)} (PATH)", "", State.IMPOSSIBLE, do)
     versions = {name: program.version for name, program in found.items() if program is not None}
     skewed = release.skew(versions)
     if skewed:
-        yield Row("version skew", "; ".join(skewed), "said, not forbidden", State.DOUBTFUL)
+        yield Row("version skew", "; ".join(skewed), "a warning only", State.DOUBTFUL)
     else:
-        yield Row("version skew", "none" if "kube-apiserver" in versions else "cannot be told yet")
+        yield Row("version skew", "none" if "kube-apiserver" in versions else "not known yet")
 
 
 def _to_be_obtained(context: Context, name: str) -> Row:
-    """The row of a program that is nowhere yet."""
+    """Return the row of a missing program."""
     program, settings, ways = PROGRAMS[name], context.settings, []
     if program.project and settings.obtain != "debian":
         ways.append(f"downloaded from {getattr(settings, program.project.site)}")
@@ -316,46 +321,35 @@ def _to_be_obtained(context: Context, name: str) -> Row:
         elif program.package and is_root():
             ways.append(f"installed with Debian's package {program.package}")
     if not ways:
-        do = (
-            f"Name one of your own with {name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY, or say obtain=download."
-        )
-        return Row(
-            "programs",
-            f"{name}: not here, and obtain={settings.obtain} cannot have it",
-            "",
-            State.IMPOSSIBLE,
-            do,
-        )
-    return Row(
-        "programs", f"{name}: not here", f"obtained: {' or, where that cannot be reached, '.join(ways)}", State.ADAPTED
-    )
+        do = f"Name a program: {name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY; or use obtain=download."
+        found = f"{name}: missing, and obtain={settings.obtain} cannot get it"
+        return Row("programs", found, "", State.IMPOSSIBLE, do)
+    return Row("programs", f"{name}: missing", f"will be {' or, if there is no network, '.join(ways)}", State.ADAPTED)
 
 
 def _chosen(cluster: Cluster) -> Iterator[Row]:
     context = cluster.context
     settings, row = context.settings, context.release
-    speaks = f"the kubelet of {row.minor} {'still speaks to Docker itself' if row.dockershim else 'speaks CRI only'}"
+    speaks = f"the kubelet of {row.minor} {'can use Docker directly' if row.dockershim else 'can use CRI engines only'}"
     yield Row("engine", choices.engine(context), speaks if settings.engine == "auto" else f"engine={settings.engine}")
     if settings.security != "auto":
         why = f"security={settings.security}"
     elif settings.uses_insecure_port:
-        why = "insecure_port=on: whoever comes through it is the administrator"
+        why = "insecure_port=on: every client of localhost:8080 is the administrator"
     else:
         why = f"the default of {row.minor}"
     yield Row("security", "rbac" if choices.rbac_enabled(context) else "none", why)
 
 
 class Preflight(Command):
-    """`doit preflight`."""
+    """`doit preflight`: check this host before the first run."""
 
-    doc_purpose = "what this host is like, what dmuc does about it and why, and whether something is missing"
+    doc_purpose = "check this host: the facts, what dmuc does about them and why, and what is missing"
     doc_usage = ""
-    doc_description = (
-        "Asks in a moment, and changes nothing. Exit status 1 when the cluster cannot be as it is asked for."
-    )
+    doc_description = "Takes half a second and changes nothing. The exit status is 1 if the cluster cannot run here."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Print it; gives 1 when something makes the cluster impossible."""
+        """Print the checklist; return 1 when the cluster cannot run here."""
         if arguments:
             raise DmucError("reading the command line", f"`preflight` does not know {' '.join(arguments)!r}.")
         found = list(rows(cluster))

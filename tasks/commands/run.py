@@ -25,7 +25,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
             return int(super().execute(params, args))
         except KeyboardInterrupt:
             self.cluster.context.run.board.end()
-            print("\ninterrupted: what runs goes on running; the next doit continues from here", file=sys.stderr)
+            print("\ninterrupted: what is running keeps running; scripts/doit continues from here", file=sys.stderr)
             return 130
 
     @functools.wraps(DoitRun._execute)

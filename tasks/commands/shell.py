@@ -9,11 +9,11 @@ from .base import Command
 
 
 class Shell(Command):
-    """`doit shell [-- COMMAND]`."""
+    """`doit shell [-- COMMAND]`: open a shell in the machine, or run a command in it."""
 
     doc_purpose = "open a shell in the machine, or run a command in it"
     doc_usage = "[-- COMMAND [ARGUMENT ...]]"
-    doc_description = "Whatever the walk-through types can be typed there."
+    doc_description = "The commands of the walk-through work there as printed."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Replace this process (execvp): the terminal, Ctrl-C and the exit status are the command's from then on."""

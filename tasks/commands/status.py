@@ -1,4 +1,4 @@
-"""`doit status`: the cluster at a glance."""
+"""`doit status`: every component of the cluster, and its objects, in one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Command
 class Status(Command):
     """`doit status`."""
 
-    doc_purpose = "show every component: pid, since when, version, ready or why not; Nodes, Pods and Services"
+    doc_purpose = "show every component: PID, since when, version, ready or why not; Nodes, Pods and Services"
     doc_usage = ""
     doc_description = None
 
@@ -31,7 +31,7 @@ class Status(Command):
 
 
 def show(cluster: Cluster) -> int:
-    """Print every component (pid, since when, version, ready or why not) and the cluster's objects.
+    """Print every component (PID, since when, version, ready or why not) and the cluster's objects.
 
     Return 0 when all components are ready, else 1.
     """
@@ -50,7 +50,7 @@ def show(cluster: Cluster) -> int:
     all_ready = down is None
     for daemon in cluster.daemons:
         if daemon.unwanted(context) or (context.settings.shares_host and daemon.needs_root):
-            continue  # the latter cannot be there, and nobody misses it
+            continue  # not part of this cluster
         record = Record.load(daemon.record(context))
         alive = record is not None and record.alive()
         answer = daemon.is_ready(context)

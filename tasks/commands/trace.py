@@ -1,10 +1,10 @@
-"""`doit trace web`: the way of a packet to a Service, through the rules that kube-proxy has written, as they are now.
+"""`doit trace web`: draw the path of a packet to a Service, read from kube-proxy's live rules.
 
-kube-proxy writes the same way in one of two forms. With iptables (pkg/proxy/iptables/proxier.go in Kubernetes' source):
-KUBE-SERVICES knows the addresses, a KUBE-SVC-… the Pods of one port, a KUBE-SEP-… is one Pod. As each rule is asked
-only when those before it said no, four Pods have the probabilities 1/4, 1/3, 1/2 and 1: a quarter each. With nftables
-(pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which draws one of the endpoint-… chains, or,
-in later releases, where nothing more is to be asked, the Pod itself.
+kube-proxy writes the rules in one of two forms. With iptables (pkg/proxy/iptables/proxier.go in Kubernetes' source):
+the chain KUBE-SERVICES matches the addresses, a KUBE-SVC-… has the Pods of one port, a KUBE-SEP-… is one Pod. As each
+rule is evaluated only if those before it did not match, four Pods have the probabilities 1/4, 1/3, 1/2 and 1: a quarter
+of the packets each. With nftables (pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which
+picks one of the endpoint-… chains at random, or, in later releases, the Pod itself if no endpoint-… chain is needed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..core.probe import Answer, ask_api, wait
 from ..core.progress import Silent
 from ..proxies.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
 from .base import Command
+from .checklist import WIDTH
 
 REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together
@@ -35,7 +36,6 @@ _FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at mos
 _LIMIT = 1.0  # seconds for one request
 _LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
-_WIDTH = 110  # of a line
 _PROXY = "Run: scripts/doit kube_proxy; its log: scripts/doit logs kube_proxy"
 _ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
 _MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
@@ -43,19 +43,19 @@ _MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
 
 @dataclass(frozen=True)
 class Branch:
-    """One step of the way: a chain, or the verdict at its end."""
+    """One step of the path: a chain, or the verdict at its end."""
 
     label: str
     children: Sequence[Branch] = ()
-    probability: Fraction | None = None  # of a packet that has come to its rule; None: nothing is drawn here
+    probability: Fraction | None = None  # that a packet which reaches the rule matches it; None: not at random
     share: Fraction = Fraction(1)  # of all packets
-    only: str = ""  # what its rule asks of a packet, beside where it goes
-    remarks: Sequence[str] = ()  # what else its chain does
+    only: str = ""  # conditions of the rule, besides the destination of the packet
+    remarks: Sequence[str] = ()  # what else the chain does
     destination: str = ""  # of DNAT: ADDRESS:PORT
-    packets: int | None = None  # how many went this way, ever since kube-proxy last wrote the rule
+    packets: int | None = None  # packets that matched, since kube-proxy last wrote the rule
 
     def ends(self) -> Iterator[Branch]:
-        """Give the verdicts that it leads to."""
+        """Yield the verdicts that the branch leads to."""
         for child in self.children:
             yield from child.ends()
         if not self.children:
@@ -74,9 +74,9 @@ class Entry:
 
 
 def has_rules(context: Context, service: Any) -> Answer:
-    """Has kube-proxy written rules that lead on from each ClusterIP and port of `service` (the API's object)?
+    """Return whether kube-proxy's rules lead from each ClusterIP and port of `service` (the API object) to a Pod.
 
-    Raises nothing.
+    Raise nothing.
     """
     if reason := _needs_none(service):
         return Answer(True, reason)
@@ -93,11 +93,11 @@ def has_rules(context: Context, service: Any) -> Answer:
 
 
 def known_to_rules(context: Context, name: str) -> list[str]:
-    """Where TCP reaches the Service of this full name, ADDRESS:PORT, as the rules know it when nobody can be asked.
+    """Return each TCP address ADDRESS:PORT of the Service with this full name, read from the rules alone.
 
-    Raises DmucError when the rules cannot be read.
+    Raise DmucError when the rules cannot be read.
     """
-    # The comment of a rule of iptables, or the chain that nftables goes to.
+    # The comment of an iptables rule, or the target chain of an nftables map.
     leads = re.compile(rf"{re.escape(name)}[ :].*cluster IP KUBE-SVC-.*|\S* service-\w+-{re.escape(name)}/tcp/.*")
     return [
         f"{network.removesuffix('/32')}:{rule.port}"
@@ -109,10 +109,10 @@ def known_to_rules(context: Context, name: str) -> list[str]:
 
 
 def way(context: Context, service: Any) -> Branch | str:
-    """Give the tree of ways to `service` (the API's object): for each of its entries, from the live rules.
+    """Return the tree of paths to `service` (the API object), for each of its entries, read from the live rules.
 
-    Instead of it the reason, when for a ClusterIP and port of it there are no rules. Raises DmucError when the rules
-    cannot be read.
+    Return the reason instead, when there are no rules for a ClusterIP and port of the Service. Raise DmucError when the
+    rules cannot be read.
     """
     if reason := _needs_none(service):
         return reason
@@ -131,11 +131,9 @@ def way(context: Context, service: Any) -> Branch | str:
 def _needs_none(service: Any) -> str | None:
     spec = service["spec"]
     if spec.get("type") == "ExternalName":
-        return f"{full_name(service)} is another name for {spec['externalName']}, which DNS says: it needs no rules"
+        return f"{full_name(service)} has the type ExternalName, a DNS alias of {spec['externalName']}: it has no rules"
     if spec.get("clusterIP") == "None":
-        return (
-            f"{full_name(service)} is headless (clusterIP: None), DNS says its Pods' own addresses: it needs no rules"
-        )
+        return f"{full_name(service)} is headless (clusterIP: None), DNS returns the Pods' addresses: it has no rules"
     return None
 
 
@@ -147,7 +145,7 @@ def _rules(context: Context) -> Mapping[str, Table] | None:
 
 
 def entries(service: Any, address: str) -> list[Entry]:
-    """Give where `service` can be reached, on the node that has this address: IPv4 only, as the cluster."""
+    """Return where `service` can be reached, on the node with this address; IPv4 only, like the cluster."""
     spec, found = service["spec"], []
     balancers = service.get("status", {}).get("loadBalancer", {}).get("ingress", [])
     outer = {*spec.get("externalIPs", []), *(b["ip"] for b in balancers if "ip" in b)}
@@ -163,7 +161,7 @@ def entries(service: Any, address: str) -> list[Entry]:
 
 
 def tree(tables: Mapping[str, Table], packet: Packet) -> Sequence[Branch]:
-    """Give the ways of this packet that end in DNAT; where there are none, those on which it is turned away."""
+    """Return the paths of this packet that end in DNAT; if there are none, those that end in REJECT or DROP."""
     for name in ("nat", "filter"):
         table, ways = tables.get(name, Table((), {})), dict[tuple[Branch, ...], list[str]]()
         for hook in table.hooks:
@@ -179,13 +177,13 @@ def tree(tables: Mapping[str, Table], packet: Packet) -> Sequence[Branch]:
 def _walk(
     table: Table, chain: str, packet: Packet, share: Fraction, *, named: bool
 ) -> tuple[list[Branch], Sequence[str]]:
-    """Give what becomes of this packet in `chain`, and what is to be said of the chain.
+    """Return the branches of this packet in `chain`, and remarks about the chain.
 
-    `named`: a rule before has asked for its address or port. What happens to just any packet is no way to the Service.
+    `named`: a rule before has matched the packet's address or port. Without that, a verdict is not about the Service.
     """
     found: list[Branch] = []
     remarks: list[str] = []
-    left = Fraction(1)  # of the packets that have entered: those that no rule has taken yet
+    left = Fraction(1)  # the share of the packets that no rule of the chain has matched so far
     for rule in table.chains[chain]:
         if not rule.may_take(packet):
             continue
@@ -222,30 +220,29 @@ def _walk(
 
 @dataclass(frozen=True)
 class Requests:
-    """What became of the requests to one entry."""
+    """The result of the requests to one entry."""
 
     tried: int
     answered: int
-    failure: str  # the last one
-    http: bool  # whether they were GETs; else connections and no more
-    taken: Mapping[str, int] | None = None  # how many went to which destination; None: that could not be counted
+    failure: str  # the last failure
+    http: bool  # whether the requests were HTTP GETs; else only connections
+    taken: Mapping[str, int] | None = None  # number by destination; None: could not be counted
 
     def __str__(self) -> str:
         kind, fate = ("requests", "answered") if self.http else ("connections", "accepted")
         number = f"{self.tried} of {REQUESTS}" if self.tried < REQUESTS else f"{REQUESTS}"
         return "; ".join(
             [f"{number} {kind}, {self.answered} {fate}"]
-            + ["none of the first was answered: it does not speak HTTP, or hangs"] * (not self.http)
+            + ["no answer to the first HTTP requests: another protocol, or the server hangs"] * (not self.http)
             + [f"the last failure: {self.failure}"] * (self.answered < self.tried)
-            + ["not counted: the rules were written anew meanwhile, or others asked, too"] * (self.taken is None)
+            + ["not counted: the rules changed meanwhile, or other clients sent requests"] * (self.taken is None)
         )
 
 
 def ask(context: Context, entry: Entry, *, end: float, tls: bool = False) -> Requests:
     """Send a hundred requests to the entry from inside the machine, and count in the rules where they went.
 
-    Gives up after some failures in a row, and when `end` (of time.monotonic) has come. Raises DmucError when the rules
-    cannot be read.
+    Stop after some failures in a row, and at `end` (of time.monotonic). Raise DmucError when the rules cannot be read.
     """
     for once_more in (True, False):
         before = _taken(context, entry.packet)
@@ -263,11 +260,11 @@ def ask(context: Context, entry: Entry, *, end: float, tls: bool = False) -> Req
 
 
 class _NoAnswer(OSError):
-    """Connected, and then nothing."""
+    """The server accepted the connection, and then sent nothing."""
 
 
 def _send(context: Context, packet: Packet, tls: bool, end: float) -> tuple[Requests, set[int]]:
-    """Send them; gives what became of them, and the ports of ours that they came from."""
+    """Send the requests; return the result, and the source ports."""
     tried = answered = in_a_row = silent = 0
     failure, http, ports = "", True, set[int]()
     while tried < REQUESTS and in_a_row < _GIVE_UP and time.monotonic() < end:
@@ -281,14 +278,14 @@ def _send(context: Context, packet: Packet, tls: bool, end: float) -> tuple[Requ
         except OSError as error:
             failure, in_a_row = error.strerror or str(error), in_a_row + 1
             silent += isinstance(error, _NoAnswer)
-        if http and silent == tried == _GIVE_UP:  # it may wait for what is not HTTP
+        if http and silent == tried == _GIVE_UP:  # the server may use another protocol than HTTP
             http, answered, in_a_row = False, tried, 0
     return Requests(tried, answered, failure, http), ports
 
 
 def _get(stream: socket.socket, tls: bool) -> None:
-    """GET / and read the answer's beginning. Raises OSError, _NoAnswer when there is none in time."""
-    if tls:  # the API server's log would have a line for each that is not
+    """Send GET / and read the start of the answer. Raise OSError; _NoAnswer when there is no answer in time."""
+    if tls:  # the API server logs each connection without TLS
         import ssl
 
         anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -299,7 +296,7 @@ def _get(stream: socket.socket, tls: bool) -> None:
         try:
             stream.recv(1)
         except TimeoutError:
-            raise _NoAnswer(f"connected, but not answered within {_LIMIT:g} s") from None
+            raise _NoAnswer(f"connected, but no answer within {_LIMIT:g} s") from None
 
 
 def _taken(context: Context, packet: Packet) -> dict[str, int | None]:
@@ -308,7 +305,7 @@ def _taken(context: Context, packet: Packet) -> dict[str, int | None]:
 
 
 def _tracked(context: Context, packet: Packet, ports: set[int]) -> dict[str, int]:
-    """Count the connections from these ports of ours in the kernel's table of connections."""
+    """Count the connections from these source ports, by destination, in the kernel's connection table."""
     try:
         text = run(context.machine, "conntrack", "-L", "-d", packet.address, timeout=_LIST)
     except DmucError:
@@ -317,11 +314,11 @@ def _tracked(context: Context, packet: Packet, ports: set[int]) -> dict[str, int
     return dict(Counter(f"{ip}:{port}" for ours, ip, port in re.findall(there, text) if int(ours) in ports))
 
 
-# What people see
+# Output
 
 
 def draw(root: Branch, pods: Mapping[str, str], asked: Mapping[str, Requests]) -> str:
-    """Give the tree as text: beside each DNAT the Pod that has the address, its share, and the requests it was sent.
+    """Return the tree as text: beside each DNAT the Pod with that address, its share, and the number of requests.
 
     `pods`: address to name; `asked`: the label of an entry to its requests.
     """
@@ -334,8 +331,8 @@ def draw(root: Branch, pods: Mapping[str, str], asked: Mapping[str, Requests]) -
 
 def _lines(
     branch: Branch,
-    first: str,  # what stands before its own line,
-    rest: str,  # and before those of its children
+    first: str,  # prefix of the branch's own line
+    rest: str,  # prefix of its children's lines
     pods: Mapping[str, str],
     asked: Mapping[str, Requests],
     requests: Requests | None,
@@ -355,7 +352,7 @@ def _lines(
     if branch.only:
         remarks.insert(0, f"only packets {branch.only}")
     said = f"  ({'; '.join(remarks)})" if remarks else ""
-    if len(text + said) > _WIDTH:
+    if len(text + said) > WIDTH:
         yield text, share, number
         text, share, number = rest + ("│" if children else " "), "", ""
     yield text + said, share, number
@@ -372,12 +369,14 @@ def _lines(
 class Trace(Command):
     """`doit trace [NAMESPACE/]NAME`."""
 
-    doc_purpose = "draw the way of a packet to a Service, and count where a hundred requests go"
+    doc_purpose = "draw the path of a packet to a Service, and count where a hundred requests go"
     doc_usage = "[NAMESPACE/]NAME"
-    doc_description = "Read from kube-proxy's live rules: each branch with its probability, each Pod with its share."
+    doc_description = (
+        "Reads kube-proxy's live rules, and shows each branch with its probability, each Pod with its share."
+    )
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Print it; gives 0, and 1 when a request was not answered."""
+        """Print the tree and the requests; return 0, or 1 when a request was not answered."""
         context, end = cluster.context, time.monotonic() + _DEADLINE
         service = _find(context, arguments)
         if reason := _needs_none(service):
@@ -404,15 +403,15 @@ def _find(context: Context, arguments: Sequence[str]) -> Any:
     if found is None:
         said = f"there is no Service {wanted!r}" if wanted else "the name of one Service is needed"
         raise DmucError(
-            "tracing the way to a Service", said, f"There are: {', '.join(sorted(services)) or 'none yet'}."
+            "tracing the path to a Service", said, f"Services: {', '.join(sorted(services)) or 'none yet'}."
         )
     return found
 
 
 def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str], Sequence[str]]:
-    """Give the tree as soon as the rules have all endpoints, who has which address, and what is to be noted.
+    """Wait until the rules have all endpoints; return the tree, the names by address, and notes.
 
-    When they never have, it gives them as they are; raises DmucError when there are none.
+    After a deadline, return the rules as they are. Raise DmucError when there are no rules.
     """
     root: Branch | str = ""
     pods: dict[str, str] = {}
@@ -424,17 +423,17 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
             for address in subset.get("addresses", []):
                 reference = address.get("targetRef", {})
                 is_pod = reference.get("kind") == "Pod"
-                pods[address["ip"]] = f"Pod {reference['name']}" if is_pod else "an address in the Endpoints, no Pod"
+                pods[address["ip"]] = f"Pod {reference['name']}" if is_pod else "an address in the Endpoints, not a Pod"
                 wanted |= {f"{address['ip']}:{port['port']}" for port in subset.get("ports", [])}
         have = {end.destination for end in root.ends() if end.destination} if isinstance(root, Branch) else set()
-        lack = [f"they lack {', '.join(sorted(wanted - have))}"] * (not wanted <= have)
-        more = [f"they still have {', '.join(sorted(have - wanted))}"] * (not have <= wanted)
-        return Answer(have == wanted and isinstance(root, Branch), " and ".join(lack + more))
+        lack = [f"missing: {', '.join(sorted(wanted - have))}"] * (not wanted <= have)
+        more = [f"out of date: {', '.join(sorted(have - wanted))}"] * (not have <= wanted)
+        return Answer(have == wanted and isinstance(root, Branch), "; ".join(lack + more))
 
     answer = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
     if isinstance(root, str):
-        raise DmucError(f"tracing the way to {full_name(service)}", root, _PROXY)
-    notes = [] if answer else [f"The rules do not follow the Endpoints: {answer.why}. {_PROXY}"]
+        raise DmucError(f"tracing the path to {full_name(service)}", root, _PROXY)
+    notes = [] if answer else [f"The rules differ from the Endpoints: {answer.why}. {_PROXY}"]
     return root, pods, notes if pods else [*notes, f"{full_name(service)} has no endpoints: no Pod of it is Ready."]
 
 
@@ -451,5 +450,5 @@ def _list(context: Context, path: str) -> Sequence[Any]:
         return Answer(True, "")
 
     if not (answer := ask_api(context, path, judge)):
-        raise DmucError("tracing the way to a Service", answer.why, "Look with: scripts/doit status")
+        raise DmucError("tracing the path to a Service", answer.why, "See: scripts/doit status")
     return items

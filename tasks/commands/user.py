@@ -1,14 +1,13 @@
-"""`doit user name=ada namespace=ada`: somebody who may deploy in one namespace, and nowhere else.
+"""`doit user name=ada namespace=ada`: create a user who may deploy in one namespace, and nowhere else.
 
-Kubernetes has no object for a user: whoever has a certificate of the CA is who its common name says. What she may do
-is said by a RoleBinding to the ClusterRole `edit`, which every cluster with RBAC has:
+Kubernetes has no object for a user: the common name of a client certificate is the user's name. The permissions come
+from a RoleBinding to the ClusterRole `edit`, which every cluster with RBAC has:
 https://kubernetes.io/docs/reference/access-authn-authz/rbac/#user-facing-roles .
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 from doit import get_var
@@ -26,36 +25,38 @@ from ..core.errors import DmucError
 from ..core.lock import only_one
 from .base import Command
 
-WORDS = {"user": ("name", "namespace")}  # the command's own NAME=VALUE words, which are no settings
+WORDS = {"user": ("name", "namespace")}  # the command's own NAME=VALUE words, which are not settings
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123, as for a namespace
 
 
 class User(Command):
     """`doit user name=NAME [namespace=NAMESPACE]`."""
 
-    doc_purpose = "make a user who may deploy in one namespace and nowhere else"
+    doc_purpose = "create a user who may deploy in one namespace and nowhere else"
     doc_usage = "name=NAME [namespace=NAMESPACE]"
-    doc_description = "Namespace, key, certificate, RoleBinding and kubeconfig; without a namespace: that of her name."
+    doc_description = (
+        "Creates the namespace, key, certificate, RoleBinding and kubeconfig. The default namespace is NAME."
+    )
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Make them, and say how to use them. Raises DmucError."""
+        """Create the user and print how to use the kubeconfig. Raise DmucError."""
         if arguments:
             raise InvalidCommand("`user` takes name=NAME and namespace=NAMESPACE.")
         name = get_var("name", "")
         namespace = get_var("namespace", name)
         with only_one(cluster.context):
             file = make(cluster.context, name, namespace)
-        command = shlex.join([str(cluster.context.bin / "kubectl"), "--kubeconfig", str(file)])
-        print(f"{name} may deploy in the namespace {namespace}. With her kubeconfig:")
+        command = f"{cluster.context.bin / 'kubectl'} --kubeconfig {file}"
+        print(f"{name} may deploy in the namespace {namespace}, with this kubeconfig:")
         print(f"  {command} create deployment web --image=nginx")
-        print(f"What she may do: {command} auth can-i --list")
+        print(f"List the permissions: {command} auth can-i --list")
         return 0
 
 
 def make(context: Context, name: str, namespace: str) -> Path:
-    """Have the user, and what she needs; what is there and good stays. Gives her kubeconfig.
+    """Create the user, and return her kubeconfig; objects and files that are valid are kept.
 
-    Raises DmucError for bad names, where everybody may do everything, and when the API server is not ready.
+    Raise DmucError for a bad name, without RBAC, and when the API server is not ready.
     """
     _refuse(context, name, namespace)
     api.create(context, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
@@ -76,16 +77,16 @@ def make(context: Context, name: str, namespace: str) -> Path:
 
 
 def _refuse(context: Context, name: str, namespace: str) -> None:
-    tried, usage = f"making the user {name or '(no name)'}", "scripts/doit user name=ada namespace=ada"
+    tried, usage = f"creating the user {name or '(no name)'}", "scripts/doit user name=ada namespace=ada"
     for word, value in (("name", name), ("namespace", namespace)):
         if not _LABEL.match(value):
-            rule = "Up to 63 small letters, digits and dashes, no dash at either end."
-            raise DmucError(tried, f"{word}={value}: not a name. {rule}", f"For example: {usage}")
+            rule = "Use up to 63 lower-case letters, digits and dashes, without a dash at either end."
+            raise DmucError(tried, f"{word}={value}: not a valid name. {rule}", f"For example: {usage}")
     if namespace.startswith("kube-"):
-        seen = f"namespace={namespace}: whoever may edit there has the cluster's own tokens."
+        seen = f"namespace={namespace}: a user with the role `edit` there can read the tokens of the cluster itself."
         raise DmucError(tried, seen, f"For example: {usage}")
     if not rbac_enabled(context):
-        seen = "security=none: whoever has a certificate may do everything, and so could she."
+        seen = "security=none: every client with a certificate may do everything, and so could this user."
         raise DmucError(tried, seen, "Use security=rbac, and insecure_port=off: scripts/doit security=rbac")
     ready = APISERVER.is_ready(context)
     if not ready:

@@ -1,7 +1,7 @@
-"""`doit why`: what works, what does not, by what that is seen, and the one task that brings it further.
+"""`doit why`: what works, what does not, the evidence for it, and the next command.
 
-The walk-through's chain, from the machine to the page, as questions. The components' are their tasks' own; those about
-a Deployment are in followed.py.
+The chain of the walk-through, from the machine to the page, as checks. For a component, the check is that of its task;
+the checks about a Deployment are in deployment_chain.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .base import Command
 from .deployment_chain import Followed
 from .diagnosis import Diagnosis, Link
 
-# The order of the walk-through. What is no task is a question about the Deployment that is followed.
+# The order of the walk-through. A name that is not a task is a link about the Deployment that is followed.
 CHAIN = (
     *("machine", "binaries", "pki", "etcd", "apiserver", "kubectl_proxy", "objects", "deployment"),
     "controller_manager",
@@ -41,32 +41,35 @@ CHAIN = (
     *("coredns", "dns", "others"),
 )
 _MEANS = {
-    "machine": "nothing runs on it; its data is kept",
-    "etcd": "no object can be read or changed; what runs goes on running",
-    "apiserver": "nobody learns of anything new, and nobody can ask; what runs goes on running",
-    "kubectl_proxy": "nobody in the machine gets to the API server through localhost:8080",
-    "controller_manager": "nothing follows a change: no Pod is made, or made anew; what runs goes on running",
-    "container_engine": "no container is started or ended, and the node becomes NotReady",
-    "registry": "no image can be pulled; containers that run go on running",
-    "pull_through": "no new image comes from outside; containers that run go on running",
-    "kubelet": "nobody looks after the containers, and after 40 s the API calls its node and Pods not ready",
-    "scheduler": "no new Pod gets a node; those that have one are not touched",
-    "coredns": "no Service is found by its name; by its address it is",
-    "kube_proxy": "the rules stay as they are: no new Service, and no new Pod of one, is reached",
+    "machine": "no component runs; the data is kept",
+    "etcd": "no object can be read or changed; running containers keep running",
+    "apiserver": "no object can be read or changed, and no component sees changes; running containers keep running",
+    "kubectl_proxy": "no client in the machine can reach the API server on localhost:8080",
+    "controller_manager": "no change is acted on: no Pod is created or replaced; running containers keep running",
+    "container_engine": "no container can be started or stopped, and the node becomes NotReady",
+    "registry": "no image can be pulled; running containers keep running",
+    "pull_through": "no image can be pulled from the upstream registry; running containers keep running",
+    "kubelet": "no container is started or restarted, and after 40 s the node and its Pods become NotReady",
+    "scheduler": "no new Pod gets a node; Pods that have a node are not affected",
+    "coredns": "Services cannot be found by name, only by address",
+    "kube_proxy": "the rules are not updated: new Services, and new Pods of a Service, cannot be reached",
 }
 
 
 class Why(Command):
     """`doit why [NAME]`."""
 
-    doc_purpose = "say what works, what does not, why, and what to do next"
+    doc_purpose = "show what works, what does not, why, and what to do next"
     doc_usage = "[[NAMESPACE/]NAME]"
-    doc_description = "With the name of a Deployment: follow that one from object to packet."
+    doc_description = "With the name of a Deployment: follow this Deployment from object to packet."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Print it; gives 0 when everything works, else 1. Raises DmucError when there is no such Deployment."""
+        """Print the diagnosis; return 0 when everything works, else 1.
+
+        Raise DmucError when there is no such Deployment.
+        """
         if len(arguments) > 1:
-            raise InvalidCommand("`why` takes one Deployment's name, or nothing.")
+            raise InvalidCommand("`why` takes the name of one Deployment, or no argument.")
         followed = Followed(cluster.context, arguments[0] if arguments else "")
         found = Diagnosis(chain(cluster, followed))
         followed.refuse_unknown()
@@ -74,18 +77,18 @@ class Why(Command):
 
 
 def chain(cluster: Cluster, followed: Followed) -> list[Link]:
-    """Give the links, in the order of CHAIN, as they are for this cluster."""
+    """Return the links for this cluster, in the order of CHAIN."""
     context, links = cluster.context, followed.links()
     for part in cluster.parts:
         if isinstance(part, Daemon) and not part.unwanted(context):
             links[part.name] = diagnosis.daemon(part, context, _MEANS.get(part.name, ""))
         elif part is PKI and not context.pki.exists():
-            continue  # whoever is the first to need it makes it
+            continue  # created by the first task that needs it
         elif part is DNS and not wants_dns(context):
             continue
         elif isinstance(part, Goal) and part.name not in links:
             quiet = part.name in {"binaries", "pki"}
             links[part.name] = diagnosis.goal(part, context, _MEANS.get(part.name, ""), quiet=quiet)
-    # It has the images pulled, and starts the registry for that: where both are missing, it is the next.
+    # The task `images` starts the registry, too: when both are missing, `images` comes first.
     links["images"] = replace(links["images"], needs=("container_engine",))
     return [links[name] for name in CHAIN if name in links]

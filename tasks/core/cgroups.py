@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DmucError
-from .process import start_time
+from .process import kill_all, start_time
 
 _LEAF = "daemons"  # in cgroup v2 a group with groups below it may hold no process itself: ours sit in this one
 
@@ -114,19 +113,16 @@ def pids_in(group: Path) -> set[int]:
 
 
 def kill_all_in(groups: Sequence[Path]) -> None:
-    """SIGKILL every process in these cgroups until none is left (a killed one leaves only when it is reaped)."""
-    import tenacity
+    """SIGKILL every process in these cgroups until none is left (a killed one leaves only when it is reaped).
 
-    def kill() -> set[int]:
-        left = {p for group in groups for p in pids_in(group) if start_time(p) is not None}
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return left
+    Raises DmucError when some do not end.
+    """
 
-    tenacity.Retrying(
-        retry=tenacity.retry_if_result(bool), wait=tenacity.wait_fixed(0.005), stop=tenacity.stop_after_delay(10)
-    )(kill)
+    def there() -> dict[int, int]:
+        started = {pid: start_time(pid) for group in groups for pid in pids_in(group)}
+        return {pid: time for pid, time in started.items() if time is not None}
+
+    kill_all(there)
 
 
 def remove(group: Path) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .context import Context
 from .daemon import Daemon
+from .errors import DmucError
 from .graph import Part, join
 from .process import Record
+
+Step = tuple[str, Callable[[], None]]  # its name, and what is done
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,58 @@ class Cluster:
             daemon.choose_ports(self.context, taken)
 
     def power_off(self) -> None:
-        """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated."""
-        self.context.machine.power_off()
-        for daemon in reversed(self.daemons):  # those that were not in it
-            daemon.stop(self.context)
+        """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated.
+
+        Raises DmucError when some do not end.
+        """
+        _run_all("powering off", self._power_off())
+
+    def _power_off(self) -> list[Step]:
+        # The machine, and those that were not in it.
+        stops = [(daemon.name, partial(daemon.stop, self.context)) for daemon in reversed(self.daemons)]
+        return [("machine", self.context.machine.power_off), *stops]
+
+    def undo(self, names: Collection[str], done: Callable[[str], None]) -> None:
+        """Take back those of the goals that can be, the last first; `done` is told of each.
+
+        Raises DmucError when something is left, after all others have been taken back.
+        """
+        _run_all("taking back", [step for step in self.undos() if step[0] in names], done)
+
+    def undos(self) -> list[Step]:
+        """Return how the goals are taken back, the last first."""
+        goals = reversed(join(self.parts, self.context))
+        return [(goal.name, partial(goal.undo, self.context)) for goal in goals if goal.undo is not None]
 
     def remove(self) -> None:
-        """Power off and remove all state. Can be interrupted anywhere and repeated."""
-        if not self.context.machine.whole:
-            for goal in reversed(join(self.parts, self.context)):
-                if goal.undo is not None:
-                    goal.undo(self.context)
-        self.power_off()
+        """Power off and remove all state. Can be interrupted anywhere and repeated.
+
+        Raises DmucError when something is left, after all else was removed; the state stays then: it tells of the rest.
+        """
+        undos = [] if self.context.machine.whole else self.undos()
+        _run_all("removing the cluster", [*undos, *self._power_off()])
         state = self.context.state
         if state.exists():
             shutil.rmtree(state)
         with contextlib.suppress(OSError):  # another machine's is there, too
             state.parent.rmdir()
+
+
+def _run_all(tried: str, steps: Sequence[Step], done: Callable[[str], None] = lambda name: None) -> None:
+    """Run every step, whichever fail. Raises one DmucError that says all that went wrong."""
+    failed: dict[str, str] = {}  # what was said -> by which step first: what cannot be stopped is met twice
+    for name, step in steps:
+        try:
+            step()
+        except (DmucError, OSError) as error:
+            failed.setdefault(str(error), name)
+        except Exception as error:  # ours to fix, and no reason to leave the rest undone
+            failed.setdefault(f"{type(error).__name__}: {error}", name)
+        else:
+            done(name)
+    if failed:
+        raise DmucError(
+            f"{tried}: {', '.join(failed.values())} failed, all else is done",
+            "\n".join(textwrap.indent(f"{name}: {text}", "  ").lstrip() for text, name in failed.items()),
+            "What is left stays known: run the same again, and it goes on from here.",
+        )

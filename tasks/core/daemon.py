@@ -16,28 +16,27 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from . import ownership
 from .context import Context
 from .errors import DmucError
 from .files import fingerprint, write_atomic
 from .goal import STARTED, Goal, Names, Nodes, resolve
-from .machine import Machine, is_root, run
+from .machine import Machine, is_root
 from .ports import Port, a_free_one, is_free
 from .probe import Answer, Http, Probe, Tcp, Unix, simple, wait
-from .process import Record, find, marks
+from .process import Record, boot, find, marks
 from .progress import Progress
 
 _CAUSES = {
     "address already in use": "Another process has its port: `ss -ltnp` in the machine shows which.",
     "no space left on device": "The disk is full.",
 }
-_OWNER = ".dmuc"  # the file, in a directory that is not under our state, that says whose it is
 Purpose = Literal["", "security", "isolation", "speed", "use"]
 _PATIENCE = 5.0  # seconds that a running daemon which does not answer is given before it is started anew
 
@@ -77,6 +76,7 @@ class Daemon:
     unwanted: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
     prepare: Callable[[Context], None] | None = None  # what must be done first, every time that it is started
     take_back: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
+    rival: Probe | None = None  # yes: another does its work in its place; not specified: when that one is ready
     needs_root: bool = False
     hidden: bool = False  # a means to an end, which `doit list` leaves out
     nodes: Nodes = "first"  # on which nodes of the cluster it runs
@@ -136,6 +136,13 @@ class Daemon:
     def has_run(self, context: Context) -> bool:
         """Whether it has run since the machine was last emptied of it."""
         return self._ran(context).exists()
+
+    def has_run_since_boot(self, context: Context) -> bool:
+        """Whether it has run since then and since the host was booted: no link and no rule outlives that."""
+        return self.has_run(context) and self._ran(context).read_text() in {boot(), ""}  # "": of an earlier dmuc
+
+    def _has_come_up(self, context: Context) -> None:
+        self._ran(context).write_text(boot())
 
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
@@ -206,7 +213,7 @@ class Daemon:
             assert record is not None
             # Left by a run that was ended, perhaps, and still on its way; or it hangs.
             if wait(context, probe, deadline=_PATIENCE, progress=progress, alive=record.alive):
-                self._ran(context).touch()
+                self._has_come_up(context)
                 return
         progress.note(f"starting ({running.why})")
         self.stop(context)
@@ -218,32 +225,54 @@ class Daemon:
             self._wait(context, self.ready, progress)
 
     def stop(self, context: Context) -> None:
-        """End its process, if it has one of ours, and forget it."""
+        """End its process, if it has one of ours, and forget it. Raises DmucError when it does not end."""
         path = self.record(context)
         record = Record.load(path)
-        if record is not None:
-            record.stop(self.grace)
         # A run that was killed between starting it and taking it down left one that no record names.
-        for pid in find(path):
-            Record.of(pid, (), {}).stop(self.grace)
+        for process in (*([record] if record else []), *find(path)):
+            process.stop(self.grace)
         path.unlink(missing_ok=True)
 
     def undo(self, context: Context) -> None:
-        """Stop it, and remove what it stored and the files that were written for it, if it was ever started here."""
+        """Stop it, and remove what it stored and the files that were written for it, if it was ever started here.
+
+        Raises DmucError, or OSError, when something is left. Then it can be done again.
+        """
         self.stop(context)
         if not self.log(context).exists():
             return
-        on = context.machine.down() is None
+        on, elsewhere = context.machine.down() is None, self._elsewhere(context)
+        # Whose it is, before anything is done.
+        ours = [p for p in self.keeps(context) if p not in elsewhere or ownership.is_ours(p, context.state)]
+        marked = [path for path in ours if path in elsewhere]
+        if marked or (self.take_back is not None and not context.machine.whole and self.has_run_since_boot(context)):
+            self._refuse_rival(context, marked)
         if on and self.take_back is not None and self.has_run(context):
             self.take_back(context)
-        for path in self.keeps(context):
+        for path in ours:
             if on and is_root():
-                _unmount_below(context, path)
-            if path not in self._elsewhere(context) or _owner(path) == str(context.state):
-                _empty(path)
+                ownership.unmount_below(context.machine, path)
+            ownership.empty(path)
         # The log last: an undo that breaks off is done again.
         for path in (*self.writes(context), self._ran(context), self.log(context)):
             path.unlink(missing_ok=True)
+
+    def _refuse_rival(self, context: Context, marked: Sequence[Path]) -> None:
+        """Raise DmucError when another one answers in its place: it may use what ours has left, mark or not."""
+        answer = self._answers_already(context, self.rival or self.ready)
+        if answer:
+            there = ", ".join(map(str, marked))
+            keep = f"\nWhat is in {there} is removed then; to keep it, remove the file {ownership.MARK} there first."
+            raise DmucError(
+                f"taking back {self.name} on {context.machine.name}",
+                f"Ours has ended, but another one runs in its place and may use what ours has left: {answer.why}.",
+                f"Stop it, and run clean again.{keep if there else ''}",
+            )
+
+    def _answers_already(self, context: Context, probe: Probe) -> Answer | None:
+        """The answer of the first that says yes of what this probe asks of servers, if one does."""
+        answers = (p(context) for p in simple(probe, context) if isinstance(p, Tcp | Unix | Http))
+        return next((answer for answer in answers if answer), None)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         self.refuse_where_it_cannot_be(context)
@@ -253,7 +282,7 @@ class Daemon:
         for directory in (context.logs, context.pidfiles, context.home, self.directory(context), *self.keeps(context)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._elsewhere(context):
-            (path / _OWNER).write_text(str(context.state), "utf-8")
+            ownership.claim(path, context.state)
         if self.prepare is not None:
             self.prepare(context)
         for path, text in self.writes(context).items():
@@ -269,7 +298,7 @@ class Daemon:
         Record.of(spawned.pid, command, inputs, begin).save(self.record(context))
         context.run.spawned[spawned.pid] = spawned
         self._wait(context, probe, progress)
-        self._ran(context).touch()
+        self._has_come_up(context)
 
     def refuse_where_it_cannot_be(self, context: Context) -> None:
         """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
@@ -299,14 +328,12 @@ class Daemon:
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
         """Raise DmucError when somebody else answers in its place, or keeps something where it would."""
         tried = f"starting {self.name} on {context.machine.name}"
-        probes = [*simple(probe, context), *simple(self.ready, context)]
-        for answer in (p(context) for p in probes if isinstance(p, Tcp | Unix | Http)):
-            if answer:
-                raise DmucError(
-                    tried,
-                    f"Something else is there already: {answer.why}, and {self.name} does not run.",
-                    "See what it is with `ss -ltnp` in the machine, and end it.",
-                )
+        if answer := self._answers_already(context, probe) or self._answers_already(context, self.ready):
+            raise DmucError(
+                tried,
+                f"Something else is there already: {answer.why}, and {self.name} does not run.",
+                "See what it is with `ss -ltnp` in the machine, and end it.",
+            )
         for path in self.in_the_way(context):
             raise DmucError(
                 tried,
@@ -316,8 +343,7 @@ class Daemon:
 
     def in_the_way(self, context: Context) -> list[Path]:
         """Give what somebody else keeps where it would keep something itself."""
-        paths = [path for path in self._elsewhere(context) if path.is_dir()]
-        return [path for path in paths if _owner(path) != str(context.state) and any(path.iterdir())]
+        return [path for path in self._elsewhere(context) if ownership.is_foreign(path, context.state)]
 
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))
@@ -330,7 +356,7 @@ class Daemon:
         elapsed = time.time() - record.since
         ended = not record.alive()
         if not ended:
-            self._ran(context).touch()
+            self._has_come_up(context)
         spawned = context.run.spawned.get(record.pid)
         code = spawned.exit_code() if ended and spawned else None
         self.stop(context)
@@ -362,28 +388,6 @@ class Daemon:
             "\n".join([*(f"Known cause: {cause}" for cause in causes)])
             or ("" if ended else f"More time: deadline_{self.name}=SECONDS."),
         )
-
-
-def _owner(directory: Path) -> str | None:
-    try:
-        return (directory / _OWNER).read_text("utf-8")
-    except OSError:
-        return None
-
-
-def _empty(directory: Path) -> None:
-    """Remove what is in it, not the directory: the machine may have it mounted elsewhere."""
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _unmount_below(context: Context, path: Path) -> None:
-    """A daemon may have mounted things in what it stores; they would keep it from being removed."""
-    script = 'while read -r _ _ _ _ at _; do case $at in "$1"/*) umount -l "$at";; esac; done < /proc/self/mountinfo'
-    run(context.machine, "sh", "-c", script, "sh", str(path))
 
 
 def _changes(record: Record, command: Sequence[str], inputs: Mapping[str, str]) -> str:

@@ -1,1 +1,18 @@
 """The container engines, behind one interface (see container_engine.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.iptables import Chains
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What an engine leaves on the machine when it ends, beside what it stores."""
+
+    run: str  # the directory in /run that it works in
+    bridge: str  # the link that its containers are on
+    chains: Chains
+    files: Sequence[str] = ()  # patterns of those in directories that others use, too

@@ -1,8 +1,8 @@
-"""containerd with CNI: the container engine since Kubernetes 1.24, which no longer speaks to Docker.
+"""containerd with CNI plugins: the default container engine since Kubernetes 1.24, which no longer supports Docker.
 
-The kubelet speaks to it through its socket (CRI, the container runtime interface). It joins each Pod to the network
-with CNI plugins: `bridge` makes cni0 and a pair of links to the Pod, `host-local` gives it an address, `portmap` its
-host ports. It keeps its images in /var/lib/containerd, which in the machine is a directory of its own.
+The kubelet uses containerd through its socket (CRI, the container runtime interface). containerd connects each Pod to
+the network with CNI plugins: `bridge` creates cni0 and a veth pair to the Pod, `host-local` assigns an address,
+`portmap` sets up host ports. The images are in /var/lib/containerd, which in the machine is a directory of its own.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.files import quoted
-from ..core.machine import Machine, run
+from ..core.iptables import Chains
+from ..core.machine import run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
 from ..machine import DISK
 from ..registry import mirrors
+from . import Traces
 
-_STATE = "/run/containerd"  # its own default, and what CONTAINERD_SOCKET is in
+_STATE = "/run/containerd"  # the default of containerd, and the directory of CONTAINERD_SOCKET
+_NETWORK = "dmuc"
 PAUSE = "registry.k8s.io/pause:3.10"
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of containerd, with their reasons."""
     return [Flag(f"--config={_config(context)}", "Configuration file; containerd has no flags for these settings.")]
 
 
@@ -56,9 +58,9 @@ def _files(context: Context) -> Mapping[Path, str]:
 
 
 def _settings(context: Context) -> str:
-    """Its configuration file. Version 2 is what containerd 1.3 to 2.x read.
+    """Return the text of the configuration file, in version 2 of the format, which containerd 1.3 to 2.x read.
 
-    https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md ; how 2.x takes it over: migrateConfig in
+    https://github.com/containerd/containerd/blob/v1.6.20/docs/cri/config.md ; how 2.x converts it: migrateConfig in
     plugins/cri/images/plugin.go and plugins/cri/runtime/plugin.go there.
     """
     restrict = "" if context.facts.may_lower_oom_score else _RESTRICT
@@ -96,22 +98,22 @@ restrict_oom_score_adj = true
 
 
 def _network(context: Context) -> str:
-    """The Pods' network. https://github.com/containernetworking/cni/blob/spec-v0.4.0/SPEC.md"""
+    """Return the CNI configuration. https://github.com/containernetworking/cni/blob/spec-v0.4.0/SPEC.md"""
     bridge: dict[str, Any] = {
         "type": "bridge",
         "bridge": "cni0",
-        "isDefaultGateway": True,  # the bridge has the range's first address, and every Pod's default route leads there
-        "hairpinMode": True,  # a Pod reaches itself through its Service
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.node.pod_range}]]},
+        "isDefaultGateway": True,  # the bridge has the first address of the range, and is the Pods' default gateway
+        "hairpinMode": True,  # a Pod can reach itself through its Service
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.settings.pod_range}]]},
     }
-    if context.settings.on_host:  # the machine has no way out that Pods could take
+    if context.settings.on_host:  # a machine of its own has no route to other networks
         bridge["ipMasq"] = True
     plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
-    return json.dumps({"cniVersion": "0.4.0", "name": "dmuc", "plugins": plugins}, indent=1) + "\n"
+    return json.dumps({"cniVersion": "0.4.0", "name": _NETWORK, "plugins": plugins}, indent=1) + "\n"
 
 
 def _mirrors(context: Context) -> str:
-    """Who is asked for an image, whatever registry is in its name, before that registry is.
+    """Return the file with the mirrors that containerd asks for an image before the registry in the image's name.
 
     https://github.com/containerd/containerd/blob/v1.6.20/docs/hosts.md
     """
@@ -120,30 +122,17 @@ def _mirrors(context: Context) -> str:
 
 def _keeps(context: Context) -> Sequence[Path]:
     if context.settings.on_host:
-        return [Path("/var/lib/containerd"), Path("/var/lib/cni")]
+        return [Path("/var/lib/containerd"), Path("/var/lib/cni/networks", _NETWORK)]
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
-# A shim is the parent of a Pod's containers; both outlive the engine. What the shim's socket is in says whose it is.
-_END = """
-for file in $(grep -las "[c]ontainerd-shim.*-address.*$1/" /proc/[0-9]*/cmdline); do
-  process=${file%/cmdline}
-  kill -KILL $(cat "$process"/task/*/children) "${process#/proc/}" || true
-done 2> /dev/null
-while read -r _ _ _ _ at _; do case $at in "$1"/*) umount -l "$at";; esac; done < /proc/self/mountinfo
-rm -rf "$1"
-"""
-
-
-def end_containers(machine: Machine, state: str) -> None:
-    """End all containers of an engine that does not run any more, and remove its state directory `state`."""
-    run(machine, "sh", "-c", _END, "sh", state)
-
-
-def _take_back(context: Context) -> None:
-    end_containers(context.machine, _STATE)
-    run(context.machine, "sh", "-c", "ip link delete cni0 || true")
-    iptables.remove(context.machine, "CNI-")
+# All CNI plugins of the host share these; a network's name says whose each is.
+TRACES = Traces(
+    run=_STATE,
+    bridge="cni0",
+    chains=Chains("CNI-.*", led_to_by=rf'name: \\"{_NETWORK}\\" id: ', shared="CNI-HOSTPORT-.*"),
+    files=[f"/var/lib/cni/results/{_NETWORK}-{'[0-9a-f]' * 64}-*"],
+)
 
 
 DAEMON = Daemon(
@@ -155,7 +144,6 @@ DAEMON = Daemon(
     ready=Unix(CONTAINERD_SOCKET),
     writes=_files,
     keeps=_keeps,
-    take_back=_take_back,
     causes={"required plugin .*cri": "containerd's CRI plugin, which the kubelet needs, failed; see the lines above."},
 )
 
@@ -163,12 +151,12 @@ DAEMON = Daemon(
 
 
 def pause_image(context: Context) -> str:
-    """The pod sandbox's image: it is the engine's own setting."""
+    """Return the image for Pod sandboxes, which is a setting of containerd."""
     return PAUSE
 
 
 def has(image: str) -> Probe:
-    """Ask whether the image is there."""
+    """Return a probe that asks containerd whether it has the image."""
 
     def ask(context: Context) -> Answer:
         runs = DAEMON.ready(context)
@@ -179,17 +167,17 @@ def has(image: str) -> Probe:
 
 
 def pull(context: Context, image: str) -> None:
-    """Fetch it."""
+    """Pull the image."""
     _ctr(context, "images", "pull", "--hosts-dir", str(_registries(context)), _full(image))
 
 
 def remove(context: Context, image: str) -> None:
-    """Forget it."""
+    """Remove the image."""
     _ctr(context, "images", "rm", _full(image))
 
 
 def _full(image: str) -> str:
-    """Only the kubelet and Docker leave out the registry."""
+    """Return the name with its registry, which only the kubelet and Docker leave out."""
     return image if "/" in image else f"docker.io/library/{image}"
 
 

@@ -1,7 +1,7 @@
-"""Docker, the container engine of the walk-through. On the slide it is `dockerd`.
+"""Docker, the container engine of the walk-through, which starts it as `dockerd`.
 
-It keeps its images in /var/lib/docker, which in the machine is a directory of its own. With insecure_port=on it is
-`dockerd` here, too, and what the flags say stands in its configuration file.
+Docker stores its images in /var/lib/docker, which in the machine is a directory of its own. With insecure_port=on,
+dmuc, too, starts `dockerd` without flags, and writes the same options into the configuration file.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
+from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import Http, Probe
 from ..machine import DISK
 from ..registry import mirrors
-from .containerd import end_containers
+from . import Traces
 
 _SOCKET = "/run/docker.sock"
 
-# Without CAP_SYS_RESOURCE nothing may lower its oom_score_adj, and runc, asked to, refuses to start the pod sandbox
-# ("can't get final child's PID from pipe"). This stands in front of runc and asks for 0 where less was asked for.
+# Without CAP_SYS_RESOURCE no process may lower its oom_score_adj, and runc fails to start the Pod sandbox, for which
+# Docker requests that ("can't get final child's PID from pipe"). This wrapper replaces negative values by 0.
 _RUNC_ADAPTER = """\
 #!/bin/sh
 previous=
@@ -42,14 +42,14 @@ def _adapter(context: Context) -> Path:
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of dockerd, with their reasons."""
     if context.settings.uses_insecure_port:
         return ()
     return [flag for flag, _ in _wishes(context)]
 
 
 def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
-    """What it is told: each as a flag, and as a part of its configuration file.
+    """Return the options of Docker: each as a flag, and as a part of the configuration file.
 
     https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
     """
@@ -82,7 +82,7 @@ def _config(context: Context) -> Path:
 
 
 def _forget_config(context: Context) -> None:
-    """What stands in the file and on the command line, too, Docker refuses."""
+    """Remove the configuration file: Docker refuses an option that is both in the file and on the command line."""
     if not context.settings.uses_insecure_port:
         _config(context).unlink(missing_ok=True)
 
@@ -103,10 +103,12 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [Path("/var/lib/docker") if context.settings.on_host else context.node.state / DISK["/var/lib/docker"]]
 
 
-def _take_back(context: Context) -> None:
-    end_containers(context.machine, "/run/docker")  # of a Docker that was killed: else it has ended them itself
-    run(context.machine, "sh", "-c", "ip link delete docker0 || true")
-    iptables.remove(context.machine, "DOCKER|docker0")
+# Docker's chains do not say whose Docker has made them.
+TRACES = Traces(
+    run="/run/docker",
+    bridge="docker0",
+    chains=Chains("DOCKER(-.*)?", rules=r"^-A (FORWARD|POSTROUTING|PREROUTING) .*-[io] docker0\b"),
+)
 
 
 DAEMON = Daemon(
@@ -119,7 +121,6 @@ DAEMON = Daemon(
     writes=_files,
     prepare=_forget_config,
     keeps=_keeps,
-    take_back=_take_back,
     causes={
         "Devices cgroup isn't mounted": "Docker needs the cgroup controller `devices`, and the machine lacks it.",
         "iptables": "Docker could not set up its iptables chains; see the lines above.",
@@ -130,17 +131,17 @@ DAEMON = Daemon(
 
 
 def pause_image(context: Context) -> str:
-    """The pod sandbox's image: the kubelet names it."""
+    """Return the image for Pod sandboxes, which the kubelet names."""
     return context.release_of("kubelet").pause_image
 
 
 def has(image: str) -> Probe:
-    """Ask whether the image is there."""
+    """Return a probe that asks Docker whether it has the image."""
     return Http(f"unix://{_SOCKET}:/images/{image}/json")
 
 
 def pull(context: Context, image: str) -> None:
-    """Fetch it. Docker asks mirrors only for what has no registry in its name, so pause is fetched by its plain one."""
+    """Pull the image by its plain name, and tag it: Docker asks mirrors only for names without a registry."""
     docker, deadline = str(context.bin / "docker"), context.settings.deadline_of("images")
     plain = image.rpartition("/")[2]
     run(context.machine, docker, "pull", plain, timeout=deadline)
@@ -148,6 +149,6 @@ def pull(context: Context, image: str) -> None:
 
 
 def remove(context: Context, image: str) -> None:
-    """Forget it, and its plain name."""
+    """Remove the image, by both names."""
     names = (image, image.rpartition("/")[2])
     run(context.machine, "sh", "-c", '"$@" || true', "sh", str(context.bin / "docker"), "rmi", "-f", *names)

@@ -1,1 +1,1 @@
-"""The images of the walk-through, made from Debian packages."""
+"""The images of the walk-through, built from Debian packages."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..core.errors import DmucError
 from ..core.machine import ARCHITECTURES
 
-# Raise it when `pack` or `store` make other bytes of the same content: images in caches are then made again.
+# Raise it when the same recipe comes out as other bytes, here or in recipes.py: then images in caches are made again.
 FORMAT = 1
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"

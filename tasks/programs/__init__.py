@@ -1,1 +1,1 @@
-"""The programs: which there are, where they come from, how Kubernetes is built."""
+"""The programs of the cluster: the catalog, the download sites, and the build of Kubernetes."""

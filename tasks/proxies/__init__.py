@@ -1,1 +1,1 @@
-"""The service proxies: what makes a Service's ClusterIP reachable."""
+"""The service proxies, which make the ClusterIPs of Services reachable."""

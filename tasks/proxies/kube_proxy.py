@@ -1,7 +1,7 @@
-"""kube-proxy: makes Services reachable. For each it writes rules that lead from the ClusterIP to its Pods.
+"""kube-proxy: makes Services reachable, with kernel rules that lead from each ClusterIP to the Service's Pods.
 
-With proxy_mode=iptables they are iptables rules, as in the walk-through; with nftables a table of nftables; with ipvs
-the kernel's load balancer, and some iptables rules beside it.
+With proxy_mode=iptables these are iptables rules, as in the walk-through; with nftables an nftables table; with ipvs
+the kernel's load balancer, and some iptables rules.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from .. import api_client, upgrade
 from ..core import iptables
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
+from ..core.errors import DmucError
+from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import All, Answer, Http
 
 
 def flags(context: Context) -> Sequence[Flag]:
-    """The command line, and why."""
+    """Return the flags of kube-proxy, with their reasons."""
     flags, mode = [api_client.flag(context, "kube-proxy")], context.settings.proxy_mode
     if mode != "iptables":
         flags.append(Flag(f"--proxy-mode={mode}", f"Implements Services with {mode}; the default is iptables."))
@@ -35,28 +37,46 @@ def _mode(context: Context) -> Answer:
 
 
 # Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
-_CHAINS = "KUBE-(SERVICES|SVC|SVL|SEP|EXT|XLB|FW|FORWARD|NODEPORTS|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES|PROXY-)"
+_CHAINS = Chains(
+    "KUBE-(SERVICES|SVC|SVL|SEP|EXT|XLB|FW|FORWARD|NODEPORTS|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES|PROXY-).*"
+)
 _DROP_TABLES = """
 command -v nft >/dev/null || exit 0
 for family in ip ip6; do nft "add table $family kube-proxy; delete table $family kube-proxy" || exit; done
 """
-_LEAVE_IPVS = 'if ip link show kube-ipvs0 >/dev/null 2>&1; then "$1" --cleanup; fi'
+_FIND_IPVS = "ip link show kube-ipvs0 2>/dev/null || :"
+
+
+def _leave_ipvs(context: Context) -> None:
+    """Have kube-proxy remove what it has in IPVS, if there is anything: its link is there then."""
+    if not run(context.machine, "sh", "-c", _FIND_IPVS):
+        return
+    try:
+        program = context.program("kube-proxy")
+    except DmucError:
+        raise DmucError(
+            f"removing the Services from IPVS on {context.machine.name}",
+            "There is the link kube-ipvs0, so there are Services; and kube-proxy, which removes them, is not found.",
+            "Find it with scripts/doit binaries; or by hand: ipvsadm -C; ip link delete kube-ipvs0. Then clean again.",
+        ) from None
+    run(context.machine, str(program), "--cleanup")
 
 
 def _remove_rules(context: Context, *, but: str = "") -> None:
-    """Remove what it has written in any mode but this one."""
-    if but != "ipvs":
-        run(context.machine, "sh", "-c", _LEAVE_IPVS, "sh", str(context.program("kube-proxy")))
+    """Remove what it has written in any mode but this one, since the host was booted: before is no trace of it."""
+    if not KUBE_PROXY.has_run_since_boot(context):
+        return
     if but != "nftables":
         run(context.machine, "sh", "-c", _DROP_TABLES)
     if but != "iptables":
         iptables.remove(context.machine, _CHAINS)
+    if but != "ipvs":  # last: it alone needs a program of ours
+        _leave_ipvs(context)
 
 
 def _remove_other_rules(context: Context) -> None:
     """Remove what one of ours has left that ran in another mode: only later releases do that themselves."""
-    if KUBE_PROXY.has_run(context):
-        _remove_rules(context, but=context.settings.proxy_mode)
+    _remove_rules(context, but=context.settings.proxy_mode)
 
 
 KUBE_PROXY = Daemon(
@@ -65,7 +85,7 @@ KUBE_PROXY = Daemon(
     program="kube-proxy",
     flags=flags,
     needs=api_client.needs,
-    # It looks for its Node's address, and when there is none yet, after 1, 2, 4, 8, 16 s again.
+    # kube-proxy looks up the address of its Node, and if there is none yet, tries again after 1, 2, 4, 8, 16 s.
     after=lambda context: ("kubelet:started", *upgrade.first(context, "kubelet")),
     ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
     reads=lambda context: api_client.reads(context, flags(context)),

@@ -180,7 +180,7 @@ def test_status_and_logs(cluster: None) -> None:
         assert re.search(rf"^{name} +{pid_of(name)} .* ready$", text.replace(" \n", "\n"), re.MULTILINE), text
     assert re.search(r"^pod +default/web-\S+ +Running e2e 10\.245\.0\.", text, re.MULTILINE), text
     assert "kubelet --kubeconfig=" in doit("logs", "kubelet").stdout
-    assert "There are: apiserver" in doit("logs", "nobody", status=3).stderr
+    assert "Logs: apiserver" in doit("logs", "nobody", status=3).stderr
 
 
 # Healing
@@ -401,7 +401,7 @@ def test_an_interrupted_start_can_be_cleaned_and_continued(
     interrupt(number, at)
     assert "Welcome to nginx!" in doit("service_reachable").stdout
     for name in DAEMONS:
-        assert find(STATE / "run" / f"{name}.pid") == [pid_of(name)]
+        assert [process.pid for process in find(STATE / "run" / f"{name}.pid")] == [pid_of(name)]
     clean_and_compare(before)
 
 

@@ -54,7 +54,7 @@ def test_what_is_in_the_way_is_said_with_what_to_do(before: host_picture.Picture
     assert "✗ ranges         link_range=10.98.0.0/30 overlaps 10.98.0.0/24" in text
     assert "Choose another range with link_range=…" in text
     assert "✗ programs       There is no such file.\n" in text and "kubelet_bin=PATH" in text
-    assert text.endswith("What is marked ✗ is in the way: ranges, programs.\n")
+    assert text.endswith("The cluster cannot run before these are fixed (✗): ranges, programs.\n")
 
 
 def test_a_cluster_on_legacy_iptables(before: host_picture.Picture) -> None:

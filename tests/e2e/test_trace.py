@@ -41,13 +41,13 @@ def test_four_pods_have_a_quarter_each(four_pods: None) -> None:
 
 def test_the_api_server_has_no_pod(cluster: None) -> None:
     text = doit("trace", "default/kubernetes").stdout
-    assert re.search(r"DNAT to 10\.98\.0\.2:6443, an address in the Endpoints, no Pod +1 +100$", text, re.MULTILINE), (
-        text
-    )
+    assert re.search(
+        r"DNAT to 10\.98\.0\.2:6443, an address in the Endpoints, not a Pod +1 +100$", text, re.MULTILINE
+    ), text
 
 
 def test_an_unknown_service_is_said(cluster: None) -> None:
-    assert "There are: default/kubernetes, default/web." in doit("trace", "nosuch", status=3).stderr
+    assert "Services: default/kubernetes, default/web." in doit("trace", "nosuch", status=3).stderr
 
 
 def test_without_kube_proxy_there_is_no_way(cluster: None) -> None:

@@ -55,7 +55,7 @@ def test_it_leads_through_the_tour(before: host_picture.Picture) -> None:
             "container_engine": "✓ pod                web-",
             "images": "✗ images             unix:///run/docker.sock",
             "kubelet": "✗ scheduled          (because of kubelet)",
-            "scheduler": "Pending without a condition PodScheduled",
+            "scheduler": "Pending without the condition PodScheduled",
             "service": "✓ ready              web-",
             "kube_proxy": "no chain KUBE-SERVICES",
         }
@@ -76,7 +76,9 @@ def test_with_scheduling_by_hand_a_binding_is_missing(before: host_picture.Pictu
     settings = ("scheduling=manual",)
     try:
         doit(*settings, "deployment", "service_account", "images", "schedulable")
-        text = why_eventually("without a condition PodScheduled", "\nnext: scripts/doit binding\n", arguments=settings)
+        text = why_eventually(
+            "without the condition PodScheduled", "\nnext: scripts/doit binding\n", arguments=settings
+        )
         assert not re.search("^. scheduler ", text, re.MULTILINE)
         doit(*settings, "binding")
         why_eventually("\nnext: scripts/doit service\n", arguments=settings)
@@ -115,7 +117,7 @@ def test_a_killed_machine_is_the_cause(cluster: None) -> None:
     assert "page:" in text and not PAGE.search(text)
     doit("machine", "etcd", "apiserver")
     # What the database says of the containers is from before.
-    assert "container, ready" in why_eventually("cannot be told without container_engine")
+    assert "container, ready" in why_eventually("cannot be checked without container_engine")
     doit("service_reachable")
     why_eventually("\nEverything works.\n")
 
@@ -161,7 +163,7 @@ def test_what_is_wrong_with_the_deployment_is_said_with_what_mends_it(cluster: N
     kubectl("create", "deployment", "ends", "--image=nginx", "--", "sh", "-c", "echo it is broken; exit 3")
     try:
         why_eventually("ended with exit code 3; its log ends: it is broken", arguments=("ends",))
-        assert "There are: default/ends, default/web." in doit("why", "nosuch", status=3).stderr
+        assert "Deployments: default/ends, default/web." in doit("why", "nosuch", status=3).stderr
     finally:
         kubectl("delete", "deployment", "ends")
     why_eventually("\nEverything works.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import cgroups
+from tasks.core import process as process_module
 from tasks.core.cgroups import Hierarchy, hierarchies
 from tasks.core.errors import DmucError
 
@@ -221,6 +223,18 @@ def test_all_are_killed_and_waited_for(group: Path, sleeping: list[subprocess.Po
     cgroups.kill_all_in([group])
     assert [process.wait(0.1) for process in sleeping] == [-9, -9]
     cgroups.kill_all_in([group])  # the pids are gone now
+
+
+def test_those_that_do_not_end_are_named(
+    group: Path, sleeping: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (group / "cgroup.procs").write_text("".join(f"{process.pid}\n" for process in sleeping))
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda handle, number: None)  # as where a disk does not answer
+    monkeypatch.setattr(process_module, "_KILLED_WITHIN", 0.2)
+    with pytest.raises(DmucError) as error:
+        cgroups.kill_all_in([group])
+    assert all(f"(pid {process.pid})" in error.value.tried for process in sleeping)
+    assert "after SIGKILL" in error.value.seen
 
 
 def test_a_group_is_removed_with_all_below_and_once_more_is_nothing(tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def test_help_shows_our_own_commands(checkout: Checkout) -> None:
         assert own.returncode == 0 and own.stdout and "Traceback" not in own.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict"])
+@pytest.mark.parametrize("word", ["list", "info", "status", "preflight", "why", "help", "pki"])
+def test_what_an_encoding_does_not_have_is_printed_otherwise(checkout: Checkout, word: str, encoding: str) -> None:
+    done = checkout.doit(word, *(["kubelet"] if word == "info" else []), PYTHONIOENCODING=encoding)
+    assert "Traceback" not in done.stderr and "codec" not in done.stderr
+    assert done.stdout and done.stdout.isascii() >= (encoding == "ascii")
+
+
 @pytest.mark.parametrize("words", [("list", "--all", "--status"), ("info", "kubelet"), ("status",), ("why",)])
 def test_whoever_reads_may_stop_reading(checkout: Checkout, words: Sequence[str]) -> None:
     with subprocess.Popen(
@@ -173,6 +181,15 @@ def test_a_second_doit_is_told_of_the_first(checkout: Checkout, words: Sequence[
         assert checkout.made() == made
 
 
+def test_users_are_made_by_one_at_a_time_however_long_the_path(tmp_path: Path) -> None:
+    root = tmp_path / ("long " * 30)
+    root.mkdir()
+    checkout = Checkout(root)
+    with only_one(a_context(root, machine="host.one")):
+        is_told(checkout.doit("user", "name=ada", DMUC_MACHINE="host.one"), "Another doit", f"(pid {os.getpid()})")
+    assert "Another doit" not in checkout.doit("user", "name=ada", DMUC_MACHINE="host.one").stderr
+
+
 @pytest.mark.parametrize("words", [("list",), ("info", "pki"), ("status",), ("why",), ("logs",)])
 def test_looking_is_possible_while_another_is_at_work(checkout: Checkout, words: Sequence[str]) -> None:
     with only_one(a_context(checkout.root, machine=checkout.machine)):
@@ -263,13 +280,13 @@ def test_clean_with_a_name_takes_back_that_one(checkout: Checkout) -> None:
 
 
 def test_logs_without_a_log_say_which_there_are(checkout: Checkout) -> None:
-    is_told(checkout.doit("logs"), "one name is needed", "none yet")
+    is_told(checkout.doit("logs"), "the name of one log is needed", "none yet")
     is_told(checkout.doit("logs", "etcd"), "no log called 'etcd'", "none yet")
     (checkout.state / "logs").mkdir(parents=True)
     (checkout.state / "logs/etcd.log").write_text("one\ntwo \xe9\n", encoding="latin-1")
     (checkout.state / "logs/kubelet.log").touch()
-    is_told(checkout.doit("logs", "apiserver"), "no log called 'apiserver'", "There are: etcd, kubelet.")
-    is_told(checkout.doit("logs", "../logs/etcd"), "There are: etcd, kubelet.")
+    is_told(checkout.doit("logs", "apiserver"), "no log called 'apiserver'", "Logs: etcd, kubelet.")
+    is_told(checkout.doit("logs", "../logs/etcd"), "Logs: etcd, kubelet.")
     done = checkout.doit("logs", "etcd")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("one\ntwo ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,13 +17,13 @@ from typing import Any
 import pytest
 
 from tasks.core import daemon as daemon_module
-from tasks.core import http_client
+from tasks.core import http_client, process
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.machine import Host, Spawned
 from tasks.core.probe import Answer, Http
-from tasks.core.process import Record, start_time
+from tasks.core.process import Record, marks, start_time
 from tasks.core.progress import Silent
 from tests.unit.support import Told, a_context, a_program, ending_the_run, eventually, free_port, set_programs
 
@@ -164,7 +165,7 @@ def test_it_runs_in_its_own_directory_with_an_environment_of_ours(lab: Lab, monk
     environment = dict(
         entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
     )
-    assert {name for name in environment if "DMUC" not in name} == {"PATH", "HOME", "LANG"}
+    assert environment.keys() - marks(Path(), "").keys() == {"PATH", "HOME", "LANG"}
     assert environment["HOME"] == str(lab.context.home)
 
 
@@ -639,20 +640,107 @@ def test_taking_it_back_spares_what_a_link_in_what_it_stored_leads_to(lab: Lab, 
     assert (tmp_path / "precious/file").exists()
 
 
-def test_what_cannot_be_removed_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    daemon = lab.daemon(keeps=lambda context: [context.state / "unit/data"])
-    lab.start(daemon)
-    (lab.context.state / "unit/data/busy").mkdir()
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Directories that cannot be removed, by name: as mount points cannot."""
+    names: set[str] = {"busy"}
     real = os.rmdir
 
     def rmdir(path: Any, **keywords: Any) -> None:
-        if str(path).endswith("busy"):  # as a mount point is
+        if Path(path).name in names:
             raise OSError(16, "Device or resource busy", str(path))
         real(path, **keywords)
 
     monkeypatch.setattr(os, "rmdir", rmdir)
+    return names
+
+
+def test_what_cannot_be_removed_is_said(lab: Lab, busy: set[str]) -> None:
+    daemon = lab.daemon(keeps=lambda context: [context.state / "unit/data"])
+    lab.start(daemon)
+    (lab.context.state / "unit/data/busy").mkdir()
     with pytest.raises((OSError, DmucError), match="busy"):
         daemon.undo(lab.context)
+
+
+def test_taking_it_back_goes_on_where_it_broke_off(lab: Lab, tmp_path: Path, busy: set[str]) -> None:
+    outside = [tmp_path / "var-lib-1", tmp_path / "var-lib-2"]
+    daemon = lab.daemon(keeps=lambda context: outside)
+    lab.start(daemon)
+    for path in outside:
+        for name in ("a", "busy", "z"):
+            (path / name).mkdir()
+    with pytest.raises(OSError, match="busy"):
+        daemon.undo(lab.context)
+    assert daemon.in_the_way(lab.context) == []  # what is left is still ours
+    lab.start(daemon)
+    with pytest.raises(OSError, match="busy"):
+        daemon.undo(lab.context)
+    busy.clear()
+    daemon.undo(lab.context)
+    assert [[*path.iterdir()] for path in outside] == [[], []]
+
+
+def test_what_another_has_put_there_since_is_not_touched(lab: Lab, tmp_path: Path) -> None:
+    # Ours was there, and was taken away by hand; what is there now is another's.
+    outside, taken_back = tmp_path / "var-lib", list[bool]()
+    daemon = lab.daemon(keeps=lambda context: [outside], take_back=lambda context: taken_back.append(True))
+    lab.start(daemon)
+    (outside / ".dmuc").unlink()
+    (outside / "precious").touch()
+    daemon.undo(lab.context)
+    assert (outside / "precious").exists()
+
+
+def test_what_another_uses_now_is_not_touched_whatever_mark_it_has(lab: Lab, tmp_path: Path) -> None:
+    # `doit down`; another engine is started, which finds what ours has left, and takes it for its own; `doit clean`.
+    outside, taken_back = tmp_path / "var-lib", list[bool]()
+    daemon = lab.daemon(keeps=lambda context: [outside], take_back=lambda context: taken_back.append(True))
+    lab.start(daemon)
+    daemon.stop(lab.context)
+    (outside / "precious").touch()
+    other = subprocess.Popen([sys.executable, "-IS", "-c", FAKE, str(lab.port)], stdout=subprocess.PIPE)
+    try:
+        eventually(lambda: daemon.ready(lab.context), "the other one answers")
+        with pytest.raises(DmucError) as error:
+            daemon.undo(lab.context)
+        assert "another one runs in its place" in error.value.seen and str(lab.port) in error.value.seen
+        assert str(outside) in error.value.do and "remove the file .dmuc" in error.value.do
+        assert other.poll() is None
+        assert (outside / "precious").exists() and taken_back == []
+    finally:
+        other.kill()
+        other.communicate()
+    daemon.undo(lab.context)
+    assert [*outside.iterdir()] == [] and taken_back == [True]
+
+
+def test_rules_and_links_of_before_the_last_boot_are_not_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = lab.daemon()
+    assert not daemon.has_run_since_boot(lab.context)
+    lab.start(daemon)
+    assert daemon.has_run_since_boot(lab.context)
+    monkeypatch.setattr(daemon_module, "boot", lambda: "another")
+    assert daemon.has_run(lab.context) and not daemon.has_run_since_boot(lab.context)
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process ends by a signal, as one that waits for a dead disk does not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "pidfd_send_signal", lambda handle, number: None)
+        patch.setattr(process, "_KILLED_WITHIN", 0.1)
+        yield
+
+
+def test_one_that_does_not_end_is_not_forgotten_and_no_second_one_is_started(lab: Lab, unkillable: None) -> None:
+    before, after = (lab.daemon(word, grace=0.1) for word in ("--v=1", "--v=2"))
+    pid = lab.start(before)
+    for attempt in (before.stop, before.undo, lambda context: after.start(context, Silent())):
+        with pytest.raises(DmucError, match=rf"\(pid {pid}\)"):
+            attempt(lab.context)
+        assert lab.pid(before) == pid
+        assert ours(lab) == [pid]
 
 
 def test_taking_it_back_works_when_its_program_is_gone(lab: Lab) -> None:

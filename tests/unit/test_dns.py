@@ -78,7 +78,7 @@ def test_a_program_that_was_named_is_found_again_by_who_does_not_name_it(context
 
 
 def test_nobody_has_asked_for_it(context: Context) -> None:
-    assert dns.DNS.holds(context).why == "nobody has asked for it"
+    assert dns.DNS.holds(context).why == "CoreDNS is not requested"
     assert dns.COREDNS.unwanted(context)
 
 
@@ -163,8 +163,8 @@ def a_server(codes: int, answers: int) -> Iterator[int]:
     ("reply", "yes", "why"),
     [
         (YES, True, f"{NAME} is 10.51.0.1, says 10.96.0.10"),
-        (NO, False, f"10.96.0.10:53 knows no {NAME} (code 3)"),
-        ((0x8182, 0), False, f"10.96.0.10:53 knows no {NAME} (code 2)"),
+        (NO, False, f"10.96.0.10:53 does not know the name {NAME} (code 3)"),
+        ((0x8182, 0), False, f"10.96.0.10:53 does not know the name {NAME} (code 2)"),
     ],
 )
 def test_an_answer_is_read(context: Context, reply: tuple[int, int], yes: bool, why: str) -> None:

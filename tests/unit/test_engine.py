@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import socket
 import subprocess
+import sys
 import tomllib
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import container_engine, images, kubelet
-from tasks.core import probe
+from tasks.core import iptables, ownership, probe
 from tasks.core.context import Context
+from tasks.core.errors import DmucError
 from tasks.core.machine import Host, Machine
-from tasks.core.process import start_time
+from tasks.core.process import boot, marks, start_time
 from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
 from tasks.engines import containerd, docker
 from tasks.image_files.recipes import PAUSE
-from tests.unit.support import a_context, a_host, eventually
+from tests.unit.private_host import on_a_private_host
+from tests.unit.support import a_context, a_host, a_program, on_machine
 
 
 @pytest.fixture
@@ -130,57 +133,189 @@ def test_every_pause_image_that_is_asked_for_is_one_that_we_make() -> None:
 # Taken back
 
 
-def test_the_containers_of_one_containerd_end_and_no_others(tmp_path: Path) -> None:
-    shim = tmp_path / "containerd-shim-runc-v2"
-    shutil.copy("/bin/sh", shim)
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    started: dict[Path, tuple[subprocess.Popen[bytes], int]] = {}
-    try:
-        for state in (ours, theirs):
-            (state / "task").mkdir(parents=True)
-            script = "sleep 1000 & echo $! > $4; wait; :"
-            child = state / "child"
-            command: list[str | Path] = [shim, "-c", script, "-id", "1", "-address", f"{state}/containerd.sock", child]
-            process = subprocess.Popen(command)
-            eventually(partial(_has_text, child), "it has a child")
-            started[state] = (process, int(child.read_text()))
-        containerd.end_containers(Host(), str(ours))
-        assert started[ours][0].wait(10) == -9
-        eventually(lambda: start_time(started[ours][1]) is None, "its container ends")
-        assert not ours.exists()
-        assert started[theirs][0].poll() is None and start_time(started[theirs][1]) is not None
-        assert (theirs / "task").is_dir()
-    finally:
-        for process, pid in started.values():
-            if process.poll() is None:
-                os.kill(pid, 9)
-                process.kill()
-                process.wait()
+# As a shim is: below it is a container, with an environment of its own. It has a socket in the engine's directory.
+SHIM = """
+import socket, subprocess, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+container = subprocess.Popen([sys.executable, "-IS", "-c", "input()"], stdin=subprocess.PIPE, env={})
+print(container.pid, flush=True)
+input()
+"""
 
 
-def _has_text(file: Path) -> bool:
-    return file.exists() and bool(file.read_text().strip())
+class Shim:
+    def __init__(self, socket: str, record: Path) -> None:
+        Path(socket).parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-IS", "-c", SHIM, socket, "-address", "/run/containerd/containerd.sock"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=marks(record, "/usr/bin/containerd")
+        )
+        assert self.process.stdout is not None
+        self.container = int(self.process.stdout.readline())
+
+    def runs(self) -> tuple[bool, bool]:
+        """Whether it runs, and its container."""
+        return self.process.poll() is None, start_time(self.container) is not None
+
+
+def sh(script: str) -> str:
+    return subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True).stdout
+
+
+def a_cluster_on_the_host(root: Path, engine: str) -> Context:
+    """A host on which this engine of ours has run, and has come to its end; with a bridge as it makes one."""
+    context = a_context(root, engine=engine, pod_range="10.73.0.0/24")
+    context.logs.mkdir()
+    context.pidfiles.mkdir()
+    (context.logs / "container_engine.log").touch()
+    (context.pidfiles / "container_engine.ran").write_text(boot())
+    prepare = container_engine.CONTAINER_ENGINE.prepare
+    assert prepare is not None
+    for path in container_engine.CONTAINER_ENGINE.keeps(context):
+        ownership.claim(path, context.state)
+    prepare(context)
+    bridge = container_engine.ENGINES[engine].TRACES.bridge
+    sh(f"ip link add {bridge} type bridge; ip address add 10.73.0.1/24 dev {bridge}")
+    return context
+
+
+def links() -> set[str]:
+    return {name for _, name in socket.if_nameindex()}
+
+
+@on_a_private_host
+def test_on_the_host_all_of_ours_goes_and_nothing_of_others(tmp_path: Path) -> None:
+    for theirs in ("/var/lib/cni/networks/podman/10.88.0.2", f"/var/lib/cni/results/podman-{'b' * 64}-eth0"):
+        Path(theirs).parent.mkdir(parents=True, exist_ok=True)
+        Path(theirs).touch()
+    context = a_cluster_on_the_host(tmp_path, "containerd")
+    Path(f"/var/lib/cni/results/dmuc-{'a' * 64}-eth0").touch()
+    Path("/var/lib/cni/networks/dmuc/10.73.0.2").touch()
+    Path("/var/lib/containerd/image").touch()
+    sh("mkdir /run/containerd/fs; mount -t tmpfs tmpfs /run/containerd/fs; ip link add cni-podman0 type bridge")
+    ours = Shim("/run/containerd/s/1", container_engine.CONTAINER_ENGINE.record(context))
+    theirs_too = Shim("/run/other/s/1", tmp_path / "other.pid")
+    container_engine.CONTAINER_ENGINE.undo(context)
+    assert ours.process.wait(10) == -9 and ours.runs() == (False, False)
+    assert theirs_too.runs() == (True, True)
+    assert not Path("/run/containerd").exists() and Path("/run/other/s/1").exists()
+    assert links() == {"lo", "cni-podman0"}
+    left = sorted(str(path) for path in Path("/var/lib").rglob("*") if path.is_file())
+    assert left == ["/var/lib/cni/networks/podman/10.88.0.2", f"/var/lib/cni/results/podman-{'b' * 64}-eth0"]
+    container_engine.CONTAINER_ENGINE.undo(context)
+    theirs_too.process.kill()
+
+
+@on_a_private_host
+def test_when_another_containerd_has_taken_its_place_nothing_of_that_is_touched(tmp_path: Path) -> None:
+    # `doit machine=host engine=containerd`, `doit down`, Docker CE is started, `doit clean`. The mark is there still.
+    context = a_cluster_on_the_host(tmp_path, "containerd")
+    Path("/var/lib/containerd/image").touch()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("/run/containerd/containerd.sock")
+        listener.listen()
+        shim = Shim("/run/containerd/s/1", tmp_path / "docker-ce.pid")
+        for seen in (
+            "unix:///run/containerd/containerd.sock accepts connections",
+            "a socket there: /run/containerd/s/1",
+        ):
+            with pytest.raises(DmucError) as error:
+                container_engine.CONTAINER_ENGINE.undo(context)
+            assert seen in error.value.seen and "remove the file .dmuc" in error.value.do
+            assert shim.runs() == (True, True)
+            assert Path("/run/containerd/s/1").exists() and Path("/var/lib/containerd/image").exists()
+            assert "cni0" in links()
+            listener.close()  # then it is stopped, and its containers are not
+    shim.process.kill()
+    shim.process.wait()
+    container_engine.CONTAINER_ENGINE.undo(context)
+    assert not Path("/run/containerd").exists() and [*Path("/var/lib/containerd").iterdir()] == []
+
+
+@on_a_private_host
+def test_without_our_mark_in_its_directory_only_what_is_marked_goes(tmp_path: Path) -> None:
+    # The host was booted since, and its own Docker has run; it does not now.
+    context = a_cluster_on_the_host(tmp_path, "docker")
+    Path("/run/docker/.dmuc").unlink()
+    Path("/run/docker/netns").mkdir()
+    Path("/var/lib/docker/image").touch()
+    rules = sh("iptables -N DOCKER; iptables -A FORWARD -o docker0 -j DOCKER; iptables-save | grep -v '#'")
+    container_engine.CONTAINER_ENGINE.undo(context)
+    assert Path("/run/docker/netns").exists() and "docker0" in links()
+    assert sh("iptables-save | grep -v '#'") == rules
+    assert [*Path("/var/lib/docker").iterdir()] == []
+
+
+@on_a_private_host
+def test_a_bridge_with_another_address_is_not_ours(tmp_path: Path) -> None:
+    context = a_cluster_on_the_host(tmp_path, "docker")
+    sh("ip address flush docker0; ip address add 172.17.0.1/16 dev docker0")
+    container_engine.CONTAINER_ENGINE.undo(context)
+    assert "docker0" in links() and not Path("/run/docker").exists()
+
+
+@on_a_private_host
+def test_a_take_back_that_breaks_off_goes_on_the_next_time(tmp_path: Path) -> None:
+    context = a_cluster_on_the_host(tmp_path, "docker")
+    sh("iptables -N DOCKER; iptables -A FORWARD -o docker0 -j DOCKER")
+    Path("/run/docker/netns").mkdir()
+    path = os.environ["PATH"]
+    machine = Fake(path_variable=f"{a_program(tmp_path / 'bin/iptables-restore', 'exit 4').parent}:{path}")
+    with pytest.raises(DmucError, match="iptables-restore"):
+        container_engine.CONTAINER_ENGINE.undo(on_machine(context, machine))
+    container_engine.CONTAINER_ENGINE.undo(context)
+    assert "DOCKER" not in sh("iptables-save") and not Path("/run/docker").exists() and links() == {"lo"}
+
+
+@dataclass(frozen=True)
+class Fake(Host):
+    """The host, with another PATH."""
+
+    path_variable: str = ""
+
+    def enter(self) -> Sequence[str]:
+        return ("/usr/bin/env", f"PATH={self.path_variable}")
+
+
+@on_a_private_host
+def test_where_another_engine_has_left_something_ours_is_not_started(tmp_path: Path) -> None:
+    context = a_context(tmp_path, engine="containerd")
+    Path("/run/containerd/io.containerd").mkdir(parents=True)
+    prepare = container_engine.CONTAINER_ENGINE.prepare
+    assert prepare is not None
+    with pytest.raises(DmucError, match="/run/containerd is there already"):
+        prepare(context)
+    assert [path.name for path in Path("/run/containerd").iterdir()] == ["io.containerd"]
 
 
 def test_what_another_engine_has_left_goes_first(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     gone: list[str] = []
-    for name, engine in container_engine.ENGINES.items():
-        daemon = replace(engine.DAEMON, take_back=partial(_remember, gone, name), prepare=None)
-        monkeypatch.setattr(engine, "DAEMON", daemon)
+    monkeypatch.setattr(iptables, "remove", lambda machine, chains: gone.append(chains.names[:3]))
+    monkeypatch.setattr(container_engine, "run", lambda *command: "[]")
+    monkeypatch.setattr(ownership, "unmount_below", lambda machine, directory: None)
+    here = on_machine(context, Elsewhere(whole=True, root=context.state / "root"))
     prepare, take_back = container_engine.CONTAINER_ENGINE.prepare, container_engine.CONTAINER_ENGINE.take_back
     assert prepare is not None and take_back is not None
-    other = replace(context, settings=replace(context.settings, engine="docker"))
-    for chosen, seen in ((context, []), (context, []), (other, ["containerd"]), (context, ["containerd", "docker"])):
+    other = replace(here, settings=replace(here.settings, engine="docker"))
+    for chosen, seen in ((here, []), (here, []), (other, ["CNI"]), (here, ["CNI", "DOC"])):
         prepare(chosen)
         assert gone == seen
     take_back(other)  # it is containerd that has been there last
-    assert gone[-1] == "containerd"
+    assert gone[-1] == "CNI"
     kept = {path.name for path in container_engine.CONTAINER_ENGINE.keeps(other)}
     assert kept == {"containerd", "container_engine"}  # both have been there
 
 
-def _remember(gone: list[str], name: str, context: Context) -> None:
-    gone.append(name)
+@dataclass(frozen=True)
+class Elsewhere(Host):
+    """A machine whose files are below `root`."""
+
+    root: Path = Path()
+
+    def path(self, inside: str) -> Path:
+        return self.root / inside[1:]
 
 
 # The kubelet

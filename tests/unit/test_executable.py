@@ -154,3 +154,19 @@ def test_a_real_program_of_the_system_says_its_version(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     assert bash
     assert look(Path(bash), cache=str(tmp_path)).version
+
+
+def test_two_files_whose_paths_look_alike_are_two(tmp_path: Path) -> None:
+    one, other = tmp_path / "a-b" / "c", tmp_path / "a" / "b-c"
+    a_program(one, "echo v1.0.0")
+    a_program(other, "echo v2.0.0")
+    for path in (one, other):
+        os.utime(path, (1, 1))
+
+    def version(path: Path) -> str:
+        cache = tmp_path / "cache"
+        found = look_at(path, ["--version"], says=VERSION, usage="", how="as you said", cache=cache, do="")
+        assert found.path == str(path)
+        return found.version
+
+    assert [version(path) for path in (one, other, one)] == ["v1.0.0", "v2.0.0", "v1.0.0"]

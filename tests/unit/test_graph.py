@@ -223,7 +223,7 @@ def test_without_its_program_a_daemon_says_what_to_run(dodo: SimpleNamespace) ->
 
 CORE = sorted((CHECKOUT / "tasks" / "core").glob("*.py"))
 COMPONENT = re.compile(
-    r"etcd|apiserver|api-server|kubelet|scheduler|controller.?manager|kube.?proxy|kube-|docker|containerd|\brunc\b"
+    r"etcd|apiserver|api-server|kubelet|scheduler|controller.?manager|kube.?proxy|kube-|docker|containerd|(?<!t)runc"
     r"|nginx|deployment|service_(account|reachable)|container_engine|kubeconfig",
     re.IGNORECASE,
 )

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ import yaml
 
 from tasks.core.errors import DmucError
 from tasks.core.progress import Progress, Silent
-from tasks.image_files import recipes
+from tasks.image_files import oci, recipes
+from tests.unit.support import CHECKOUT
 
 # What the real packages hold (Debian 12, amd64), as far as it matters; the first letters stand for the content.
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -152,6 +157,35 @@ def test_another_processor_is_another_directory(tmp_path: Path, monkeypatch: pyt
     here = recipes.registry_root(tmp_path)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert recipes.registry_root(tmp_path) != here
+
+
+def test_what_an_image_holds_makes_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = {recipes.registry_root(tmp_path)}
+    nginx = recipes.NGINX
+    for changed in (
+        replace(nginx, tags=("latest", "1")),
+        replace(nginx, config=replace(nginx.config, stop_signal="SIGTERM")),
+        replace(nginx, files={**nginx.files, "etc/motd": ""}),
+        replace(nginx, directories={**nginx.directories, "tmp": 0o777}),
+    ):
+        monkeypatch.setattr(recipes, "RECIPES", (changed, recipes.PAUSE))
+        roots.add(recipes.registry_root(tmp_path))
+    monkeypatch.setattr(oci, "FORMAT", oci.FORMAT + 1)
+    roots.add(recipes.registry_root(tmp_path))
+    assert len(roots) == 6
+
+
+def test_another_comment_in_the_source_makes_none(tmp_path: Path) -> None:
+    def root() -> str:
+        ask = "from pathlib import Path; from tasks.image_files.recipes import *; print(registry_root(Path()))"
+        command = [sys.executable, "-c", ask]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    shutil.copytree(CHECKOUT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    before = root()
+    for file in (tmp_path / "tasks/image_files").glob("*.py"):
+        file.write_text(f"{file.read_text()}\n# A comment\n")
+    assert root() == before
 
 
 @pytest.mark.parametrize("error", [DmucError("downloading", "no network"), KeyboardInterrupt()])

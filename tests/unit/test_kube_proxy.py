@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasks.core.context import Context
+from tasks.core.errors import DmucError
 from tasks.core.machine import Host
+from tasks.core.process import boot
 from tasks.proxies.kube_proxy import KUBE_PROXY
 from tests.unit.support import a_context, a_program, on_machine, set_programs
 
@@ -18,10 +20,13 @@ RULES = """\
 :KUBE-SERVICES - [0:0]
 :DOCKER - [0:0]
 -A OUTPUT -j KUBE-SERVICES
--A KUBE-EXT-X -j KUBE-SVC-X
+-A KUBE-SERVICES -j RETURN
 -A DOCKER -j RETURN
 COMMIT
 """
+
+
+IPVS = '[ "$*" = "link show kube-ipvs0" ] && echo "7: kube-ipvs0: <BROADCAST,NOARP>"'
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,10 @@ def test_that_ipvs_is_deprecated_is_said(root: Path, kubernetes: str, says: bool
 
 def test_nftables_follow_iptables(root: Path) -> None:
     prepare(cluster(root, "nftables"))
-    restored = said(root).partition("iptables-restore -w\n")[2]
-    assert "KUBE-" not in restored and "-A DOCKER -j RETURN" in restored
+    asked, _, restored = said(root).partition("\n")
+    assert asked == "iptables-restore -w --noflush"
+    assert "-D OUTPUT -j KUBE-SERVICES\n" in restored and "-X KUBE-SERVICES\n" in restored
+    assert "DOCKER" not in restored
     assert "nft" not in said(root) and "kube-proxy" not in said(root)
 
 
@@ -98,7 +105,7 @@ def test_iptables_follow_nftables(root: Path) -> None:
 
 
 def test_iptables_follow_ipvs(root: Path) -> None:
-    a_program(root / "bin/ip", '[ "$*" = "link show kube-ipvs0" ]')
+    a_program(root / "bin/ip", IPVS)
     prepare(cluster(root, "iptables"))
     assert "kube-proxy --cleanup" in said(root)
 
@@ -115,7 +122,35 @@ def test_what_is_not_ours_stays(root: Path) -> None:
     assert said(root) == ""
 
 
-def test_taking_it_back_takes_all(root: Path) -> None:
+def test_what_ran_before_the_host_was_booted_has_left_nothing(root: Path) -> None:
+    context = cluster(root, "nftables")
+    (context.pidfiles / "kube_proxy.ran").write_text("another boot")
+    prepare(context, has_run=False)
+    take_back(context)
+    assert said(root) == ""
+
+
+def take_back(context: Context) -> None:
     assert KUBE_PROXY.take_back is not None
-    KUBE_PROXY.take_back(cluster(root, "nftables"))
-    assert "delete table ip kube-proxy" in said(root) and "iptables-restore -w" in said(root)
+    KUBE_PROXY.take_back(context)
+
+
+def test_taking_it_back_takes_all_and_needs_no_program(root: Path) -> None:
+    context = cluster(root, "nftables")
+    (context.pidfiles / "kube_proxy.ran").write_text(boot())
+    context.programs_file.unlink()
+    take_back(context)
+    assert "delete table ip kube-proxy" in said(root) and "-X KUBE-SERVICES" in said(root)
+
+
+def test_only_to_leave_ipvs_it_needs_its_program_and_says_so(root: Path) -> None:
+    context = cluster(root, "ipvs")
+    (context.pidfiles / "kube_proxy.ran").write_text(boot())
+    a_program(root / "bin/ip", IPVS)
+    context.programs_file.unlink()
+    with pytest.raises(DmucError) as error:
+        take_back(context)
+    assert "kube-ipvs0" in error.value.seen and "ip link delete kube-ipvs0" in error.value.do
+    assert "-X KUBE-SERVICES" in said(root)  # all else is done
+    a_program(root / "bin/ip", "exit 1")  # done by hand
+    take_back(context)

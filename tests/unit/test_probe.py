@@ -21,9 +21,10 @@ from tasks.core.certificates import Certificate, make
 from tasks.core.context import Context
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.http_client import request
+from tasks.core.machine import Host
 from tasks.core.probe import All, Answer, Chosen, Http, Tcp, Unix, ask_api, simple, wait, wait_or_fail
 from tasks.core.progress import Silent
-from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, serving
+from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, on_machine, serving
 
 LONG = 60.0  # a deadline that no test reaches
 
@@ -107,6 +108,19 @@ def test_a_long_body_is_said_in_part(context: Context, site: Site) -> None:
 def test_a_body_that_is_not_text_is_no_error(context: Context, site: Site) -> None:
     site.pages["/"] = (200, b"\xff\xfe")
     assert Http(f"{site.url}/")(context)
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://one.example", 80), ("https://one.example/x", 443)])
+def test_a_url_without_a_port_means_that_of_its_scheme(context: Context, url: str, port: int) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Refusing(Host):
+        def connect(self, host: str, port: int, *arguments: Any) -> socket.socket:
+            asked.append((host, port))
+            raise ConnectionRefusedError
+
+    assert not Http(url, own_ca=False)(on_machine(context, Refusing()))
+    assert asked == [("one.example", port)]
 
 
 def test_a_refused_connection_is_said(context: Context) -> None:

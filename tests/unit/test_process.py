@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.process import Record, find, marks, start_time
+from tasks.core import process as process_module
+from tasks.core.errors import DmucError
+from tasks.core.process import Record, find, kill_heirs, marks, start_time
 from tests.unit.support import eventually
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -232,6 +234,69 @@ def test_a_process_is_found_by_its_marks_and_its_children_are_not_meant(start: S
     ours = [start(**marks(record, sys.executable)) for _ in range(2)]
     start(**marks(record, "/usr/bin/another-program"))  # as one has that ours has started
     start(**marks(tmp_path / "x.pid2", sys.executable))
-    start(OTHER=f"DMUC_DAEMON={record}")
+    (mark, *_) = marks(record, sys.executable)
+    start(OTHER=f"{mark}={record}")
     start()
-    assert sorted(find(record)) == sorted(process.pid for process in ours)
+    found = find(record)
+    assert sorted(process.pid for process in found) == sorted(process.pid for process in ours)
+    assert all(process.alive() for process in found)
+
+
+def test_what_is_found_is_that_very_process(start: Start, tmp_path: Path) -> None:
+    process = start(**marks(tmp_path / "x.pid", sys.executable))
+    (found,) = find(tmp_path / "x.pid")
+    process.kill()
+    process.wait()
+    assert not found.alive()
+    assert found.started > 0  # what gets its number next has begun later
+
+
+# A container engine's shims have its marks; their containers have not, and are below them.
+SHIM = """
+import os, subprocess, sys
+container = subprocess.Popen([sys.executable, "-IS", "-c", "input()"], stdin=subprocess.PIPE, env={})
+print(flush=True)
+input()
+"""
+
+
+def test_all_that_a_daemon_has_left_is_ended_and_nothing_else(start: Start, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours.pid", tmp_path / "theirs.pid"
+    shims = {record: start(SHIM, **marks(record, "/usr/bin/containerd")) for record in (ours, theirs)}
+    containers = {}
+    for record, shim in shims.items():
+        children = Path(f"/proc/{shim.pid}/task/{shim.pid}/children").read_text().split()
+        containers[record] = int(children[0])
+    kill_heirs(ours)
+    assert shims[ours].wait(10) == -signal.SIGKILL
+    eventually(lambda: start_time(containers[ours]) is None, "its container ends")
+    assert shims[theirs].poll() is None and start_time(containers[theirs]) is not None
+    kill_heirs(ours)  # with none left
+    kill_heirs(theirs)
+
+
+# What does not end
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes signals, and nothing comes of them: as with a process that waits for a dead disk."""
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda handle, number: None)
+    monkeypatch.setattr(process_module, "_KILLED_WITHIN", 0.2)
+
+
+def test_that_a_process_does_not_end_is_said(start: Start, unkillable: None) -> None:
+    process = start()
+    with pytest.raises(DmucError) as error:
+        taken_down(process).stop(0.1)
+    assert f"(pid {process.pid})" in error.value.tried
+    assert "0.2 s after SIGKILL" in error.value.seen
+    assert process.poll() is None
+
+
+def test_that_some_of_many_do_not_end_is_said(start: Start, tmp_path: Path, unkillable: None) -> None:
+    record = tmp_path / "x.pid"
+    processes = [start(**marks(record, "/another")) for _ in range(2)]
+    with pytest.raises(DmucError) as error:
+        kill_heirs(record)
+    assert all(f"(pid {process.pid})" in error.value.tried for process in processes)

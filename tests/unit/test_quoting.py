@@ -127,7 +127,7 @@ def test_a_process_is_started_there_and_found_again(context: Context) -> None:
     spawned = Host().spawn([str(program), NASTY], log=log, cwd=context.pidfiles, environment=environment)
     try:
         eventually(lambda: find(record), "it is found")
-        assert find(record) == [spawned.pid]
+        assert [process.pid for process in find(record)] == [spawned.pid]
         assert log.read_text() == f"{context.pidfiles}\n{NASTY}\n"
     finally:
         spawned.handle.kill()

@@ -319,7 +319,7 @@ def test_what_the_rules_know_of_a_service(stage: Stage, iptables: str, nftables:
     assert trace.has_rules(stage.context, WEB) == probe.Answer(True, "default/web has its rules")
     nobody = trace.has_rules(stage.context, NOBODY)
     assert not nobody and "lead to no Pod" in nobody.why
-    assert "needs no rules" in trace.has_rules(stage.context, HEADLESS).why
+    assert "has no rules" in trace.has_rules(stage.context, HEADLESS).why
 
 
 def test_without_rules_none_are_known(stage: Stage) -> None:
@@ -335,7 +335,7 @@ def test_without_rules_none_are_known(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("headless", ("headless (clusterIP: None)", "needs no rules")), ("outside", ("example.org", "needs no rules"))],
+    [("headless", ("headless (clusterIP: None)", "has no rules")), ("outside", ("example.org", "has no rules"))],
 )
 def test_what_needs_no_rules(stage: Stage, capsys: pytest.CaptureFixture[str], name: str, parts: tuple[str]) -> None:
     assert stage.trace(name) == 0
@@ -358,7 +358,7 @@ def test_rules_that_do_not_follow_the_endpoints(stage: Stage, capsys: pytest.Cap
     assert stage.trace("web") == 0
     text = capsys.readouterr().out
     assert "DNAT to 10.90.0.5:80, not in the Endpoints" in text
-    assert "they lack 10.90.0.9:80 and they still have 10.90.0.5:80" in text
+    assert "missing: 10.90.0.9:80; out of date: 10.90.0.5:80" in text
 
 
 # Arguments, and the API
@@ -378,7 +378,7 @@ def test_an_unknown_service_is_said_with_those_that_there_are(
 ) -> None:
     text = stage.fails(*arguments)
     assert said in text
-    assert "There are: default/headless, default/kubernetes, default/local, default/nobody, default/outside" in text
+    assert "Services: default/headless, default/kubernetes, default/local, default/nobody, default/outside" in text
 
 
 def test_a_namespace_can_be_said(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,7 +417,7 @@ def test_counters_that_always_begin_anew_are_not_believed(stage: Stage, capsys: 
     stage.world.wrong = lambda number: written_anew(stage) if number % 50 == 0 else None
     assert stage.trace("web") == 0
     numbers, said = asked(capsys)
-    assert numbers == [] and said.endswith("not counted: the rules were written anew meanwhile, or others asked, too")
+    assert numbers == [] and said.endswith("not counted: the rules changed meanwhile, or other clients sent requests")
 
 
 def test_requests_that_fail_end_soon(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -450,7 +450,7 @@ def test_who_accepts_and_is_silent_is_only_connected_to(
         assert stage.trace("web") == 0
     numbers, said = asked(capsys)
     assert numbers == [25] * 4
-    assert "100 connections, 100 accepted; none of the first was answered" in said
+    assert "100 connections, 100 accepted; no answer to the first HTTP requests" in said
 
 
 def test_no_time_is_left(stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,18 +22,18 @@ def refused(tmp_path: Path, name: str, namespace: str, **settings: Any) -> DmucE
 
 @pytest.mark.parametrize("name", ["", "Ada", "ada lovelace", "system:masters", "-ada", "ada.", "../ada", "a" * 64, "ä"])
 def test_a_name_that_is_none_is_said(tmp_path: Path, name: str) -> None:
-    assert refused(tmp_path, name, "ada").seen.startswith(f"name={name}: not a name.")
-    assert refused(tmp_path, "ada", name).seen.startswith(f"namespace={name}: not a name.")
+    assert refused(tmp_path, name, "ada").seen.startswith(f"name={name}: not a valid name.")
+    assert refused(tmp_path, "ada", name).seen.startswith(f"namespace={name}: not a valid name.")
 
 
 def test_the_clusters_own_namespaces_are_not_given_away(tmp_path: Path) -> None:
-    assert "the cluster's own tokens" in refused(tmp_path, "ada", "kube-system").seen
+    assert "the tokens of the cluster itself" in refused(tmp_path, "ada", "kube-system").seen
 
 
 @pytest.mark.parametrize("settings", [{"security": "none"}, {"insecure_port": "on"}, {"kubernetes": "1.19"}])
 def test_where_everybody_may_do_everything_it_says_why_it_cannot(tmp_path: Path, settings: dict[str, str]) -> None:
     error = refused(tmp_path, "ada", "ada", **settings)
-    assert error.seen == "security=none: whoever has a certificate may do everything, and so could she."
+    assert error.seen == "security=none: every client with a certificate may do everything, and so could this user."
     assert "security=rbac" in error.do
 
 

@@ -69,7 +69,7 @@ COMMIT
 COMMIT
 """
 NO_TOKEN = 'Error creating: No API token found for service account "default", retry after the token is automatically c'
-UNREADABLE = "cannot be asked: the API server does not answer: connection refused"
+UNREADABLE = "the API server cannot be asked: the API server does not answer: connection refused"
 
 # Objects
 
@@ -223,9 +223,9 @@ def told(found: Diagnosis, capsys: pytest.CaptureFixture[str]) -> str:
         (UP_TO_ENGINE[:3], {"deployments": [a_deployment()]}, "controller_manager", "0/1 ready"),
         (UP_TO_ENGINE[:4], WEB, "container_engine", "… pod "),
         (UP_TO_ENGINE[:5], SCHEDULED, "images", "✗ images "),
-        (UP_TO_ENGINE, {**WEB, "pods": [a_pod()]}, "kubelet", "Pending without a condition PodScheduled"),
+        (UP_TO_ENGINE, {**WEB, "pods": [a_pod()]}, "kubelet", "Pending without the condition PodScheduled"),
         (UP_TO_KUBELET, {**WEB, "pods": [a_pod()]}, "scheduler", "✗ scheduled          (because of scheduler)"),
-        ((*UP_TO_KUBELET, "scheduler"), RUNS, "service", "no Service leads to its Pods"),
+        ((*UP_TO_KUBELET, "scheduler"), RUNS, "service", "no Service selects the Pods"),
         ((*UP_TO_KUBELET, "scheduler"), COMPLETE, "kube_proxy", "no chain KUBE-SERVICES"),
     ],
 )
@@ -311,14 +311,14 @@ def test_in_a_complete_cluster_the_one_that_is_gone_is_the_cause_and_the_page_is
     assert f"\nnext: scripts/doit {name}\n" in text
     assert text.count("✗") == len(re.findall(rf"^✗ (\w+ +\(because of )?{name}\b", text, re.MULTILINE))
     if name == "machine":
-        assert "page: cannot be told without machine" in re.sub(r"\s+", " ", text)
+        assert "page: cannot be checked without machine" in re.sub(r"\s+", " ", text)
     else:  # also where the API cannot be asked: the rules know where
         assert "✓ page               http://10.82.0.7:80/ answers\n" in text
 
 
 def test_what_the_kubelet_said_before_it_went_is_no_news(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(diagnose(up=[name for name in EVERYTHING if name != "kubelet"]), capsys)
-    assert "? container, ready:  cannot be told without kubelet\n" in text
+    assert "? container, ready:  cannot be checked without kubelet\n" in text
 
 
 # Other faults
@@ -389,7 +389,7 @@ def test_a_pod_that_fails_its_readiness_probe(diagnose: Any, capsys: pytest.Capt
 def test_a_service_that_selects_nothing(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     objects = {**COMPLETE, "services": [a_service(app="other")], "endpoints": [endpoints()]}
     text = told(diagnose(objects), capsys)
-    assert "cause: service: it selects app=other; the Pods have app=web\n" in text
+    assert "cause: service: its selector is app=other; the Pods have the labels app=web\n" in text
     assert "next: scripts/doit shell -- kubectl set selector service web app=web\n" in text
 
 
@@ -417,7 +417,7 @@ def test_a_change_that_nobody_follows_is_the_controller_managers(
 ) -> None:
     up = [name for name in EVERYTHING if name != "controller_manager"]
     text = told(diagnose({**COMPLETE, "deployments": [a_deployment(ready=1, seen=0)]}, up), capsys)
-    assert "✗ replicaset         (because of controller_manager) the controller manager has not seen" in text
+    assert "✗ replicaset         (because of controller_manager) the controller manager has not handled" in text
 
 
 def test_a_port_at_which_nobody_listens(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -439,7 +439,7 @@ def test_another_deployment_is_followed_by_its_name(diagnose: Any, capsys: pytes
 
 def test_an_unknown_deployment_is_said_with_those_that_there_are(diagnose: Any) -> None:
     objects = {**COMPLETE, "deployments": [a_deployment("other"), a_deployment()]}
-    with pytest.raises(DmucError, match=r"no Deployment called 'nosuch'\nThere are: default/other, default/web\."):
+    with pytest.raises(DmucError, match=r"no Deployment called 'nosuch'\nDeployments: default/other, default/web\."):
         diagnose(objects, wanted="nosuch")
     diagnose({}, wanted="web")  # that one is ours to create
 
