@@ -46,7 +46,7 @@ class Case:
         }
         for name, text in {**plain, **{f"host/{name}": text for name, text in self.files.items()}}.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_text(text)
+            (directory / name).write_text(text, "utf-8")
         row, facts = release.find(self.settings.kubernetes), HostFacts(directory / "host")
         node = Node("dmuc1", machine.Host(), self.settings.address, self.settings.pod_range, directory / "state")
         return Context(self.settings, row, [node], directory / "state", facts=facts)
@@ -187,4 +187,4 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text()))
+    README.write_text(updated(README.read_text("utf-8")), "utf-8")

@@ -177,10 +177,10 @@ class Board:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        table = Table.grid(padding=(0, 1))
+        table = Table.grid(padding=(0, 1), expand=True)
         for _ in range(5):
             table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the others leave of the terminal's width
         with self._lock:
             tasks = [row for row in self._rows.values() if "/" not in row.name]
             for row in itertools.chain.from_iterable((task, *self._parts(task)) for task in tasks):

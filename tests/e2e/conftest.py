@@ -33,10 +33,12 @@ if os.geteuid() != 0:
     pytest.skip("the end-to-end tests power on a machine, which takes root", allow_module_level=True)
 
 
-def doit(*arguments: str, status: int | None = 0, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def doit(
+    *arguments: str, status: int | None = 0, timeout: float = 300, checkout: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run scripts/doit as a user would; whatever happens, no traceback is shown."""
     done = subprocess.run(
-        [ROOT / "scripts" / "doit", *arguments],
+        [checkout / "scripts" / "doit", *arguments],
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -94,8 +96,8 @@ class User:
         return self.run(self.checkout / "scripts" / "doit", *arguments, status=status)
 
 
-def a_user(checkout: Path, uid: int) -> User:
-    """Make this directory a checkout, in which only the virtual environment is somebody else's."""
+def make_checkout(checkout: Path) -> None:
+    """Make this directory a checkout, with the virtual environment of this one."""
     checkout.mkdir(exist_ok=True)
     for name in ("dodo.py", "pyproject.toml", "tasks", "scripts", "requirements.lock"):
         source = ROOT / name
@@ -104,6 +106,11 @@ def a_user(checkout: Path, uid: int) -> User:
         else:
             shutil.copy2(source, checkout / name)
     (checkout / ".venv").symlink_to(ROOT / ".venv")
+
+
+def a_user(checkout: Path, uid: int) -> User:
+    """Make this directory a checkout, in which only the virtual environment is another user's."""
+    make_checkout(checkout)
     for path in (checkout, *checkout.rglob("*")):
         os.chown(path, uid, uid, follow_symlinks=False)
     return User(uid, checkout)

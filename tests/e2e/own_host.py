@@ -54,7 +54,7 @@ def run(command: Sequence[str]) -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     name = f"tests-{os.getpid()}"
     groups = [hierarchy.group(name) for hierarchy in cgroups.mounted()]
-    with tempfile.TemporaryDirectory(prefix="own-host-", dir=VAR) as disk:
+    with tempfile.TemporaryDirectory(prefix=f"own-host-{os.getpid()}-", dir=VAR) as disk:
         cgroups.make(name)
         joining = cgroups.joining(group / "cgroup.procs" for group in groups)
         inside = (sys.executable, "-m", "tests.e2e.own_host", _INSIDE, disk, *command)
@@ -95,7 +95,9 @@ def _become(disk: str, command: Sequence[str]) -> None:
     _mount("--rbind", ".", str(OWN))
     _mount("-t", "devpts", "-o", "ptmxmode=666", "devpts", "/dev/pts")
     _mount_cgroups(cgroups.mounted())
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    # A default route, from which the API server takes its own address; what is sent there fails at once.
+    _ip("link set lo up", "address add 192.0.2.2/32 dev lo", "route add default dev lo")
+    _ip("rule add pref 100 lookup main suppress_prefixlength 0", "rule add pref 200 unreachable")
     os.chdir(ROOT)
     os.execvp("sh", ["sh", "-c", '"$@"; exit $?', "sh", *command])  # a shell takes in orphans, as a first process must
 
@@ -136,6 +138,11 @@ def _new(directory: str) -> str:
 
 def _mount(*words: str) -> None:
     subprocess.run(["mount", "--no-canonicalize", "--no-mtab", *words], check=True)
+
+
+def _ip(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(["ip", *command.split()], check=True)
 
 
 def main(arguments: Sequence[str]) -> int:

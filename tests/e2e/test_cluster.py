@@ -16,7 +16,19 @@ import pytest
 
 from tasks.core.process import find
 from tests.e2e import host_picture
-from tests.e2e.conftest import ENVIRONMENT, KUBECONFIG, ROOT, STATE, doit, executed, kubectl, pid_of, take
+from tests.e2e.conftest import (
+    ENVIRONMENT,
+    KUBECONFIG,
+    ROOT,
+    STATE,
+    doit,
+    executed,
+    kubectl,
+    make_checkout,
+    pid_of,
+    take,
+)
+from tests.unit.support import a_program, eventually
 
 DAEMONS = ["etcd", "apiserver", "controller_manager", "container_engine", "kubelet", "scheduler", "kube_proxy"]
 PUBLIC = [
@@ -154,8 +166,10 @@ def test_nothing_gets_out_of_the_machine(cluster: None) -> None:
 
 def test_keys_are_private(cluster: None) -> None:
     assert STATE.stat().st_mode & 0o777 == 0o700
-    private = [*(STATE / "pki").glob("*.key"), KUBECONFIG, *(STATE / "kubeconfigs").iterdir()]
-    assert len(private) == 13 + 1 + 4
+    files = [path for path in STATE.rglob("*") if path.is_file() and path.stat().st_size < 2**16]
+    private = [path for path in files if re.search(b"PRIVATE KEY|client-key-data", path.read_bytes())]
+    names = {str(path.relative_to(STATE)) for path in private}
+    assert names >= {"kubeconfig", "kubeconfigs/kubelet", "pki/ca.key", "pki/etcd-ca.key", "pki/sa.key"}
     assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
     assert "insecure-skip-tls-verify" not in KUBECONFIG.read_text()
 
@@ -238,7 +252,7 @@ def test_another_program_or_setting_restarts_just_that_component(cluster: None, 
     pids = {name: pid_of(name) for name in DAEMONS}
     own = shutil.copy2((STATE / "bin" / "kube-scheduler").resolve(), tmp_path / "my-scheduler")
     setting = f"kube_scheduler_bin={own}"
-    assert doit("info", setting, "binaries", status=1)
+    assert "have not been looked for" in doit("info", setting, "binaries", status=1).stdout
     done = doit(setting, "service_reachable")
     assert executed(done) == {"binaries", "packages", "scheduler"}, done.stdout
     assert f"its program is another: {own}" not in done.stdout
@@ -263,15 +277,18 @@ def test_clean_takes_back_just_that_one(cluster: None) -> None:
 
 def test_another_doit_at_work_is_said(cluster: None) -> None:
     doit("clean", "scheduler")
-    first = subprocess.Popen(
-        [ROOT / "scripts" / "doit", "scheduler"], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    )
-    assert first.stdout is not None
-    assert first.stdout.readline()  # it has begun
-    done = doit("service_reachable", status=3)
-    assert f"Another doit is at work on it (pid {first.pid})" in done.stderr
-    first.communicate(timeout=60)
+    command: list[str | Path] = [ROOT / "scripts" / "doit", "scheduler"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline()  # it has begun
+        first.send_signal(signal.SIGSTOP)  # and goes on only when the other has been told of it
+        try:
+            done = doit("service_reachable", status=3)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        first.communicate(timeout=60)
     assert first.returncode == 0
+    assert f"Another doit is at work on it (pid {first.pid})" in done.stderr
 
 
 def test_ranges_that_the_host_routes_are_refused(cluster: None) -> None:
@@ -292,6 +309,18 @@ def test_two_clusters_side_by_side(cluster: None) -> None:
     finally:
         doit(*two, "clean")
     assert executed(doit("service_reachable")) == set()
+
+
+def test_a_checkout_can_be_anywhere(before: host_picture.Picture, tmp_path: Path) -> None:
+    checkout = tmp_path / "where it's at"
+    make_checkout(checkout)
+    settings = ("machine=e2e-three", "link_range=10.97.0.0/30", "service_range=10.100.0.0/16", "engine=containerd")
+    try:
+        done = doit(*settings, "pod_range=10.246.0.0/24", "service_reachable", checkout=checkout)
+        assert "answers: Welcome to nginx!" in done.stdout
+    finally:
+        doit(*settings, "clean", checkout=checkout)
+    assert not (checkout / "var").exists()
 
 
 def test_a_port_that_is_taken_is_named(cluster: None) -> None:
@@ -376,10 +405,20 @@ def test_an_interrupted_start_can_be_cleaned_and_continued(
     clean_and_compare(before)
 
 
-def test_clean_can_be_interrupted_and_repeated(cluster: None, before: host_picture.Picture) -> None:
-    clean = subprocess.Popen([ROOT / "scripts" / "doit", "clean"], env=ENVIRONMENT)
-    while clean.poll() is None and Path("/sys/class/net/e2e").exists():
-        pass  # as soon as it has begun
-    clean.kill()
-    clean.wait()
+def test_clean_can_be_interrupted_and_repeated(cluster: None, before: host_picture.Picture, tmp_path: Path) -> None:
+    pids = [pid_of(name) for name in DAEMONS]
+    # An ip(8) that comes to no end when it is to delete the link: nothing runs any more then, and the rest is there.
+    reached = tmp_path / "reached"
+    script = f'case "$*" in *delete*) touch {reached}; exec sleep 600;; esac; exec {shutil.which("ip")} "$@"'
+    a_program(tmp_path / "bin" / "ip", script)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    command: list[str | Path] = [ROOT / "scripts" / "doit", "clean"]
+    with subprocess.Popen(command, env={**ENVIRONMENT, "PATH": path}, start_new_session=True) as clean:
+        try:
+            eventually(reached.exists, "clean has come to the link")
+        finally:
+            os.killpg(clean.pid, signal.SIGKILL)
+    assert Path("/sys/class/net/e2e").exists() and STATE.exists()
+    for pid in pids:
+        host_picture.wait_gone(pid)
     clean_and_compare(before)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tasks.core import http_client, process
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
 from tasks.core.errors import DmucError, Interrupted
+from tasks.core.machine import Host, Spawned
 from tasks.core.probe import Answer, Http
 from tasks.core.process import Record, marks, start_time
 from tasks.core.progress import Silent
@@ -753,15 +754,24 @@ def test_taking_it_back_works_when_its_program_is_gone(lab: Lab) -> None:
 # Where it runs
 
 
+@dataclass(frozen=True)
+class Elsewhere(Host):
+    """Another machine, which remembers what was started on it."""
+
+    name: str = "elsewhere"
+    started: list[Sequence[str]] = field(default_factory=list)
+
+    def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
+        self.started.append(command)
+        return super().spawn(command, log=log, cwd=cwd, environment=environment)
+
+
 def test_it_can_be_placed_on_another_machine(lab: Lab) -> None:
-    placed: list[str] = []
-
-    def place(context: Context) -> Any:
-        placed.append("asked")
-        return context.machine
-
-    lab.start(lab.daemon(place=place))
-    assert placed == ["asked"]
+    here, elsewhere = Elsewhere(name="here"), Elsewhere()
+    lab.context = a_context(lab.context.state.parents[1], on=here)
+    daemon = lab.daemon(place=lambda context: elsewhere)
+    lab.start(daemon)
+    assert elsewhere.started == [daemon.command(lab.context)] and here.started == []
 
 
 # Where it needs what is not its own

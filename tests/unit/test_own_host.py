@@ -32,6 +32,7 @@ for line in sys.stdin:
     subprocess.run(["sh", "-ec", line], stdin=subprocess.DEVNULL, check=True)
     print(difference(before, take()), "end", sep="\\n", flush=True)
 """
+IN_EACH = "for group in /sys/fs/cgroup/*; do mkdir $group/{}; done"
 RUN = "import sys; from tests.e2e import own_host; sys.exit(own_host.run(sys.argv[1:]))"
 
 
@@ -56,8 +57,8 @@ def started(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", RUN, *command], cwd=CHECKOUT, stdin=pipe, stdout=pipe, text=True)
 
 
-@pytest.fixture
-def own() -> Iterator[OwnHost]:
+@contextmanager
+def an_own_host() -> Iterator[OwnHost]:
     with started(sys.executable, "-c", WATCH) as process:
         host = OwnHost(process)
         assert host.line() == "ready\n"
@@ -65,6 +66,13 @@ def own() -> Iterator[OwnHost]:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnHost]:
+    """One on which every test leaves what it found."""
+    with an_own_host() as host:
+        yield host
 
 
 @contextmanager
@@ -94,7 +102,7 @@ def test_another_program_of_the_real_host_is_not_seen(own: OwnHost) -> None:
     assert own.after("true") == ""
 
 
-def test_whatever_is_left_is_seen(own: OwnHost) -> None:
+def test_whatever_is_left_is_seen() -> None:
     left = {
         "+ /run/left ": "echo > /run/left",
         "+ /tmp/left ": "echo > /tmp/left",
@@ -110,6 +118,9 @@ def test_whatever_is_left_is_seen(own: OwnHost) -> None:
         f"+ {CHECKOUT}/left ": "echo > left",
         "+ sleep: sleep 600 ": "sleep 600 > /dev/null &",
         "+ /mnt tmpfs left ": "mount -t tmpfs left /mnt",
+        "+ lo family inet local 198.51.100.1 prefixlen 32 ": "ip address add 198.51.100.1/32 dev lo",
+        "IPv6 32765:\tfrom 2001:db8::1 lookup 77": "ip -6 rule add from 2001:db8::1 lookup 77",
+        "+ net:[": "unshare --net sleep 600 > /dev/null &",
         "+ left0 veth ": "ip link add left0 type veth peer left1",
         "IPv4 203.0.113.0/24 dev lo ": "ip route add 203.0.113.0/24 dev lo",
         ":left -": "iptables -N left",
@@ -118,7 +129,8 @@ def test_whatever_is_left_is_seen(own: OwnHost) -> None:
         f"+ {cgroups.mounted()[0].mount_point}/left": f"mkdir {cgroups.mounted()[0].mount_point}/left",
         "+ left\n": "hostname left",
     }
-    seen = own.after("; ".join(command.replace(" &", " & true") for command in left.values())) + "\n"
+    with an_own_host() as own:
+        seen = own.after("; ".join(command.replace(" &", " & true") for command in left.values())) + "\n"
     assert [line for line in left if line not in seen] == [], seen
 
 
@@ -131,12 +143,12 @@ def test_what_was_written_and_is_as_before_is_no_trace(own: OwnHost) -> None:
 def left_of(process: subprocess.Popen[str]) -> list[Path]:
     """What the real host has of it."""
     groups = [path for hierarchy in cgroups.mounted() for path in [hierarchy.group(f"tests-{process.pid}")]]
-    return [path for path in (*groups, *own_host.VAR.glob("own-host-*")) if path.exists()]
+    return [path for path in (*groups, *own_host.VAR.glob(f"own-host-{process.pid}-*")) if path.exists()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_nothing_is_left_of_one_that_is_ended(number: signal.Signals) -> None:
-    with started("sh", "-c", "sleep 4343 & mkdir -p /sys/fs/cgroup/*/below; echo up; sleep 4343") as process:
+    with started("sh", "-c", f"sleep 4343 & {IN_EACH.format('below')}; echo up; sleep 4343") as process:
         assert process.stdout is not None and process.stdout.readline() == "up\n"
         assert left_of(process)
         process.send_signal(number)
@@ -152,11 +164,9 @@ def test_the_status_is_that_of_the_command() -> None:
 
 
 def test_two_at_once(own: OwnHost) -> None:
-    with started(
-        "sh", "-c", "ip link add twin type veth peer twin1; mkdir /sys/fs/cgroup/*/twin; echo up; cat"
-    ) as other:
-        assert other.stdout is not None and other.stdout.readline() == "up\n"
+    make = f"ip link add twin type veth peer twin1; {IN_EACH.format('twin')}; echo up; cat"
+    with started("sh", "-c", make) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == "up\n"
         assert own.after("ip link add twin type veth peer twin1; ip link delete twin") == ""
-        assert other.stdin is not None
         other.stdin.close()
         assert other.wait(20) == 0

@@ -227,7 +227,11 @@ def test_a_site_that_cannot_be_reached_is_said_with_its_setting(context: Context
     assert "github_site=URL" in error.value.do and "etcd_bin=PATH" in error.value.do
 
 
-@pytest.mark.parametrize("content", [b"not an archive", archive("bin/etcd")[:100], archive("etcd/README.md")])
+@pytest.mark.parametrize(
+    "content",
+    [b"not an archive", archive("bin/etcd")[:100], archive("etcd/README.md")],
+    ids=["no archive", "half of one", "without it"],
+)
 def test_an_archive_that_is_none_is_said_and_leaves_nothing(context: Context, site: Site, content: bytes) -> None:
     publish(site, "/etcd-io/etcd/releases/download/v3.4.23/etcd-v3.4.23-linux-amd64.tar.gz", content, "SHA256SUMS")
     with pytest.raises(DmucError, match=r"unpacking .*etcd-v3.4.23-linux-amd64.tar.gz"):
