@@ -1,4 +1,4 @@
-"""What scripts/bench and scripts/ablate have in common: they leave nothing, however they end."""
+"""Shared code of scripts/bench and scripts/ablate, which leave nothing behind, however they end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 from tasks.core.errors import DmucError
 
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends us, once we have cleaned up
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # signals that end the script, after it has cleaned up
 
 
 @contextmanager
 def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
-    """Begin with nothing and leave nothing, whatever happens."""
+    """Clean up before and after the body, whatever happens."""
     clean()
     try:
         yield
@@ -26,7 +26,7 @@ def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
 
 
 def to_the_end(act: Callable[[], None]) -> int:
-    """Do it, and say how it has ended; gives the exit status, 0 when it went through."""
+    """Call `act` and print how it ended; return the exit status, 0 on success."""
     for number in _ENDS:
         signal.signal(number, signal.default_int_handler)
     try:

@@ -1,6 +1,4 @@
-"""Facts: what this host and this release are like. They are found out here, and only here; what is done about them
-stands with whoever does it.
-"""
+"""Facts about this host and this release. Only this module finds them out; each component decides what it does."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from .core.context import Context
 from .core.errors import DmucError
 from .core.machine import Machine, run
 
-_CAPABILITIES = {  # <linux/capability.h>: those of which root in a container may have to do without
+_CAPABILITIES = {  # <linux/capability.h>: capabilities that root in a container may lack
     "net_admin": 12,
     "net_raw": 13,
     "sys_chroot": 18,
@@ -27,11 +25,11 @@ _CAPABILITIES = {  # <linux/capability.h>: those of which root in a container ma
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-# What we may
+# Permissions
 
 
 def lacking_capabilities() -> list[str]:
-    """The capabilities (capabilities(7)) that running a cluster takes, or some of it, and we do not have."""
+    """Return the capabilities (capabilities(7)) that a cluster or some component needs, and this process lacks."""
     effective = 0
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
@@ -40,7 +38,7 @@ def lacking_capabilities() -> list[str]:
 
 
 def may_lower_oom_score() -> bool:
-    """Whether we have CAP_SYS_RESOURCE: without, nothing may lower its oom_score_adj."""
+    """Return whether this process has CAP_SYS_RESOURCE, without which no process may lower its oom_score_adj."""
     return "sys_resource" not in lacking_capabilities()
 
 
@@ -48,17 +46,17 @@ def may_lower_oom_score() -> bool:
 
 
 def has_swap() -> bool:
-    """Whether the host swaps."""
+    """Return whether the host has swap."""
     return len(Path("/proc/swaps").read_text().splitlines()) > 1
 
 
 def has_cgroup_v1() -> bool:
-    """Whether the host's cgroups are of version 1, or of both: the kubelet takes /sys/fs/cgroup for its answer."""
+    """Return whether the host has cgroup v1, or both versions: like the kubelet, judge by /sys/fs/cgroup."""
     return not any(h.is_v2 and h.mount_point == Path("/sys/fs/cgroup") for h in cgroups.mounted())
 
 
 def cgroup_version() -> str:
-    """The version of the host's cgroups: "v1", "v2", "hybrid" (v1, and v2 without controllers beside it), or ""."""
+    """Return the host's cgroup version: "v1", "v2", "hybrid" (v1, and v2 without controllers beside it), or ""."""
     kinds = {hierarchy.is_v2 for hierarchy in cgroups.mounted()}
     if not kinds:
         return ""
@@ -66,7 +64,7 @@ def cgroup_version() -> str:
 
 
 def cgroup_controllers() -> set[str]:
-    """The cgroup controllers that a cluster can use: of v2 where that is all there is, else of v1."""
+    """Return the cgroup controllers that a cluster can use: those of v2 if there is no v1, else those of v1."""
     of_v1, found = has_cgroup_v1(), set[str]()
     for hierarchy in cgroups.mounted():
         if of_v1:
@@ -77,7 +75,7 @@ def cgroup_controllers() -> set[str]:
 
 
 def held_back_controllers() -> list[str]:
-    """The controllers of cgroup v2 that no group can have, as ours is not the root, and holds processes itself.
+    """Return the cgroup v2 controllers that cannot be enabled, because the cgroup of this container has processes.
 
     https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
     """
@@ -88,15 +86,15 @@ def held_back_controllers() -> list[str]:
 
 
 def has_filesystem(name: str) -> bool | None:
-    """Whether the kernel has it, or a module of it; None when that cannot be told."""
+    """Return whether the kernel has this filesystem, or a module for it; None when that is unknown."""
     known = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
     return True if name in known else has_module(name, f"CONFIG_{name.upper()}_FS")
 
 
 def has_module(name: str, option: str) -> bool | None:
-    """Whether the kernel has it, or a module of it that whoever asks for it gets loaded; None when that cannot be told.
+    """Return whether the kernel has this module, built in or to be loaded on demand; None when that is unknown.
 
-    `option` is what it is called in the kernel's configuration. Loads nothing.
+    `option` is its name in the kernel's configuration. Loads nothing.
     """
     modules = Path("/lib/modules", os.uname().release)
     lists = [path.read_text() for path in (modules / "modules.dep", modules / "modules.builtin") if path.exists()]
@@ -109,7 +107,7 @@ def has_module(name: str, option: str) -> bool | None:
 
 
 def _kernel_config() -> str:
-    """The configuration that the kernel was built with, where it says."""
+    """Return the configuration that the kernel was built with; empty when it is not available."""
     try:
         return gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
     except OSError:
@@ -121,18 +119,18 @@ def _kernel_config() -> str:
 
 
 def has_ipvs() -> bool:
-    """Whether the kernel has IPVS, or a module of it that whoever asks for it gets loaded. We load nothing."""
+    """Return whether the kernel has IPVS, or a module that is loaded on demand. Loads nothing."""
     return Path("/proc/net/ip_vs").exists() or has_module("ip_vs", "CONFIG_IP_VS") is True
 
 
 def available_memory() -> int:
-    """The MiB of memory that programs can still have."""
+    """Return the memory that is available to programs, in MiB."""
     found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return int(found[1]) // 1024 if found else 0
 
 
 def free_disk(path: Path) -> int:
-    """The MiB that are free where `path` is, or will be."""
+    """Return the free disk space at `path`, which may not exist yet, in MiB."""
     there = next(p for p in (path, *path.parents) if p.exists())
     return shutil.disk_usage(there).free // 2**20
 
@@ -141,9 +139,9 @@ def free_disk(path: Path) -> int:
 
 
 def iptables() -> tuple[str, str]:
-    """Which iptables the host uses, and so does all of a cluster: ("nft" or "legacy", its version), ("", "") for none.
+    """Return the host's variant of iptables, "nft" or "legacy", and its version; ("", "") when there is none.
 
-    iptables(8) is one of two programs, which keep their rules apart; since 1.8 its version says which.
+    The two variants keep separate rules; since 1.8 the output of --version names the variant.
     """
     try:
         command = ["env", f"PATH={_SYSTEM_PATH}", "iptables", "--version"]
@@ -154,7 +152,7 @@ def iptables() -> tuple[str, str]:
     return "nft" if "(nf_tables)" in said else "legacy", version[1] if version else "?"
 
 
-# Of legacy only what is there already is asked for: asking makes the kernel have the table.
+# Only for legacy tables that exist already: listing a table would create it in the kernel.
 _OTHER_RULES = {
     "nft": "for table in $(cat /proc/net/ip_tables_names); do iptables-legacy-save -t $table; done",
     "legacy": "iptables-nft-save 2>/dev/null",
@@ -162,7 +160,7 @@ _OTHER_RULES = {
 
 
 def rules_of_the_other(machine: Machine, kind: str) -> int | None:
-    """How many rules the iptables that is not of this kind has on the machine; None when that cannot be told."""
+    """Return the number of rules of the other variant of iptables on the machine; None when that is unknown."""
     try:
         return run(machine, "sh", "-c", _OTHER_RULES[kind], timeout=5).count("\n-A ")
     except DmucError:
@@ -170,5 +168,5 @@ def rules_of_the_other(machine: Machine, kind: str) -> int | None:
 
 
 def facts(context: Context) -> dict[str, bool]:
-    """Give every fact that a step of the tour can depend on, by name."""
+    """Return every fact that a step of the tour can depend on, by name."""
     return {"swap": has_swap(), "insecure_port": context.release.insecure_port}

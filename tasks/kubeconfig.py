@@ -1,10 +1,11 @@
-"""The kubeconfig: where the API server is, and who we are. It is the administrator's, and so yours.
+"""The kubeconfig files: the address and CA of the API server, and a client certificate for it.
 
-With security=rbac each component has one of its own; with security=none every component reads this one file.
+var/dmuc1/kubeconfig is the administrator's. With security=rbac each component has a file of its own; with security=none
+every component uses the administrator's.
 
-The slide writes `~/.kube/config` with three `kubectl config` commands. This is the same file with the CA and the
-administrator's certificate inside, so that it can be copied anywhere; in the machine `~/.kube/config` is a link to it.
-With front_door=on, `~/.kube/config` is the slide's own, for the components, and whoever types in the machine.
+The walk-through writes `~/.kube/config` with three `kubectl config` commands. The administrator's file also has the CA
+and the certificate in it, so that it can be copied anywhere; in the machine `~/.kube/config` is a link to it. With
+front_door=on, `~/.kube/config` is the file of the walk-through, for the components and for kubectl in the machine.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 
-COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")  # as their certificates are called
+COMPONENTS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")  # the names of their certificates
 
 
 def text(context: Context, who: str = "admin", namespace: str = "") -> str:
-    """The content of the file for whom the certificate `who` names.
+    """Return the text of the kubeconfig file for the user of the certificate `who`.
 
-    Raises FileNotFoundError when the certificates are not there yet.
+    Raise FileNotFoundError when the certificates do not exist yet.
     """
 
     def embedded(name: str) -> str:
@@ -56,7 +57,7 @@ users:
 """
 
 
-# What the slide's `kubectl config` commands write, without what means nothing.
+# What the walk-through's `kubectl config` commands write, without the empty fields.
 _SLIDE = f"""\
 apiVersion: v1
 kind: Config
@@ -73,27 +74,27 @@ clusters:
 
 
 def path(context: Context) -> Path:
-    """Where it is: any kubectl on the host works with it, too."""
+    """Return the administrator's kubeconfig file, which any kubectl on the host can use."""
     return context.state / "kubeconfig"
 
 
 def for_component(context: Context, who: str) -> Path:
-    """The one that the component `who` (its program's name) is given."""
+    """Return the kubeconfig file of the component `who` (a program's name)."""
     return _in_home(context) if context.settings.uses_front_door else choices.kubeconfig(context, who)
 
 
 def files(context: Context) -> list[Path]:
-    """Every file that is written."""
+    """Return every file that the task writes."""
     return [path(context), *(choices.kubeconfig(context, who) for who in _own(context)), _in_home(context)]
 
 
 def _own(context: Context) -> Sequence[str]:
-    """Who has one of its own."""
+    """Return the components that have a file of their own."""
     return (*COMPONENTS, *(["coredns"] if wants_dns(context) else [])) if secure(context) else ()
 
 
 def _wanted(context: Context) -> dict[Path, str]:
-    """Every file that holds a certificate, with its content. Raises FileNotFoundError, as `text` does."""
+    """Return every file with a certificate in it, with its text. Raise FileNotFoundError, as `text` does."""
     own = {choices.kubeconfig(context, who): text(context, who) for who in _own(context)}
     return {path(context): text(context), **own}
 
@@ -111,13 +112,13 @@ def _is_written(context: Context) -> Answer:
         else:
             right = home.resolve() == path(context).resolve()
     except FileNotFoundError as error:
-        return Answer(False, f"{error.filename} is not there")
+        return Answer(False, f"{error.filename} does not exist")
     wrong += [] if right else [home]
-    return Answer(not wrong, f"{wrong[0]} is not as wanted" if wrong else f"kubectl --kubeconfig {path(context)}")
+    return Answer(not wrong, f"{wrong[0]} is not as it must be" if wrong else f"kubectl --kubeconfig {path(context)}")
 
 
 def _server(text: str) -> str:
-    """The server of the current context, whoever wrote the file and in which order."""
+    """Return the server of the current context of a kubeconfig file that kubectl may have written."""
     import yaml
 
     try:
@@ -132,7 +133,7 @@ def _server(text: str) -> str:
 def _write(context: Context, progress: Progress) -> None:
     for file, content in _wanted(context).items():
         write(file, content)
-    if _is_written(context):  # the one at home is as it must be, whoever wrote it
+    if _is_written(context):  # ~/.kube/config is correct; kubectl may have written it
         return
     home = _in_home(context)
     home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def _write(context: Context, progress: Progress) -> None:
 
 
 def write(file: Path, content: str) -> None:
-    """Write a file with a key in it: for its owner alone."""
+    """Write a file with a key in it, readable only by its owner."""
     file.parent.mkdir(mode=0o700, exist_ok=True)
     file.touch(mode=0o600)
     file.write_text(content)

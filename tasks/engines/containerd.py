@@ -90,7 +90,7 @@ config_path = "{_registries(context)}"
 
 
 _RESTRICT = """\
-# dmuc lacks CAP_SYS_RESOURCE, so runc cannot lower oom_score_adj.
+# Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj.
 restrict_oom_score_adj = true
 """
 
@@ -156,7 +156,9 @@ DAEMON = Daemon(
     writes=_files,
     keeps=_keeps,
     take_back=_take_back,
-    causes={"required plugin .*cri": "containerd's CRI plugin, which the kubelet needs, failed; see the lines above."},
+    causes={
+        "required plugin .*cri": "The CRI plugin of containerd, which the kubelet needs, failed; see the lines above."
+    },
 )
 
 # Its images
