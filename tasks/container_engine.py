@@ -125,7 +125,7 @@ def _refuse_others(directory: Path, machine: Machine) -> None:
 
 def _remove_bridge(context: Context, name: str) -> None:
     """Remove the bridge if its address is the one that ours has."""
-    ours = str(ipaddress.ip_network(context.settings.pod_range)[1])
+    ours = str(ipaddress.ip_network(context.node.pod_range)[1])
     for link in json.loads(run(context.machine, "ip", "-json", "-4", "address")):
         if link.get("ifname") == name and ours in {address["local"] for address in link["addr_info"]}:
             run(context.machine, "ip", "link", "delete", name)

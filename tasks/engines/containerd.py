@@ -92,7 +92,7 @@ config_path = {quoted(str(_registries(context)))}
 
 
 _RESTRICT = """\
-# dmuc lacks CAP_SYS_RESOURCE, so runc cannot lower oom_score_adj.
+# Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj.
 restrict_oom_score_adj = true
 """
 
@@ -104,7 +104,7 @@ def _network(context: Context) -> str:
         "bridge": "cni0",
         "isDefaultGateway": True,  # the bridge has the first address of the range, and is the Pods' default gateway
         "hairpinMode": True,  # a Pod can reach itself through its Service
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.settings.pod_range}]]},
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.node.pod_range}]]},
     }
     if context.settings.on_host:  # a machine of its own has no route to other networks
         bridge["ipMasq"] = True

@@ -64,7 +64,8 @@ def _doit(root: Path, words: Sequence[str], environment: Mapping[str, str], out:
     """What `python -m doit` does in this checkout, as far as it is not done yet."""
     for number, path in enumerate((Path(os.devnull), out, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    sys.stdin, sys.stdout, sys.stderr = open(0), *(open(n, "w", encoding=encoding) for n in (1, 2))  # noqa: SIM115
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)
