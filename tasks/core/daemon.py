@@ -139,10 +139,10 @@ class Daemon:
 
     def has_run_since_boot(self, context: Context) -> bool:
         """Whether it has run since then and since the host was booted: no link and no rule outlives that."""
-        return self.has_run(context) and self._ran(context).read_text() in {boot(), ""}  # "": of an earlier dmuc
+        return self.has_run(context) and self._ran(context).read_text("utf-8") in {boot(), ""}  # "": of an earlier dmuc
 
     def _has_come_up(self, context: Context) -> None:
-        self._ran(context).write_text(boot())
+        self._ran(context).write_text(boot(), "utf-8")
 
     def directory(self, context: Context) -> Path:
         """The directory it works in."""

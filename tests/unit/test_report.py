@@ -67,7 +67,7 @@ FAILURE = [
     "✗ packages failed",
     "asking /nosuch for its version",
     "There is no such file.",
-    "Name another with kubelet_bin=PATH or bin_dir=DIRECTORY.",
+    "Name another program with kubelet_bin=PATH or bin_dir=DIRECTORY.",
 ]
 
 
