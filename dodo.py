@@ -1,6 +1,6 @@
-"""Dessine-moi un cluster: the table of contents, in the order of the walk-through.
+"""The table of contents of dmuc: the parts of the cluster, in the order of the walk-through.
 
-Each line is a part of the cluster, defined in the file of that name under tasks/; doit's task is made from that part.
+Each part is defined in the file of that name under tasks/, and becomes one or more tasks of doit.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from tasks.core.graph import Part
 from tasks.proxies import kube_proxy
 
 PARTS: list[Part] = [
-    *machine.PARTS,  # a machine of its own, where nothing runs yet
+    *machine.PARTS,  # a machine, on which no component runs yet
     *binaries.PARTS,  # the programs: found, downloaded or built
     *pki.PARTS,  # keys and certificates
-    *etcd.PARTS,  # stores everything
-    *apiserver.PARTS,  # everyone talks to it
-    *insecure_port.PARTS,  # as in the walk-through: plain HTTP, if that is asked for
-    *kubeconfig.PARTS,  # how they find it
-    *controller_manager.PARTS,  # makes ReplicaSets of Deployments, Pods of ReplicaSets, ...
-    *service_account.PARTS,  # without a token for it no Pod is made
+    *etcd.PARTS,  # stores every object
+    *apiserver.PARTS,  # all other components connect to it
+    *insecure_port.PARTS,  # plain HTTP, as in the walk-through, if requested
+    *kubeconfig.PARTS,  # the address of the API server, and client certificates
+    *controller_manager.PARTS,  # creates ReplicaSets for Deployments, Pods for ReplicaSets, ...
+    *service_account.PARTS,  # without its token no Pod is created
     *deployment.PARTS,  # kubectl create deployment web --image=nginx
     *container_engine.PARTS,  # runs containers
-    *images.PARTS,  # what they run
-    *kubelet.PARTS,  # makes a node of the machine
-    *scheduler.PARTS,  # gives Pods a node
-    *service.PARTS,  # kubectl expose deployment web --port=80, and asking it
+    *images.PARTS,  # the images of the containers
+    *kubelet.PARTS,  # registers the machine as a node
+    *scheduler.PARTS,  # assigns nodes to Pods
+    *service.PARTS,  # kubectl expose deployment web --port=80
     *kube_proxy.PARTS,  # makes Services reachable
     *service.REACHABLE,  # Welcome to nginx!
-    *dns.PARTS,  # beyond the walk-through: names for Services, if that is asked for
+    *dns.PARTS,  # not in the walk-through: names for Services, if requested
 ]
 
 

@@ -1,11 +1,12 @@
-"""Take away, one at a time, each flag, each file and each component of the default cluster, and see what breaks.
+"""Remove, one at a time, each flag, each file and each component of the default cluster, and see what breaks.
 
-Each time a cluster is made from nothing up to service_reachable, with a deadline for every task. One that is reached
-all the same is made a second time from what it has stored: the Service and the Deployment are taken back, the machine
-is powered off, and all is started again. Flags that only make sense together are tried together, too.
+Each time a cluster is started from nothing up to service_reachable, with a deadline for every task. If the page is
+still reached, the cluster is started a second time, from its stored data: the Service and the Deployment are deleted,
+the machine is powered off, and everything is started again. Flags that only make sense together are also removed
+together.
 
-What breaks nothing is there for another reason, or should not be there: a flag says so itself (Flag.kept_for), a file
-or a component in KEPT below. What dmuc notes down for itself (process files, what was found) is not counted as a file.
+A thing whose removal breaks nothing needs another reason: for a flag it is Flag.kept_for, for a file or a component it
+is in KEPT below. Files that dmuc writes for itself (process files, results of searches) are not included.
 
 The machine is called `ablate`, with ranges of its own, and nothing is left of it. No packet leaves it.
 """
@@ -46,9 +47,9 @@ SETTINGS = ("link_range=10.77.0.0/30", "service_range=10.78.0.0/16", "pod_range=
 TABLE = Path(__file__).with_suffix(".md")
 GOAL = "service_reachable"
 BASELINE_EVERY = 8  # rows
-NOTHING = "nothing"  # stands in the table where nothing broke
+NOTHING = "nothing"  # the word in the table when nothing broke
 
-# Why a file or a component is there whose absence breaks nothing.
+# The reason to keep a file or a component whose removal breaks nothing.
 KEPT = {
     "file pki/ca.key": "use: renews certificates (when they expire, or for other names) without a change of the CA.",
     "file pki/etcd-ca.key": "use: the same, for the certificates of etcd and its client.",
@@ -65,30 +66,30 @@ KEPT = {
 
 @dataclass(frozen=True)
 class Thing:
-    """Something that can be taken away."""
+    """A flag, file or component that can be removed."""
 
     name: str
-    without: Callable[[Sequence[Part]], list[Part]]  # the parts as they are without it
-    kept: str = ""  # why it is there, if not for the page to be reached
+    without: Callable[[Sequence[Part]], list[Part]]  # returns the parts without it
+    kept: str = ""  # the reason to keep it, if the page is reached without it
 
 
-# What there is
+# The things to remove
 
 
 def flag_name(flag: Flag) -> str:
-    """What a flag is called, whatever its value."""
+    """Return the name of a flag, without its value."""
     name = flag.text.partition("=")[0]
     return Path(name).name if name.startswith("/") else name
 
 
 def _belong_together(one: Flag, other: Flag) -> bool:
-    """Whether they have one reason, or name a certificate and its key."""
+    """Return whether two flags have the same reason, or name a certificate and its key."""
     paths = {Path(flag.text.partition("=")[2]) for flag in (one, other) if "=/" in flag.text}
     return one.why == other.why or (len(paths) == 2 and len({path.stem for path in paths}) == 1)
 
 
 def things(parts: Sequence[Part], context: Context) -> list[Thing]:
-    """Everything that can be taken away of this cluster."""
+    """Return everything that can be removed from this cluster."""
     daemons = [part for part in parts if isinstance(part, Daemon)]
     wanted = [daemon for daemon in daemons if not daemon.unwanted(context)]
     flags = [thing for daemon in wanted for thing in _flags(daemon, context)]
@@ -98,7 +99,7 @@ def things(parts: Sequence[Part], context: Context) -> list[Thing]:
     for daemon in wanted:
         for path in daemon.writes(context):
             files[str(path.relative_to(context.state))] = partial(_without_written, daemon.name, path)
-    asked_for = itertools.takewhile(lambda part: part.name != GOAL, parts)  # what comes after it needs
+    asked_for = itertools.takewhile(lambda part: part.name != GOAL, parts)  # parts after GOAL are not needed
     components = [p for p in asked_for if p not in daemons or p in wanted]
     return [
         *flags,
@@ -151,7 +152,7 @@ def _without_made(name: str, gone: str, parts: Sequence[Part]) -> list[Part]:
 
 
 def _without_part(gone: Part, parts: Sequence[Part]) -> list[Part]:
-    """Whoever needed it needs what it needed: it is taken away, not the order that it stood in."""
+    """Return the parts without one; parts that needed it then need what it needed, so that the order is the same."""
     names = {goal.name for goal in gone.goals()}
 
     def left(part: Any) -> Part:
@@ -173,7 +174,7 @@ def _without_part(gone: Part, parts: Sequence[Part]) -> list[Part]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: what broke (a task; nothing) and how that showed, or the seconds to the page, twice."""
+    """The result of a run: the task that broke, and how that showed; or the seconds to the page, both times."""
 
     broke: str = ""
     showed: str = ""
@@ -182,7 +183,7 @@ class Outcome:
 
 
 def doit_without(name: str, words: Sequence[str]) -> int:
-    """Run doit on the cluster without this thing (none: the whole cluster); in a process of its own, see `run`."""
+    """Run doit on the cluster without this thing (empty: the whole cluster), in this process; see `run`."""
     from doit.cmd_base import ModuleTaskLoader
     from doit.doit_cmd import DoitMain
 
@@ -196,7 +197,7 @@ def doit_without(name: str, words: Sequence[str]) -> int:
 
 
 def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000) -> tuple[float, str]:
-    """Run doit without this thing; give its seconds, and what it said if it failed."""
+    """Run doit without this thing in a process of its own; return its seconds, and its output if it failed."""
     command = [sys.executable, "-m", "scripts.ablate", "--one", name, *settings, *words, f"deadline={deadline:.0f}"]
     pipe, begin = subprocess.PIPE, time.monotonic()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, encoding="utf-8") as child:
@@ -205,13 +206,13 @@ def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000)
         except subprocess.TimeoutExpired:
             out, errors = "", f"✗ doit failed\nnot done after {6 * deadline:.0f} s"
         finally:
-            child.kill()  # unless it has ended; and what it has started goes with the machine
+            child.kill()  # if it has not ended; its processes end with the machine
             child.wait()
-    return time.monotonic() - begin, (errors or out or "it said nothing") if child.returncode else ""
+    return time.monotonic() - begin, (errors or out or "no output") if child.returncode else ""
 
 
 def outcome(name: str, settings: Sequence[str], cluster: Cluster, deadline: float) -> Outcome:
-    """Make the cluster without this thing, twice if that works, and leave nothing."""
+    """Start the cluster without this thing, twice if that works, and remove it; return the result."""
 
     def clean() -> None:
         with only_one(cluster.context):
@@ -224,7 +225,7 @@ def outcome(name: str, settings: Sequence[str], cluster: Cluster, deadline: floa
         for words in (("clean", "service", "deployment"), ("down",)):
             _, said = run("", settings, *words)
             if said:
-                raise DmucError(f"taking back, without {name}: {' '.join(words)}", said)
+                raise DmucError(f"without {name}: {' '.join(words)}", said)
         again, said = run(name, settings, GOAL, deadline=deadline)
         return broken(cluster.context, said, ", the second time") if said else Outcome("", "", seconds, again)
 
@@ -234,7 +235,7 @@ _TELLING = re.compile(r"(?i)error|fail|panic|must|requir|invalid|unable|cannot|n
 
 
 def broken(context: Context, said: str, when: str) -> Outcome:
-    """Read doit's report of the failures: the first one counts."""
+    """Return the result of a failed run, from doit's report: the first failure counts."""
     first = re.search(r"✗ (\S+) failed\n(.*?)(?=\n✗ |\Z)", said, re.DOTALL)
     task, text = (first[1], first[2]) if first else ("doit", said)
     lines = text.strip().splitlines()
@@ -249,7 +250,7 @@ def broken(context: Context, said: str, when: str) -> Outcome:
 
 
 def _warnings(context: Context) -> list[str]:
-    """What the cluster itself says about why there is no Pod."""
+    """Return the cluster's events that say why there is no Pod."""
     found: list[str] = []
 
     def judge(events: Any) -> Answer:
@@ -265,7 +266,7 @@ def _warnings(context: Context) -> list[str]:
 
 
 def median(outcomes: Sequence[Outcome]) -> Outcome:
-    """Put the outcomes of several runs together; when one broke, that one."""
+    """Return the outcome with the median times of several runs; if one broke, that outcome."""
     for one in outcomes:
         if one.broke:
             return one
@@ -273,7 +274,7 @@ def median(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def row(thing: Thing, came: Outcome, whole: Outcome) -> str:
-    """Give the line of the table, with the seconds beside those of the whole cluster."""
+    """Return the line of the table, with the seconds compared to those of the whole cluster."""
     if came.broke:
         return f"| `{thing.name}` | {came.broke} | {came.showed} |"
     first = f"{came.seconds:.1f} s instead of {whole.seconds:.1f} s"
@@ -282,12 +283,12 @@ def row(thing: Thing, came: Outcome, whole: Outcome) -> str:
 
 
 def read_table(text: str) -> dict[str, tuple[str, str]]:
-    """Give, for each thing in the table, what broke and the rest."""
+    """Return, for each thing in the table, what broke and the rest of the line."""
     return {m[1]: (m[2], m[3]) for m in re.finditer(r"^\| `(\w+ .+?)` \| (.+?) \| (.+) \|$", text, re.MULTILINE)}
 
 
 def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
-    """Write these rows into the table; the others stay as they are."""
+    """Write these rows into the table; the other rows stay as they are."""
     text = TABLE.read_text("utf-8")
     all_rows = {n: f"| `{n}` | {broke} | {rest} |" for n, (broke, rest) in read_table(text).items()}
     all_rows |= {name: line for line in rows for name in read_table(line)}
@@ -297,20 +298,20 @@ def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
 
 
 def measure(chosen: Sequence[Thing], runs: int, settings: Sequence[str], cluster: Cluster) -> Iterable[str]:
-    """Take each of them away; give the rows, as they come."""
-    print("nothing taken away, obtaining what is obtained once", flush=True)
+    """Remove each of the things; yield the rows, as soon as they are measured."""
+    print("getting programs and images, once", flush=True)
     _, said = run("", settings, "binaries", "image_content")
     if said:
-        raise DmucError("obtaining what is obtained once", said)
+        raise DmucError("getting programs and images", said)
     wholes: list[Outcome] = []
     deadline = 120.0
     for number, thing in enumerate(chosen):
         if number % BASELINE_EVERY == 0:
             wholes.append(outcome("", settings, cluster, deadline))
             if wholes[-1].broke:
-                raise DmucError("nothing taken away", f"{wholes[-1].broke} failed: {wholes[-1].showed}")
+                raise DmucError("starting the whole cluster", f"{wholes[-1].broke} failed: {wholes[-1].showed}")
             deadline = max(40.0, 4 * median(wholes).seconds)
-            print(f"nothing taken away: {wholes[-1].seconds:.1f} s, again {wholes[-1].again:.1f} s", flush=True)
+            print(f"the whole cluster: {wholes[-1].seconds:.1f} s, again {wholes[-1].again:.1f} s", flush=True)
         outcomes: list[Outcome] = []
         while len(outcomes) < runs and not (outcomes and outcomes[-1].broke):
             outcomes.append(outcome(thing.name, settings, cluster, deadline))
@@ -318,17 +319,17 @@ def measure(chosen: Sequence[Thing], runs: int, settings: Sequence[str], cluster
 
 
 def main() -> int:
-    """Take away, and print the table; gives 0 when all runs went through."""
+    """Remove each thing, and print the table; return 0 when all runs succeeded."""
     description, _, more = (__doc__ or "").partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("scripts/ablate", description=description, epilog=more, formatter_class=form)
     parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="only what has this in its name, e.g. 'flag etcd'"
+        "--only", default="", metavar="PATTERN", help="only things with this in their name, such as 'flag etcd'"
     )
-    parser.add_argument("--list", action="store_true", help="list what can be taken away")
+    parser.add_argument("--list", action="store_true", help="list the things that can be removed")
     parser.add_argument("--write", action="store_true", help=f"write the rows into {TABLE.name}")
     parser.add_argument(
-        "--runs", type=int, default=1, metavar="N", help="how often that which breaks nothing is run (1)"
+        "--runs", type=int, default=1, metavar="N", help="number of runs for things that break nothing (1)"
     )
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")

@@ -1,13 +1,13 @@
-"""Measure, side by side: dmuc from nothing to the Service answering, the same by hand, and a run with nothing to do.
+"""Measure, one after the other: dmuc from nothing to a Service that answers, the same by hand, and a run with no work.
 
-All three use the same programs with the same flags. By hand means: in the order of the walk-through, each step waited
-for before the next, on a machine as it is. That is a machine of its own like dmuc's, but for what dmuc does to make it
-answer at once: here the default route leads to a bridge without ports, so that packets for the name server or for
-169.254.169.254 vanish, as they do behind many a firewall, and /etc/hosts does not have the machine's own name. The Node
-is not made beforehand, and nginx is pulled (from the same registry) when the kubelet asks for it.
+All three use the same programs with the same flags. "By hand" means: in the order of the walk-through, each step after
+the one before it is ready, on an ordinary machine. That is a machine like dmuc's, but without the settings with which
+dmuc avoids delays: here the default route leads to a bridge without ports, so that packets for the name server or for
+169.254.169.254 get lost, as behind many firewalls, and /etc/hosts does not have the machine's own name. The Node is not
+created in advance, and nginx is pulled (from the same registry) when the kubelet asks for it.
 
-What favours the by-hand time: the machine is on, the registry answers and the programs are known before its clock
-starts; and readiness is asked for ten times a second, which no person does.
+The following favours the by-hand time: the machine is powered on, the registry answers and the programs are known
+before its clock starts; and readiness is checked ten times a second, faster than any person could.
 
 Two machines are used, `bench` and `bench-by-hand`, with ranges of their own, and nothing is left of them. No packet
 leaves them.
@@ -58,7 +58,7 @@ SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=
 AIM = 0.2  # of the by-hand time, from nothing
 NOOP_AIM = 0.5  # seconds
 
-# Takes back what makes dmuc's machine answer at once; see namespaces.py for what that is.
+# Reverts the settings with which dmuc avoids delays in the machine; see namespaces.py for these.
 _AS_IT_IS = """
 ip link delete eth0
 ip link add eth0 type bridge
@@ -77,7 +77,7 @@ echo 127.0.0.1 localhost > /etc/hosts
 
 
 def doit(settings: Sequence[str], *words: str) -> tuple[float, str]:
-    """Run scripts/doit; give its seconds and its output. Raises DmucError when it fails."""
+    """Run scripts/doit; return its seconds and its output. Raise DmucError when it fails."""
     command = ["scripts/doit", *settings, f"machine={DMUC}", *words]
     begin = time.monotonic()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False)
@@ -88,11 +88,11 @@ def doit(settings: Sequence[str], *words: str) -> tuple[float, str]:
 
 
 def noop(settings: Sequence[str]) -> float:
-    """Run with nothing to do. Raises DmucError when there was something."""
+    """Run scripts/doit with nothing to do; return its seconds. Raise DmucError when there was something to do."""
     seconds, output = doit(settings)
     busy = [line for line in output.splitlines() if not line.startswith("·")]
     if busy:
-        raise DmucError("running with nothing to do", "There was something:\n" + "\n".join(busy))
+        raise DmucError("running with nothing to do", "There was something to do:\n" + "\n".join(busy))
     return seconds
 
 
@@ -100,7 +100,7 @@ def noop(settings: Sequence[str]) -> float:
 
 
 def by_hand(cluster: Cluster) -> tuple[float, dict[str, float]]:
-    """Do the walk-through; give the seconds that it took, and those of each step."""
+    """Do the walk-through; return the seconds that it took, and those of each step."""
     context = cluster.context
     context.state.mkdir(mode=0o700, parents=True)
     for goal in (binaries.BINARIES, registry.UPSTREAM, registry.CONTENT):
@@ -117,7 +117,7 @@ def by_hand(cluster: Cluster) -> tuple[float, dict[str, float]]:
 
 
 def power_on(context: Context) -> None:
-    """Power on a machine as it is."""
+    """Power on an ordinary machine, without the settings with which dmuc avoids delays."""
     context.machine.power_on(Silent())
     settings = context.settings
     bits = ipaddress.ip_network(settings.link_range).prefixlen
@@ -126,7 +126,7 @@ def power_on(context: Context) -> None:
 
 
 def start(daemon: Daemon) -> Callable[[Context], None]:
-    """A step: start it and wait until it is ready, not only until it answers."""
+    """Return a step that starts the daemon and waits until it is ready, not only until it answers."""
     return lambda context: replace(daemon, answers=None).start(context, Silent())
 
 
@@ -137,19 +137,19 @@ def kubectl(context: Context, *words: str) -> None:
 
 
 def keys(context: Context) -> None:
-    """Kubernetes 1.20 does not start without."""
+    """Create keys, certificates and kubeconfig files, which Kubernetes needs since 1.20."""
     pki.PKI.make(context, Silent())
     kubeconfig.KUBECONFIG.make(context, Silent())
 
 
 def token(context: Context) -> None:
-    """The controller manager makes it by itself."""
+    """Wait for the token, which the controller manager creates."""
     goal, deadline = service_account.SERVICE_ACCOUNT, context.settings.deadline
     wait_or_fail(context, goal.holds, deadline=deadline, progress=Silent(), tried="waiting for a token")
 
 
 def pause_image(context: Context) -> None:
-    """The kubelet asks for it under the name of a registry that is out of reach."""
+    """Pull and tag the pause image, which the kubelet knows by the name of a registry that cannot be reached."""
     docker, image = str(context.bin / "docker"), context.release.pause_image
     here = f"{registry.LOCAL}/library/{image.rpartition('/')[2]}"
     run(context.machine, docker, "pull", here)
@@ -157,7 +157,7 @@ def pause_image(context: Context) -> None:
 
 
 def await_pod(phase: str) -> Callable[[Context], None]:
-    """A step: wait until there is a Pod, in this phase."""
+    """Return a step that waits until there is a Pod in this phase."""
 
     def judge(pods: Any) -> Answer:
         phases = [pod["status"]["phase"] for pod in pods["items"]]
@@ -186,7 +186,7 @@ STEPS: dict[str, Callable[[Context], None]] = {
     "Pod is there": await_pod("Pending"),
     "container engine": start(container_engine.CONTAINER_ENGINE),
     "pause image": pause_image,
-    "kubelet": start(replace(kubelet.KUBELET, prepare=None)),  # it makes its Node itself
+    "kubelet": start(replace(kubelet.KUBELET, prepare=None)),  # the kubelet creates its Node itself
     "scheduler": start(scheduler.SCHEDULER),
     "Pod runs": await_pod("Running"),
     "kubectl expose": lambda context: kubectl(context, "expose", "deployment", "web", "--port=80"),
@@ -199,7 +199,7 @@ STEPS: dict[str, Callable[[Context], None]] = {
 
 
 def measure(settings: Sequence[str], cluster: Cluster) -> tuple[float, float, float]:
-    """Give the seconds of one run of each: dmuc from nothing, by hand, and with nothing to do."""
+    """Return the seconds of one run each: dmuc from nothing, by hand, and with nothing to do."""
     with nothing_left(lambda: void(doit(settings, "clean"))):
         from_nothing, _ = doit(settings, "service_reachable")
         idle = noop(settings)
@@ -211,11 +211,11 @@ def measure(settings: Sequence[str], cluster: Cluster) -> tuple[float, float, fl
 
 
 def void(_: object) -> None:
-    """Forget a value."""
+    """Discard a value."""
 
 
 def table(runs: Sequence[tuple[float, float, float]]) -> str:
-    """Give the figures of all runs, their medians and the ratios as text."""
+    """Return the figures of all runs, their medians and the ratios as text."""
     medians = [statistics.median(column) for column in zip(*runs, strict=True)]
     lines = [f"{'':8}{'dmuc':>9}{'by hand':>9}{'ratio':>8}{'no-op':>9}"]
     rows = [(f"run {i + 1}", *figures) for i, figures in enumerate(runs)] + [("median", *medians)]
@@ -228,11 +228,11 @@ def table(runs: Sequence[tuple[float, float, float]]) -> str:
 
 
 def main() -> int:
-    """Measure and print; gives 0 when all runs went through."""
+    """Measure, and print the table; return 0 when all runs succeeded."""
     description, _, more = (__doc__ or "").partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("scripts/bench", description=description, epilog=more, formatter_class=form)
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="how often each is measured (3)")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="number of measurements (3)")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
     arguments = parser.parse_args()
     settings = [*SETTINGS, *arguments.settings]
@@ -242,7 +242,7 @@ def main() -> int:
 
     def act() -> None:
         with only_one(cluster.context), nothing_left(cluster.remove):
-            print("obtaining what is obtained once", flush=True)
+            print("getting programs and images, once", flush=True)
             with nothing_left(lambda: void(doit(settings, "clean"))):
                 doit(settings, "binaries", "image_content")
             print(table([measure(settings, cluster) for _ in range(arguments.runs)]))

@@ -1,4 +1,4 @@
-"""What scripts/bench and scripts/ablate have in common: they leave nothing, however they end."""
+"""Shared code of scripts/bench and scripts/ablate, which leave nothing behind, however they end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]  # the checkout
 
 @contextmanager
 def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
-    """Begin with nothing and leave nothing, whatever happens."""
+    """Clean up before and after the body, whatever happens."""
     clean()
     try:
         yield
@@ -25,7 +25,7 @@ def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
 
 
 def to_the_end(act: Callable[[], None]) -> int:
-    """Do it, and say how it has ended; gives the exit status, 0 when it went through."""
+    """Call `act` and print how it ended; return the exit status, 0 on success."""
     signals.raise_on_end()
     try:
         act()

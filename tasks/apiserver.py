@@ -116,8 +116,8 @@ APISERVER = Daemon(
     grace=2.0,  # on SIGTERM it waits for its clients' watches, which do not end; and without etcd for ever
     causes={
         "etcd-servers must be specified": "The API server stores everything in etcd and needs etcd's address.",
-        "no kind .* is registered for version": "etcd has objects of a later release, which this API server cannot "
-        "read: use the later release (kubernetes=), or start with an empty cluster (scripts/doit clean).",
+        "no kind .* is registered for version": "The data in etcd is of a later release, and this API server cannot "
+        "read it: use the later release (kubernetes=), or start with an empty cluster (scripts/doit clean).",
         "no default routes found": "The API server takes its address from the default route, and there is none.",
     },
 )

@@ -1,13 +1,13 @@
-"""The programs (programs.py) are found, or obtained; and the system's packages that they and we cannot do without.
+"""The programs: finds, downloads or builds them (programs/catalog.py), and installs the system packages they need.
 
-The walk-through begins on a machine that has them. Each is looked for in this order:
+The walk-through starts on a machine that has the programs. dmuc looks for each program in this order:
 
 1. where the user says: `<program>_bin=PATH`, else `bin_dir=DIRECTORY`;
-2. on PATH, and of Kubernetes' own programs only those of the wanted release;
-3. in the cache, where 4 puts them;
-4. obtained: downloaded from the project's own release site (programs/download_sites.py), checked against a sum; where
-only Debian's packages can be had, taken from those, and what of Kubernetes is in none of them, built from its source
-package (programs/build_kubernetes.py).
+2. on PATH; of Kubernetes' own programs only those of the wanted release;
+3. in the cache;
+4. a missing program is downloaded from the project's own release site (programs/download_sites.py) into the cache, and
+its sum is checked; without a network, it is taken from Debian's packages, and what of Kubernetes has no package is
+built from Debian's source package (programs/build_kubernetes.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .programs import build_kubernetes, download_sites, executable
 from .programs.catalog import PROGRAMS, Program, tools, wanted
 from .programs.executable import Found
 
-NAMED = "as you said"  # how a program was found that the user has named
+NAMED = "named in the settings"  # how a program was found that the user has named
 
 # Find
 
@@ -60,7 +60,7 @@ def _on_path(name: str) -> Path | None:
 
 
 def _installed(program: Program) -> list[tuple[Path, str]]:
-    """Where it is installed, and how to say that."""
+    """Return the paths where the program may be installed, each with words that say so."""
     if program.places:
         return [(Path(place, program.name), f"in {place}") for place in program.places]
     on_path = _on_path(program.name)
@@ -84,16 +84,16 @@ def _fits(context: Context, program: Program, version: str) -> bool:
 
 
 def find(context: Context, program: Program) -> Found | None:
-    """Find a program without obtaining it; None when it is nowhere.
+    """Return the program where it is now; None when it is missing.
 
-    Raises DmucError when the user named one that is not there, or does not run.
+    Raise DmucError when the user has named a file that does not exist, or does not run.
     """
     named = _named_by_user(context, program.name)
     if named:
         return _look_at(context, program, named, NAMED)
     cached = [(path, _how_cached(path)) for path in _cached(context, program)]
     for path, how in _installed(program) + cached:
-        with contextlib.suppress(DmucError):  # nobody named it: it may be anything
+        with contextlib.suppress(DmucError):  # not named by the user, so it may be any file
             found = _look_at(context, program, path, how)
             if _fits(context, program, found.version):
                 return found
@@ -101,7 +101,7 @@ def find(context: Context, program: Program) -> Found | None:
 
 
 def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
-    do = f"Name another with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
+    do = f"Name another program with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
     return executable.look_at(
         path,
         program.version,
@@ -122,7 +122,7 @@ def _asked_for(context: Context) -> str:
 
 
 def known(context: Context) -> dict[str, Found]:
-    """Give the programs as they were found; empty when that was not done, no longer holds, or a run wants more."""
+    """Return the programs as they were found; empty when they are not known, have changed, or a run needs more."""
     try:
         read = read_json(context.programs_file)
         if read.pop("_asked_for", None) != _asked_for(context):
@@ -138,7 +138,7 @@ def known(context: Context) -> dict[str, Found]:
 def _are_known(context: Context) -> Answer:
     programs = known(context)
     if not programs:
-        return Answer(False, "the programs that are wanted have not been looked for")
+        return Answer(False, "the programs have not been looked for yet")
     kubernetes = [name for name in PROGRAMS if name in programs and PROGRAMS[name].of_kubernetes]
     said = []
     if kubernetes:
@@ -152,7 +152,7 @@ def _are_known(context: Context) -> Answer:
 
 
 def versions(context: Context) -> dict[str, str]:
-    """Give the version of each program; empty when they are not known."""
+    """Return the version of each program; empty when they are not known."""
     return {name: found.version for name, found in known(context).items()}
 
 
@@ -160,13 +160,13 @@ def versions(context: Context) -> dict[str, str]:
 
 
 def is_downloaded(context: Context, program: Program) -> bool:
-    """Whether this program, if it is missing, is downloaded."""
+    """Return whether this program is downloaded when it is missing."""
     settings, project = context.settings, program.project
     if project is None or settings.obtain == "debian":
         return False
     site = getattr(settings, project.site)
     if settings.obtain == "download" or site != getattr(Settings, project.site):
-        return True  # who names a mirror wants it
+        return True  # a mirror is named, so use it
     return _answers(site)
 
 
@@ -176,16 +176,16 @@ def _answers(site: str) -> bool:
 
 
 def find_all(context: Context) -> dict[str, Found | None]:
-    """Find each program that is wanted, without obtaining it; None for one that is nowhere. Raises as find does."""
+    """Return each wanted program where it is now; None for a missing one. Raise DmucError, as `find` does."""
     programs = wanted(context)
     with ThreadPoolExecutor(max(len(programs), 1)) as pool:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))
 
 
 def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[Program], list[Program]]:
-    """Give the programs that are to be downloaded, and the others that are missing.
+    """Return the missing programs that will be downloaded, and the other missing programs.
 
-    Raises DmucError when Debian cannot give those of Kubernetes among the others.
+    Raise DmucError when some of the others are of Kubernetes, and cannot be built from Debian's source package.
     """
     missing = [PROGRAMS[name] for name, program in found.items() if program is None]
     downloaded = [program for program in missing if is_downloaded(context, program)]
@@ -194,23 +194,23 @@ def _missing(context: Context, found: Mapping[str, Found | None]) -> tuple[list[
     if names and not release.fits(context.settings.kubernetes, build_kubernetes.VERSION):
         asked = context.settings.obtain == "auto"
         raise DmucError(
-            f"obtaining Kubernetes {context.settings.kubernetes} ({', '.join(names)})",
+            f"getting Kubernetes {context.settings.kubernetes} ({', '.join(names)})",
             (f"{context.settings.kubernetes_site} does not answer" if asked else "obtain=debian")
-            + f", and what Debian has is {build_kubernetes.VERSION}.",
+            + f", and Debian's source package has only {build_kubernetes.VERSION}.",
             "If you have the programs: bin_dir=DIRECTORY (or kubelet_bin=PATH and so on).\n"
             "If you have a mirror of dl.k8s.io: kubernetes_site=URL (for etcd and the rest: github_site=URL).\n"
-            "If another release will do: kubernetes=1.20 can be built here.",
+            "If another release is good enough: kubernetes=1.20 can be built here.",
         )
     return downloaded, others
 
 
 def missing_tools(context: Context) -> list[str]:
-    """Give the Debian packages of the tools that are not here."""
+    """Return the Debian packages of the tools that are not installed."""
     return sorted({tool.package for tool in tools(context) if _on_path(tool.name) is None})
 
 
 def _missing_packages(context: Context) -> list[str]:
-    """The Debian packages that are to be installed."""
+    """Return the Debian packages that must be installed."""
     _, others = _missing(context, find_all(context))
     packages = {*missing_tools(context), *(program.package for program in others if not program.of_kubernetes)}
     if any(program.is_built for program in others):
@@ -220,10 +220,10 @@ def _missing_packages(context: Context) -> list[str]:
 
 def _packages_are_there(context: Context) -> Answer:
     if wanted(context) and not known(context):
-        # Not more than a look: what it takes to find out is done when the task runs.
+        # Only a quick check: the search for programs is done when the task runs.
         return Answer(False, "it is not known yet what is missing")
     missing = missing_tools(context)
-    return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all there")
+    return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all installed")
 
 
 def _install_packages(context: Context, progress: Progress) -> None:
@@ -244,7 +244,7 @@ PACKAGES = Goal(
 
 
 def _found_earlier(context: Context) -> dict[str, Found]:
-    """What runs before this one wanted, where it still can be found."""
+    """Return the programs that earlier runs needed and that still exist."""
     found = {}
     for name, program in PROGRAMS.items():
         with contextlib.suppress(DmucError):
@@ -256,7 +256,7 @@ def _found_earlier(context: Context) -> dict[str, Found]:
 
 
 def _check_downloaded(context: Context, program: Program) -> None:
-    """Raise DmucError when it does not run here, or is not of the release that was asked for."""
+    """Raise DmucError when the downloaded program does not run here, or is not of the wanted release."""
     assert program.project is not None
     version = program.project.version(context)
     path = context.settings.cache / program.shelf / f"v{version}" / program.name
@@ -264,8 +264,8 @@ def _check_downloaded(context: Context, program: Program) -> None:
     if not _fits(context, program, found.version):
         raise DmucError(
             f"asking {path} for its version",
-            f"It says {found.version}, and was downloaded as {version}.",
-            f"The site has another program in its place. Another site: {program.project.site}=URL.",
+            f"Its version is {found.version}, but it was downloaded as {version}.",
+            f"The site has another program at this path. Use another site: {program.project.site}=URL.",
         )
 
 
@@ -287,8 +287,8 @@ def _obtain(context: Context, progress: Progress) -> None:
     if lost:
         raise DmucError(
             "looking for the programs",
-            f"There is no {', '.join(lost)}, and no way to obtain it.",
-            "Name them with bin_dir=DIRECTORY, or choose how they are obtained: obtain=download or obtain=debian.",
+            f"Missing, and not available from anywhere: {', '.join(lost)}.",
+            "Name the programs with bin_dir=DIRECTORY, or choose where to get them: obtain=download or obtain=debian.",
         )
     if kubelet := found.get("kubelet"):
         containerd = found.get("containerd")
@@ -307,7 +307,7 @@ def _obtain(context: Context, progress: Progress) -> None:
 
 
 def _server_before(context: Context) -> str:
-    """The version of the API server that wrote what is in etcd, if there is anything."""
+    """Return the version of the API server that has written to etcd; empty when etcd has no data."""
     before = read_json(context.programs_file) if etcd.identity(context).exists() else {}
     return str(before.get("kube-apiserver", {}).get("version", ""))
 

@@ -79,7 +79,9 @@ def _prepare(context: Context) -> None:
 
 def _claim(directory: Path, context: Context) -> None:
     """Make the directory ours. Raises DmucError when there is something in it that is not."""
-    if ownership.is_foreign(directory, context.state):
+    # Shims have their sockets in /run/containerd/s, whatever directory their containerd has: Docker's, too.
+    there = [path for path in directory.iterdir() if path.name != "s"] if directory.is_dir() else []
+    if there and not ownership.is_ours(directory, context.state):
         raise DmucError(
             f"starting container_engine on {context.machine.name}",
             f"{directory} is there already, and not from here.",
@@ -103,9 +105,8 @@ def _take_back(context: Context) -> None:
     ownership.unmount_below(machine, Path(traces.run))
     _remove_bridge(context, traces.bridge)
     iptables.remove(machine, traces.chains)
-    for pattern in map(Path, traces.files):
-        for file in machine.path(str(pattern.parent)).glob(pattern.name):
-            file.unlink()
+    for file in traces.files(machine):
+        file.unlink()
     if directory.is_dir():
         ownership.empty(directory)
         directory.rmdir()
@@ -124,7 +125,7 @@ def _refuse_others(directory: Path, machine: Machine) -> None:
 
 def _remove_bridge(context: Context, name: str) -> None:
     """Remove the bridge if its address is the one that ours has."""
-    ours = str(ipaddress.ip_network(context.settings.pod_range)[1])
+    ours = str(ipaddress.ip_network(context.node.pod_range)[1])
     for link in json.loads(run(context.machine, "ip", "-json", "-4", "address")):
         if link.get("ifname") == name and ours in {address["local"] for address in link["addr_info"]}:
             run(context.machine, "ip", "link", "delete", name)

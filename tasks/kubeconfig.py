@@ -1,10 +1,11 @@
-"""The kubeconfig: the address of the API server, and a client certificate. It is the administrator's, and so yours.
+"""The kubeconfig files: the address and CA of the API server, and a client certificate for it.
 
-With security=rbac each component has one of its own; with security=none every component reads this one file.
+var/dmuc1/kubeconfig is the administrator's. With security=rbac each component has a file of its own; with security=none
+every component uses the administrator's.
 
-The walk-through writes `~/.kube/config` with three `kubectl config` commands. This is the same file with the CA and the
-administrator's certificate inside, so that it can be copied anywhere; in the machine `~/.kube/config` is a link to it.
-With insecure_port=on, `~/.kube/config` is the walk-through's own: for the components, and for kubectl in the machine.
+The walk-through writes `~/.kube/config` with three `kubectl config` commands. The administrator's file also has the CA
+and the certificate in it, so that it can be copied anywhere; in the machine `~/.kube/config` is a link to it. With
+insecure_port=on, `~/.kube/config` is the file of the walk-through, for the components and for kubectl in the machine.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from .core.node import Node
 from .core.probe import Answer
 from .core.progress import Progress
 
-CONTROL_PLANE = ("kube-controller-manager", "kube-scheduler")  # as their certificates are called
+CONTROL_PLANE = ("kube-controller-manager", "kube-scheduler")  # the names of their certificates
 
 
 def text(context: Context, who: str = "admin", namespace: str = "") -> str:
-    """The content of the file for whom the certificate `who` names.
+    """Return the text of the kubeconfig file for the user of the certificate `who`.
 
-    Raises FileNotFoundError when the certificates are not there yet.
+    Raise FileNotFoundError when the certificates do not exist yet.
     """
 
     def embedded(name: str) -> str:
@@ -59,7 +60,7 @@ users:
 """
 
 
-# What the walk-through's `kubectl config` commands write, without what means nothing.
+# What the walk-through's `kubectl config` commands write, without the empty fields.
 _WITHOUT_KEYS = f"""\
 apiVersion: v1
 kind: Config
@@ -110,15 +111,15 @@ def _is_written(context: Context) -> Answer:
         else:
             right = home.resolve() == administrators(context).resolve()
     except FileNotFoundError as error:
-        return Answer(False, f"{error.filename} is not there")
+        return Answer(False, f"{error.filename} does not exist")
     wrong += [] if right else [home]
     if wrong:
-        return Answer(False, f"{wrong[0]} is not as wanted")
+        return Answer(False, f"{wrong[0]} is not as it must be")
     return Answer(True, shlex.join(["kubectl", "--kubeconfig", str(administrators(context))]))
 
 
 def _server(text: str) -> str:
-    """The server of the current context, whoever wrote the file and in which order."""
+    """Return the server of the current context of a kubeconfig file that kubectl may have written."""
     import yaml
 
     try:
@@ -133,7 +134,7 @@ def _server(text: str) -> str:
 def _write(context: Context, progress: Progress) -> None:
     for file, content in _wanted(context).items():
         write(file, content)
-    if _is_written(context):  # the one at home is as it must be, whoever wrote it
+    if _is_written(context):  # ~/.kube/config is correct; kubectl may have written it
         return
     home = in_home(context)
     home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def _write(context: Context, progress: Progress) -> None:
 
 
 def write(file: Path, content: str) -> None:
-    """Write a file with a key in it: for its owner alone."""
+    """Write a file with a key in it, readable only by its owner."""
     file.parent.mkdir(mode=0o700, exist_ok=True)
     write_atomic(file, content, 0o600)
 

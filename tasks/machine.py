@@ -1,8 +1,8 @@
-"""The machine: `dmuc1`, on which nothing runs yet.
+"""The machine: `dmuc1`, on which no component runs yet.
 
-In the walk-through it is a virtual machine that somebody has made. Here it is made of Linux namespaces on the host's
-own root file system (see core/namespaces.py): it has its own name, addresses, iptables, mounts and processes, and
-beside it the host's Docker and clusters go on undisturbed. With machine=host it is the machine that you are on.
+In the walk-through it is a virtual machine. Here it is made of Linux namespaces on the host's own root file system (see
+core/namespaces.py): it has its own name, addresses, iptables rules, mounts and processes, and does not disturb Docker
+or other clusters on the host. With machine=host it is the host itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from .core.goal import Goal
 from .core.probe import Answer
 from .core.progress import Progress
 
-# Directories inside that outlive the machine, and where under the state directory they are: so the engine and the
-# kubelet need no flag for it, and what they keep there never meets the host's own.
+# Directories of the machine that outlive it, and where they are below the state directory: so the engine and the
+# kubelet need no flag for their directories, and do not touch those of the host.
 DISK = {
     "/var/lib/docker": "container_engine",
     "/var/lib/containerd": "containerd",
@@ -21,15 +21,15 @@ DISK = {
     "/etc/docker": "docker",  # Docker's configuration file, where it has one
 }
 
-# What kubelet (setupKernelTunables in pkg/kubelet/cm/container_manager_linux.go) and dockerd write into the kernel.
-# kube-proxy (pkg/proxy/conntrack) may not write its two outside of the host's own network, and ends without.
+# Kernel settings that the kubelet (setupKernelTunables in pkg/kubelet/cm/container_manager_linux.go) and dockerd write.
+# kube-proxy (pkg/proxy/conntrack) may not write the last two outside of the host's network namespace, and then exits.
 KERNEL = (
     *("/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops"),
     *("/proc/sys/kernel/keys/root_maxkeys", "/proc/sys/kernel/keys/root_maxbytes"),
     *("/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom"),
     *("/proc/sys/net/netfilter/nf_conntrack_max", "/sys/module/nf_conntrack/parameters/hashsize"),
 )
-MODULES = ("nf_conntrack",)  # which has the last two
+MODULES = ("nf_conntrack",)  # the module with the last two settings
 
 
 def _is_on(context: Context) -> Answer:

@@ -1,11 +1,11 @@
-"""Keys and certificates: a CA of our own, and who gets what from it.
+"""Keys and certificates: the cluster's CA, and the serving and client certificates that it signs.
 
-With security=none there is the API server's certificate and the administrator's, which every component shows. With
-security=rbac each component is somebody of its own, and etcd has a CA of its own, by which it knows the API server.
-Who must be called what: https://kubernetes.io/docs/setup/best-practices/certificates/ .
+With security=none there is a serving certificate for the API server, and the administrator's client certificate, which
+every component uses. With security=rbac each component has a client certificate of its own, and etcd has a CA of its
+own. The names: https://kubernetes.io/docs/setup/best-practices/certificates/ .
 
-A certificate is made anew, with its old key, when it nears its end, or when a name in it changes; whoever reads it is
-then started anew, and nobody else.
+A certificate is renewed, with its old key, when it expires soon or when a name in it changes; then the components that
+read it, and no others, are restarted.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .core.node import Node
 from .core.probe import Answer
 from .core.progress import Progress
 
-MASTERS = "system:masters"  # may do everything, whatever the API server's authorization mode
+MASTERS = "system:masters"  # a group that may do everything, in any authorization mode
 
 
 def server_names(context: Context) -> list[str]:
-    """Every name and address under which the API server is reached, from the host, the machine, or a Pod."""
+    """Return every name and address of the API server, for clients on the host, in the machine, and in Pods."""
     settings = context.settings
     names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
     return [*names, "localhost", settings.machine, "127.0.0.1", settings.address, settings.service_address(1)]
 
 
 def everything(context: Context) -> Sequence[Certificate | KeyPair]:
-    """What there is to make."""
+    """Return all certificates and key pairs."""
     return [*_always(context), *(_with_rbac(context) if rbac_enabled(context) else ())]
 
 
 def files(context: Context) -> list[str]:
-    """The names of all files."""
+    """Return the names of all files."""
     return [name for one in everything(context) for name in one.files]
 
 
@@ -70,7 +70,7 @@ def _with_rbac(context: Context) -> Sequence[Certificate]:
         *(certificate for node in context.nodes for certificate in _of_node(node)),
         *([component("coredns")] if wants_dns(context) else []),
         component("apiserver-kubelet-client", "kube-apiserver-kubelet-client", MASTERS),
-        # etcd asks no more than whether its CA has signed: so this CA signs for nobody else.
+        # etcd accepts any certificate that this CA has signed: so it signs no others.
         Certificate("etcd-ca", "etcd-ca", "dmuc-etcd"),
         Certificate("etcd", "etcd-ca", "kube-etcd", client=True, server=["localhost", "127.0.0.1"]),
         Certificate("apiserver-etcd-client", "etcd-ca", "kube-apiserver-etcd-client", client=True),
@@ -90,7 +90,7 @@ def _in_short(faults: Mapping[str, str]) -> str:
 
 
 def _make(context: Context, progress: Progress) -> None:
-    for _ in range(2):  # the second time those whose CA has another key now
+    for _ in range(2):  # the second time for certificates whose CA has a new key
         faults = certificates.faults(context.pki, everything(context))
         if faults:
             progress.note(_in_short(faults))

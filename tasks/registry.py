@@ -1,12 +1,13 @@
-"""Where images come from: a small registry in the machine, and where there is a network, a cache at the host's end.
+"""The registries: a small one in the machine and, if an upstream registry can be reached, a pull-through cache.
 
-`--image=nginx` means nginx:latest, and then the kubelet asks the registry every time, whatever the engine has. So a
-registry there must be, and the engine is told of it as its mirror. Two can be running, both Debian's
+`--image=nginx` means nginx:latest, and for this tag the kubelet always asks the registry, whatever images the engine
+has. So there must be a registry, which the engine uses as a mirror. Two can be running, both Debian's
 `docker-registry`:
 
-- `registry`, in the machine, always: the images that are made from Debian's packages (image_files/recipes.py);
-- `pull_through`, on the host at its end of the link, where another registry can be reached: it fetches from there
-  what it is asked for, and keeps it in the cache. The machine itself needs no way out for that.
+- `registry`, in the machine, always: it serves the images that are built from Debian's packages
+  (image_files/recipes.py);
+- `pull_through`, on the host at its end of the link, if an upstream registry can be reached: it fetches the images that
+  it is asked for, and stores them in the cache. So the machine itself needs no route to other networks.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ _NONE = "none"
 
 
 def upstream(context: Context) -> str | None:
-    """The registry that images come from; None when there is none but our own, or that is not decided yet."""
+    """Return the upstream registry; None when there is none, or when that is not decided yet."""
     decided = context.decided("registry")
     return None if decided == _NONE else decided
 
 
 def pull_through_address(context: Context) -> str | None:
-    """HOST:PORT of the pull-through cache; None when there is none."""
+    """Return HOST:PORT of the pull-through cache; None when there is none."""
     return f"{context.settings.host_address}:5001" if upstream(context) else None
 
 
 def mirrors(context: Context) -> list[str]:
-    """The registries that the engine asks for an image, the first first."""
+    """Return the registries that the engine asks for an image, in this order."""
     return [f"http://{mirror}" for mirror in (pull_through_address(context), LOCAL) if mirror]
 
 
 def _wanted(context: Context) -> str | None:
-    """What the setting says; None when it leaves that to be found out."""
+    """Return what the setting registry= says; None for "auto"."""
     setting = context.settings.registry
     return {"auto": None, "local": _NONE}.get(setting, setting)
 
@@ -55,13 +56,13 @@ def _is_decided(context: Context) -> Answer:
     decided, wanted = context.decided("registry"), _wanted(context)
     if decided is None or wanted not in (None, decided):
         return Answer(False, "it is not known yet where images come from")
-    return Answer(True, "made from Debian's packages" if decided == _NONE else f"through {decided}")
+    return Answer(True, "images are built from Debian's packages" if decided == _NONE else f"images from {decided}")
 
 
 def _decide(context: Context, progress: Progress) -> None:
     wanted = _wanted(context)
     if wanted is None:
-        progress.note(f"is {DOCKER_HUB} there?")
+        progress.note(f"trying to reach {DOCKER_HUB}")
         wanted = DOCKER_HUB if reachable(DOCKER_HUB) else _NONE
     context.decide("registry", wanted)
     progress.note(_is_decided(context).why)
@@ -78,7 +79,7 @@ UPSTREAM = Goal(
 
 def _is_built(context: Context) -> Answer:
     root = registry_root(context.settings.cache)
-    return Answer(root.is_dir(), str(root) if root.is_dir() else f"{root} is not there")
+    return Answer(root.is_dir(), str(root) if root.is_dir() else f"{root} does not exist")
 
 
 def _build(context: Context, progress: Progress) -> None:
@@ -122,7 +123,7 @@ def _cache_files(context: Context) -> Mapping[Path, str]:
 
 
 def _answers_on_host(context: Context) -> Answer:
-    # Its own end of the link is the host's, but seen from the machine: that is where it is needed.
+    # The address is the host's end of the link; asked from the machine, where the cache is needed.
     return Http(f"http://{pull_through_address(context)}/v2/")(context)
 
 
@@ -140,7 +141,7 @@ PULL_THROUGH = Daemon(
     unwanted=lambda context: "" if upstream(context) else "no upstream registry can be reached",
     ready=_answers_on_host,
     writes=_cache_files,
-    causes={"panic: ": "docker-registry does not start when its upstream registry does not answer: see registry=."},
+    causes={"panic: ": "The cache does not start when its upstream registry does not answer: see registry=."},
 )
 
 PARTS: list[Part] = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]

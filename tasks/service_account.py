@@ -1,12 +1,13 @@
-"""The token of the ServiceAccount `default`: every Pod gets it, and without it none is made.
+"""The token of the ServiceAccount `default`, which every Pod gets, and without which no Pod is created.
 
-The walk-through lists three ways out of the missing token, and service_account= chooses one:
+The walk-through lists three ways past the missing token, and service_account= chooses one:
 
-- `disabled`: the API server gives Pods no ServiceAccount (its admission plugin is disabled), so none needs a token;
-- `no-mount`: the ServiceAccount is told not to mount its token, so its Pods do not wait for it;
-- `keys`: done properly, with a key pair. Up to 1.20 the controller manager has the private key, signs a token for each
-  ServiceAccount and keeps it in a Secret; the API server has the public one, to check them. Since 1.21 the API server
-  signs, too, a token for each Pod; what Pods wait for is the ConfigMap with the CA, from the controller manager.
+- `disabled`: Pods get no ServiceAccount (the admission plugin of the API server is disabled), and so need no token;
+- `no-mount`: the ServiceAccount is configured not to mount its token, and so Pods do not wait for it;
+- `keys`: properly, with a key pair. Up to 1.20 the controller manager has the private key, signs a token for each
+  ServiceAccount and stores it in a Secret; the API server has the public key, and verifies the tokens. Since 1.21 the
+  API server also signs them, a token for each Pod; Pods then wait for the ConfigMap with the CA, which the controller
+  manager creates.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 
 
 def _ask(context: Context) -> tuple[Answer, list[str]]:
-    """Is there a token, signed with the key that there is? Also gives the Secrets that the ServiceAccount names.
+    """Return whether there is a token, signed with the current key, and the Secrets that the ServiceAccount names.
 
-    One of these may be no more: the controller manager, new itself, does not know of it, and adds another.
+    Some of these Secrets may not exist any more: a restarted controller manager does not know them, and adds others.
     """
     names: list[str] = []
 
     def has_one(account: Any) -> Answer:
         names.extend(secret["name"] for secret in account.get("secrets", []))
         if account.get("automountServiceAccountToken") is False:
-            return Answer(False, "it has automountServiceAccountToken: false")
-        return Answer(bool(names), "it has no token yet")
+            return Answer(False, "the ServiceAccount default has automountServiceAccountToken: false")
+        return Answer(bool(names), "the ServiceAccount default has no token yet")
 
     def is_of_our_key(secret: Any) -> Answer:
         made = datetime.strptime(secret["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         if made.timestamp() < int((context.pki / "sa.key").stat().st_mtime):
-            return Answer(False, f"the token in {name} was signed with a key that is no more")
-        return Answer(True, f"its token is in the Secret {name}")
+            return Answer(False, f"the token in the Secret {name} was signed with an old key")
+        return Answer(True, f"the token is in the Secret {name}")
 
     answer = ask_api(context, ACCOUNT, has_one)
     for name in names if answer else ():
@@ -54,17 +55,17 @@ def _ask(context: Context) -> tuple[Answer, list[str]]:
 
 
 def _is_given_to_pods(context: Context) -> Answer:
-    """Does each Pod get a token from the API server, and the CA beside it?"""
+    """Return whether each Pod gets a token from the API server, together with the CA."""
 
     def judge(account: Any) -> Answer:
         if account.get("automountServiceAccountToken") is False:
-            return Answer(False, "it has automountServiceAccountToken: false")
+            return Answer(False, "the ServiceAccount default has automountServiceAccountToken: false")
         return ask_api(context, _CA, is_ours)
 
     def is_ours(ca: Any) -> Answer:
         if ca["data"].get("ca.crt", "").strip() != (context.pki / "ca.crt").read_text("utf-8").strip():
-            return Answer(False, "the ConfigMap kube-root-ca.crt has another CA than ours")
-        return Answer(True, "Pods get its token from the API server, and the CA from the ConfigMap kube-root-ca.crt")
+            return Answer(False, "the ConfigMap kube-root-ca.crt does not have the CA of this cluster")
+        return Answer(True, "Pods get a token from the API server, and the CA from the ConfigMap kube-root-ca.crt")
 
     return ask_api(context, ACCOUNT, judge)
 
@@ -72,8 +73,8 @@ def _is_given_to_pods(context: Context) -> Answer:
 def _needs_no_token(context: Context) -> Answer:
     def judge(account: Any) -> Answer:
         if account.get("automountServiceAccountToken") is False:
-            return Answer(True, "it does not mount its token (automountServiceAccountToken: false)")
-        return Answer(False, "it mounts its token into Pods, and none is wanted")
+            return Answer(True, "Pods do not mount a token (automountServiceAccountToken: false)")
+        return Answer(False, "Pods mount the token of the ServiceAccount default, and must not (no-mount)")
 
     return ask_api(context, ACCOUNT, judge)
 
@@ -96,24 +97,24 @@ def _projected(context: Context) -> bool:
 
 def _make(context: Context, progress: Progress) -> None:
     way, deadline = context.settings.service_account, context.settings.deadline_of("service_account")
-    tried = "waiting for the controller manager to make the ServiceAccount default"
+    tried = "waiting for the controller manager to create the ServiceAccount default"
     if way != "disabled":
         wait_or_fail(context, _is_there, deadline=deadline, progress=progress, tried=tried)
-        mounts = False if way == "no-mount" else None  # null takes the field away
+        mounts = False if way == "no-mount" else None  # null removes the field
         api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
     if way == "keys":
         answer, secrets = (Answer(True, ""), []) if _projected(context) else _ask(context)
-        for secret in secrets if not answer else ():  # the controller manager makes another
+        for secret in secrets if not answer else ():  # the controller manager creates another
             api.delete(context, f"{_SECRETS}/{secret}")
-        tried = "waiting for the controller manager to make a token for the ServiceAccount default"
+        tried = "waiting for the controller manager to create a token for the ServiceAccount default"
         wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried)
     _try_again(context)
 
 
 def _try_again(context: Context) -> None:
-    """Have Pods made now: a ReplicaSet that could make none tries again after a time that doubles with each failure.
+    """Delete ReplicaSets that could not create Pods: each failure doubles the time until the next attempt.
 
-    Its Deployment makes it anew at once when it is gone, and a new one does not wait.
+    The Deployment gets a new ReplicaSet at once, and for a new ReplicaSet there is no wait.
     """
     failed: list[str] = []
 

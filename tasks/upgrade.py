@@ -1,10 +1,10 @@
-"""An upgrade in place: the programs of a running cluster are replaced, one component after the other.
+"""Upgrades in place: the programs of a running cluster are replaced, one component after the other.
 
-First the API server, of which everyone is a client; then the controller manager and the scheduler; then the kubelet;
-then kube-proxy. https://kubernetes.io/releases/version-skew-policy/#supported-component-upgrade-order
+First the API server, whose clients are all other components; then the controller manager and the scheduler; then the
+kubelet; then kube-proxy. https://kubernetes.io/releases/version-skew-policy/#supported-component-upgrade-order
 
-Each waits until those before it are ready: when one of them does not start, the rest is as it was. From nothing there
-is no order to keep, since nobody older runs, and each component is started as early as it can be.
+Each component waits until those before it are ready: when one does not start, the others stay as they were. When no
+older program is running there is no order, and each component is started as early as possible.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .core.process import Record
 
 
 def first(context: Context, *names: str) -> Sequence[str]:
-    """Give these names where programs of a running cluster are replaced, or may be; else none."""
+    """Return these names when programs of a running cluster are replaced, or may be; else nothing."""
     return names if _replaces(context) else ()
 
 
 def _replaces(context: Context) -> bool:
-    """Whether anything runs that is not of the programs that are wanted. Those may not have been looked for yet."""
+    """Return whether a process runs whose program is not the wanted one; the programs may not be known yet."""
     wanted = {found.path: found.print for found in binaries.known(context).values()}
     records = [record for path in context.pidfiles.glob("*.pid") if (record := Record.load(path))]
     programs = [(record.command[0], record) for record in records if record.alive()]

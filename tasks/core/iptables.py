@@ -1,4 +1,4 @@
-"""Taking back iptables chains that a daemon has left behind, as they all do; everybody else's rules are not touched."""
+"""Taking back iptables chains that a daemon has left behind, as they all do; all other rules stay as they are."""
 
 from __future__ import annotations
 

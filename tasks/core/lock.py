@@ -14,6 +14,7 @@ from .machine import is_root
 from .progress import Progress
 
 _OF_ROOT = Path("/run/dmuc")
+_TRIES = 1000  # more than other runs can end while this one begins
 
 
 @contextlib.contextmanager
@@ -43,24 +44,26 @@ def only_one(context: Context, what: str = "") -> Iterator[None]:
 
 def _locked(path: Path, name: str) -> int:
     """Return the lock's file, open and locked. Raises DmucError when another process has locked it."""
-    while True:
+    for _ in range(_TRIES):
         with contextlib.suppress(FileExistsError):
             path.parent.mkdir(mode=0o700, parents=True)
-        with contextlib.suppress(FileNotFoundError):  # the one that held it has just ended, and removed what it made
+        # Not found: the one that held it has just ended, and removed what it made.
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            opened.callback(os.close, handle)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(handle), path.stat()):
-                    return handle
             except BlockingIOError:
                 holder = os.pread(handle, 20, 0).decode()
-                os.close(handle)
                 raise DmucError(
                     f"taking the machine {name}",
                     f"Another doit is at work on it{f' (pid {holder})' if holder else ''}.",
                     "Wait for it or end it; or work on another machine: machine=NAME.",
                 ) from None
-            os.close(handle)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                opened.pop_all()
+                return handle
+    raise DmucError(f"taking the machine {name}", f"{path} cannot be made.", f"See what {path.parent} is.")
 
 
 @contextlib.contextmanager

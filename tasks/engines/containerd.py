@@ -8,7 +8,7 @@ the network with CNI plugins: `bridge` creates cni0 and a veth pair to the Pod, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.files import quoted
 from ..core.iptables import Chains
-from ..core.machine import run
+from ..core.machine import Machine, run
 from ..core.probe import Answer, Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
 from ..machine import DISK
@@ -92,7 +92,7 @@ config_path = {quoted(str(_registries(context)))}
 
 
 _RESTRICT = """\
-# dmuc lacks CAP_SYS_RESOURCE, so runc cannot lower oom_score_adj.
+# Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj.
 restrict_oom_score_adj = true
 """
 
@@ -104,7 +104,7 @@ def _network(context: Context) -> str:
         "bridge": "cni0",
         "isDefaultGateway": True,  # the bridge has the first address of the range, and is the Pods' default gateway
         "hairpinMode": True,  # a Pod can reach itself through its Service
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.settings.pod_range}]]},
+        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.node.pod_range}]]},
     }
     if context.settings.on_host:  # a machine of its own has no route to other networks
         bridge["ipMasq"] = True
@@ -126,12 +126,19 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
+def _results(machine: Machine) -> Iterable[Path]:
+    """What CNI remembers of our Pods, as NETWORK-POD-LINK; the network of a loopback has the same name everywhere."""
+    directory = machine.path("/var/lib/cni/results")
+    ours = {path.name.split("-")[1] for path in directory.glob(f"{_NETWORK}-{'[0-9a-f]' * 64}-*")}
+    return [path for path in directory.glob("*-*-*") if path.name.split("-")[-2] in ours]
+
+
 # All CNI plugins of the host share these; a network's name says whose each is.
 TRACES = Traces(
     run=_STATE,
     bridge="cni0",
     chains=Chains("CNI-.*", led_to_by=rf'name: \\"{_NETWORK}\\" id: ', shared="CNI-HOSTPORT-.*"),
-    files=[f"/var/lib/cni/results/{_NETWORK}-{'[0-9a-f]' * 64}-*"],
+    files=_results,
 )
 
 

@@ -68,7 +68,7 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
         for mirror in mirrors(context)
     ]
     if not context.facts.may_lower_oom_score:
-        why = "dmuc lacks CAP_SYS_RESOURCE, so runc cannot lower oom_score_adj; the adapter makes it 0 instead."
+        why = "Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj; the adapter sets it to 0 instead."
         adapter = str(_adapter(context))
         wishes += [
             (Flag(f"--add-runtime=adapter={adapter}", why), {"runtimes": {"adapter": {"path": adapter}}}),

@@ -1,7 +1,7 @@
-"""Container images without a container engine: a directory becomes an image, an image becomes a registry's files.
+"""Container images without a container engine: pack a directory into an image, store an image as a registry's files.
 
 Image: "Image Manifest Version 2, Schema 2" and "Docker Image Specification v1.2", which Docker 20.10 and containerd 1.6
-both pull. Registry: the filesystem layout of distribution 2.8 (registry/storage/paths.go), as a real push leaves it.
+can pull. Registry: the filesystem layout of distribution 2.8 (registry/storage/paths.go), the same as after a push.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EPOCH = "1970-01-01T00:00:00Z"
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How a container of the image is run, in the words of a Dockerfile."""
+    """How a container of the image is run, in the terms of a Dockerfile."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class Image:
-    """The three blobs an image of one layer is made of, as they are stored and sent."""
+    """The three blobs of an image with one layer, as they are stored and sent."""
 
     layer: bytes
     config: bytes
@@ -52,17 +52,17 @@ class Image:
 
 
 def digest(blob: bytes) -> str:
-    """Give the name that images and registries know `blob` by: `sha256:` and 64 hexadecimal digits."""
+    """Return the digest of `blob`, its name in images and registries: `sha256:` and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(blob).hexdigest()}"
 
 
 def pack(root: Path, config: ImageConfig) -> Image:
-    """Make an image of everything under `root`, which needs no root rights.
+    """Return an image of everything under `root`. Needs no root rights.
 
-    The same content gives the same bytes, whoever packs it and when: names sorted, times zero, owner root, and modes
-    reduced to what no umask changes (executable or not, sticky or not). All of it is held in memory.
+    The same content always gives the same bytes: names sorted, times zero, owner root, and modes reduced to what no
+    umask changes (executable or not, sticky or not). The whole image is held in memory.
 
-    Raises DmucError on a processor that images have no name for here.
+    Raise DmucError on a processor that is not in ARCHITECTURES.
     """
     tree = _tar(root)
     layer = gzip.compress(tree, mtime=0)
@@ -91,10 +91,10 @@ def pack(root: Path, config: ImageConfig) -> Image:
 
 
 def store(registry_root: Path, repository: str, tag: str, image: Image) -> str:
-    """Write `image` as `repository`:`tag` where a registry with this root directory will find it, without a push.
+    """Write `image` as `repository`:`tag` into the root directory of a registry, without a push.
 
-    Gives the manifest's digest. Several images may share one root; storing a tag again moves it. Meant for a registry
-    that is not running, or that has not been asked for this repository yet.
+    Return the digest of the manifest. Several images may share one root; storing a tag again moves the tag. Meant for a
+    registry that is not running, or that has not been asked for this repository yet.
     """
     top = registry_root / "docker/registry/v2"
     here = top / "repositories" / repository
@@ -131,8 +131,8 @@ def _architecture() -> str:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise DmucError(
-            "making a container image for this machine",
-            f"Its processor is {machine}; images are made for {' and '.join(ARCHITECTURES)}.",
+            "building a container image for this machine",
+            f"The processor is {machine}; images can be built for {' and '.join(ARCHITECTURES)} only.",
         )
     return ARCHITECTURES[machine]
 
@@ -146,7 +146,7 @@ def _descriptor(media_type: str, blob: bytes) -> dict[str, object]:
 
 
 def _link(directory: Path, blob: bytes) -> None:
-    """Write the file that says "this repository has this blob": its path and its text are both the digest."""
+    """Write the link file for a blob of a repository: both its path and its content are the digest."""
     name = digest(blob)
     _write(directory / name.replace(":", "/") / "link", name.encode())
 

@@ -1,7 +1,7 @@
-"""The images of the walk-through, nginx and pause, made from Debian packages and kept as a registry's files.
+"""Recipes of the images nginx and pause, which are built from Debian packages and stored as a registry's files.
 
-`kubectl create deployment web --image=nginx` means nginx:latest, which kubelet asks the registry for each time. A
-registry of our own, which the engine uses as its mirror, answers without any way out; this module is what it serves.
+`kubectl create deployment web --image=nginx` means nginx:latest, for which the kubelet always asks the registry. The
+registry in the machine, which the engine uses as a mirror, serves these images without access to other networks.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from . import oci
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image holds: files of Debian packages, and what we add to them. All paths are relative to its `/`."""
+    """The content of an image: files of Debian packages, and additional files. All paths are relative to its `/`."""
 
-    repositories: tuple[str, ...]  # under all of these it is served,
-    tags: tuple[str, ...]  # with all of these
+    repositories: tuple[str, ...]  # the names under which the registry serves the image
+    tags: tuple[str, ...]  # the tags, in each of these repositories
     packages: tuple[str, ...]
-    take: tuple[str, ...]  # patterns; each must match something in the packages
+    take: tuple[str, ...]  # patterns; each must match a file in the packages
     config: oci.ImageConfig
-    links: Mapping[str, str] = field(default_factory=dict)  # name: what it points to
+    links: Mapping[str, str] = field(default_factory=dict)  # name: target
     files: Mapping[str, str] = field(default_factory=dict)  # name: text
     directories: Mapping[str, int] = field(default_factory=dict)  # name: mode
 
     @property
     def name(self) -> str:
-        """Its name for people."""
+        """The image's name in messages."""
         return f"{self.repositories[0]}:{self.tags[0]}"
 
 
@@ -49,7 +49,7 @@ BUSYBOX_COMMANDS = (
     "tail tar tee test time timeout top touch tr traceroute true umount uname uniq uptime vi wc wget which whoami xargs"
 )
 
-# nginx.org's own image is the model: same page at the same place, same command, user and signal.
+# The same as in nginx.org's own image: the page and its path, the command, the user and the stop signal.
 NGINX_CONF = """\
 user nginx;
 pid /run/nginx.pid;
@@ -78,7 +78,7 @@ NGINX = Recipe(
         "etc/nginx/mime.types",
         "usr/share/nginx/html/index.html",
         "bin/busybox",
-        # The libraries that nginx names (`objdump -p usr/sbin/nginx | grep NEEDED`), and what loads them.
+        # The libraries of nginx (`objdump -p usr/sbin/nginx | grep NEEDED`), and the dynamic loader.
         "**/ld-linux*.so.*",
         "**/libc.so.*",
         "**/libcrypt.so.*",
@@ -98,18 +98,18 @@ NGINX = Recipe(
         cmd=("nginx", "-g", "daemon off;"),
         env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         expose=("80/tcp",),
-        stop_signal="SIGQUIT",  # nginx ends its open requests first; on SIGTERM it drops them
+        stop_signal="SIGQUIT",  # nginx finishes its open requests first; on SIGTERM it drops them
     ),
 )
 
 PAUSE = Recipe(
-    # As Docker asks for it, and as containerd asks a mirror for registry.k8s.io/pause and k8s.gcr.io/pause.
+    # The name that Docker asks for, and that for which containerd asks a mirror of registry.k8s.io or k8s.gcr.io.
     repositories=("library/pause", "pause"),
-    tags=("3.2", "3.4.1", "3.5", "3.6", "3.7", "3.8", "3.9", "3.10"),  # those that Kubernetes 1.19 to 1.36 know
+    tags=("3.2", "3.4.1", "3.5", "3.6", "3.7", "3.8", "3.9", "3.10"),  # those of Kubernetes 1.19 to 1.36
     packages=("catatonit",),
     take=("usr/bin/catatonit",),
     links={"catatonit": "usr/bin/catatonit"},
-    # Made for this: -P sleeps, reaps what is left to it, and ends on SIGTERM, all as process 1.
+    # catatonit has a mode for this: -P sleeps, reaps orphaned processes, and ends on SIGTERM, all as process 1.
     config=oci.ImageConfig(entrypoint=("/catatonit", "-P")),
 )
 
@@ -117,22 +117,22 @@ RECIPES = (NGINX, PAUSE)
 
 
 def registry_root(cache: Path) -> Path:
-    """Return the directory in `cache` that `build` makes, whether it is there yet or not.
+    """Return the directory in `cache` that `build` creates, whether it exists yet or not.
 
-    Its name is a digest of what the images hold, how they are packed, and the processor: when one of these changes,
-    the images are built again, beside the old ones, which a registry may still be serving.
+    Its name is a digest of the recipes, of how they are packed, and of the processor. So a changed recipe is built into
+    another directory, and a registry can still serve the old one.
     """
     made_of = [oci.FORMAT, platform.machine(), *(asdict(recipe) for recipe in RECIPES)]
     return cache / "images" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
 
 
 def build(cache: Path, progress: Progress) -> Path:
-    """Make the images, unless they are there already; give the root directory for a registry that serves them.
+    """Build the images, unless they exist already; return the root directory for a registry that serves them.
 
-    The directory is either whole or absent, and nothing else stays in `cache`, also after a failure. Downloads
+    The directory is either complete or absent, and nothing else stays in `cache`, even after a failure. Downloads
     packages (7 MB), takes a few seconds and needs no root rights.
 
-    Raises DmucError when a package does not come, is not as expected, or the cache cannot be written.
+    Raise DmucError when a package cannot be downloaded or is not as expected, or the cache cannot be written.
     """
     root = registry_root(cache)
     if root.exists():
@@ -142,25 +142,25 @@ def build(cache: Path, progress: Progress) -> Path:
         with tempfile.TemporaryDirectory(prefix=".building-", dir=root.parent) as scratch:
             _make(Path(scratch), progress).rename(root)
     except OSError as error:
-        if root.exists():  # another dmuc built it meanwhile; theirs is the same
+        if root.exists():  # another dmuc has built the same meanwhile
             return root
         raise DmucError(
-            f"making the container images in {root.parent}",
+            f"building the container images in {root.parent}",
             str(error),
-            "Check that this directory can be written to and has 100 MB free, then run the same command again.",
+            "Check that this directory is writable and has 100 MB of free space, then run the same command again.",
         ) from error
     return root
 
 
 def registry_config(root: Path, listen: str, upstream: str | None) -> str:
-    """Give the YAML text of docker-registry's configuration (distribution 2.8, docs/configuration.md).
+    """Return the text of docker-registry's configuration, in YAML (distribution 2.8, docs/configuration.md).
 
-    `root` is the directory it serves from and `listen` its HOST:PORT. Without `upstream` it serves what is there and
-    takes nothing: it writes no file at all. With `upstream` (a registry's URL) it is a pull-through cache of that
-    registry and keeps what it fetched in `root`, which must not be that of `build`. Seen with 2.8.2: it panics at its
-    start when the upstream does not answer, and serves what it has when the upstream goes away later.
+    `root` is the directory that it serves and `listen` its HOST:PORT. Without `upstream` it is read-only and writes no
+    file at all. With `upstream` (a registry's URL) it is a pull-through cache of that registry and stores the images in
+    `root`, which must not be that of `build`. Seen with 2.8.2: it panics at its start when the upstream does not
+    answer, and serves what it has stored when the upstream becomes unreachable later.
     """
-    # The access log, one line per request, comes at any level.
+    # YAML accepts JSON's quotes. The access log, one line per request, is written at any level.
     text = f"""\
 version: 0.1
 log:
@@ -180,10 +180,10 @@ storage:
 
 
 def _make(scratch: Path, progress: Progress) -> Path:
-    """Do all the work in `scratch`; give the directory in it that is to be kept."""
+    """Build the images in `scratch`; return the directory in it that must be kept."""
     packages, made = scratch / "packages", scratch / "registry"
     for recipe in RECIPES:
-        progress.note(f"making the image {recipe.name}")
+        progress.note(f"building the image {recipe.name}")
         tree = scratch / recipe.repositories[0]
         for deb in debian.fetch_debs(recipe.packages, scratch / "debs", progress):
             debian.extract(deb, packages)
@@ -195,14 +195,14 @@ def _make(scratch: Path, progress: Progress) -> Path:
 
 
 def _fill(tree: Path, packages: Path, recipe: Recipe) -> None:
-    """Make the image's content in `tree` out of the packages' files in `packages`."""
+    """Create the image's content in `tree`, from the files in `packages`."""
     for pattern in recipe.take:
         found = list(packages.glob(pattern))
         if not found:
             raise DmucError(
-                f"making the container image {recipe.name}",
-                f"No file {pattern} in the packages {', '.join(recipe.packages)}.",
-                "They are expected as in Debian 12. Check where apt gets its packages from: apt-cache policy nginx",
+                f"building the container image {recipe.name}",
+                f"There is no file {pattern} in the packages {', '.join(recipe.packages)}.",
+                "They must be as in Debian 12. Check where apt gets its packages from: apt-cache policy nginx",
             )
         for source in found:
             target = _place(tree, source.relative_to(packages))

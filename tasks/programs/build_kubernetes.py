@@ -1,6 +1,7 @@
-"""Kubernetes 1.20.2 of Debian 12, where no other binaries can be had: built from its source package.
+"""The build of Kubernetes 1.20.2 from Debian 12's source package, for hosts that cannot download binaries.
 
-kubectl alone is a package, and is taken from that. Everything here was found by trying: see the reasons at each step.
+Debian 12 has the source package `kubernetes`, but of its programs it has only kubectl as a package. The steps were
+found by trial; the reasons are given at each step.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ _REFLECT2 = "golang-github-modern-go-reflect2-dev"
 
 
 def build(cache: Path, progress: Progress) -> Path:
-    """Return the directory with the PROGRAMS, which is in the directory `cache`; build them if it is not there yet.
+    """Return the directory in `cache` with the PROGRAMS; build them if the directory does not exist yet.
 
-    It appears only when all of them are built and say VERSION. Takes some 4 minutes on 2 cores, and _DISK bytes while
-    it lasts. Needs PACKAGES installed, and apt-get able to fetch. The build's output is in `logs/kubernetes-build.log`.
-    Raises DmucError when a tool or room on the disk is missing or a step fails; Interrupted when the run is ended.
+    The directory appears only when all programs are built and print VERSION. A build takes some 4 minutes on 2 cores,
+    and temporarily _DISK bytes. It needs PACKAGES, and apt-get must be able to download. Its output is in
+    `logs/kubernetes-build.log`. Raise DmucError when a tool or disk space is missing or a step fails; Interrupted when
+    the run is interrupted.
     """
     result = cache / "kubernetes" / DIRECTORY
     if result.exists():
@@ -84,7 +86,7 @@ def fetch_kubectl(cache: Path, progress: Progress) -> None:
 
 def _build(result: Path, log: Path, progress: Progress) -> None:
     scratch = result.parent.resolve() / f"{result.name}.building"
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed: we hold the lock, so it is nobody's
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed; the lock excludes other builds
     _check_disk(result.parent)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
@@ -92,7 +94,7 @@ def _build(result: Path, log: Path, progress: Progress) -> None:
         (scratch / "tmp").mkdir(parents=True)
         tree = _source(scratch, progress)
         _compile(tree, scratch, log, progress)
-        progress.note("ask the programs for their version")
+        progress.note("checking the versions of the programs")
         for program in PROGRAMS:
             _check_version(scratch / "bin" / program)
         (scratch / "bin").rename(result)
@@ -101,13 +103,13 @@ def _build(result: Path, log: Path, progress: Progress) -> None:
 
 
 def _source(scratch: Path, progress: Progress) -> Path:
-    """Give the patched source, at the place in a GOPATH where it must be: module mode refuses its old go.mod."""
+    """Return the directory of the patched source, inside of a GOPATH: Go's module mode refuses the old go.mod."""
     unpacked = debian.fetch_source("kubernetes", scratch, progress)
     if VERSION.lstrip("v") not in unpacked.name:
         raise DmucError(
             f"fetching the source of Kubernetes {VERSION}",
-            f"This machine's apt gives {unpacked.name}.",
-            "Debian 12 (bookworm) has the right one. Elsewhere, bring your own programs: bin_dir=DIRECTORY.",
+            f"apt has another version: {unpacked.name}.",
+            "Debian 12 (bookworm) has the right version. Elsewhere, use programs of your own: bin_dir=DIRECTORY.",
         )
     tree = scratch / "go/src/k8s.io/kubernetes"
     tree.parent.mkdir(parents=True)
@@ -135,23 +137,23 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
     def run(*command: str, seen: Callable[[str], None]) -> None:
         _run(command, environment, tree, log, seen, progress.stop)
 
-    # Without it kube-apiserver lacks its OpenAPI definitions and does not compile.
-    progress.note("generate code")
-    run("make", "generated_files", seen=lambda line: progress.note(f"generate code: {line.strip()[:80]}"))
+    # Without the generated code kube-apiserver lacks its OpenAPI definitions and does not compile.
+    progress.note("generating code")
+    run("make", "generated_files", seen=lambda line: progress.note(f"generating code: {line.strip()[:80]}"))
 
-    # Without the cloud providers: half the time, half the size.
+    # Without the cloud providers: this halves the time and the size.
     what = ("-tags", "providerless", *(f"./cmd/{program}" for program in PROGRAMS))
     packages: set[str] = set()
     ours = "{{if not .Standard}}{{.ImportPath}}{{end}}"
     run("go", "list", "-deps", "-f", ours, *what, seen=lambda line: packages.add(line.strip()))
     total = len(packages)
-    progress.note(f"compile {total} packages")
+    progress.note(f"compiling {total} packages")
 
     def count(line: str) -> None:  # `go build -v` names each package that it compiles
         packages.discard(line.strip())
         progress.bar(total - len(packages), total, "packages")
         if not packages:
-            progress.note(f"link {len(PROGRAMS)} programs")
+            progress.note(f"linking {len(PROGRAMS)} programs")
 
     # In GOPATH mode a vendored package's name begins with that of the tree: without it, -X is silently ignored.
     major, minor, _ = VERSION.lstrip("v").split(".")
@@ -169,7 +171,7 @@ def _run(
     seen: Callable[[str], None],
     stop: threading.Event,
 ) -> None:
-    """Run `command` in `directory`, with no environment but this; its output goes to `log`, and by line to `seen`."""
+    """Run `command` in `directory`, with only this environment; its output goes to `log`, and by line to `seen`."""
     from plumbum import local
 
     clean = local["env"]["-i", *(f"{name}={value}" for name, value in environment.items()), *command]
@@ -182,17 +184,17 @@ def _run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            new_session=True,  # so that all of it can be ended
+            new_session=True,  # so that the whole process group can be killed
         )
         assert process.pid is not None  # for mypy: it is started
         try:
             ended = False
             while not ended:
-                ended = process.poll() is not None  # asked first, so that no line is missed
+                ended = process.poll() is not None  # before reading, so that no line is missed
                 for line in lines:
                     seen(line)
                 if not ended and stop.wait(0.2):
-                    raise Interrupted(f"building Kubernetes {VERSION}", "the run was ended")
+                    raise Interrupted(f"building Kubernetes {VERSION}", "the run was interrupted")
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -203,7 +205,7 @@ def _run(
             raise DmucError(
                 f"building Kubernetes {VERSION}: {shlex.join(command)}",
                 f"exit code {process.returncode}; the end of its output:\n{tail}",
-                f"The whole log is in {log}",
+                f"The whole log is in {log}.",
             )
 
 
@@ -222,8 +224,8 @@ def _check_disk(directory: Path) -> None:
     if free < _DISK:
         raise DmucError(
             f"building Kubernetes {VERSION} in {directory}",
-            f"It needs {_DISK / 1e9:.1f} GB of disk while it is being built; {free / 1e9:.1f} GB are free.",
-            "Make room there, or choose another place with cache=DIRECTORY.",
+            f"The build needs {_DISK / 1e9:.1f} GB of disk space; {free / 1e9:.1f} GB are free.",
+            "Free some space there, or choose another directory with cache=DIRECTORY.",
         )
 
 
@@ -240,5 +242,5 @@ def _check_version(program: Path) -> None:
         raise DmucError(
             f"asking the {program.name} of Debian for its version",
             said.strip(),
-            f"It should say {VERSION}, as in Debian 12. Elsewhere, bring your own programs: bin_dir=DIRECTORY.",
+            f"It must contain {VERSION}, as in Debian 12. Elsewhere, use your own programs: bin_dir=DIRECTORY.",
         )

@@ -1,4 +1,4 @@
-"""The programs of the cluster, one line each, and the small tools that they and we run besides."""
+"""The catalog: the programs of the cluster, one entry each, and the small tools that they and dmuc run."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Program:
     """A program of the cluster."""
 
     name: str
-    tasks: Sequence[str]  # those that run it, or bring what it is for
-    version: tuple[str, ...] = ("--version",)  # the arguments that make it say its version
-    project: Project | None = None  # whose release site has it; None: it cannot be downloaded
+    tasks: Sequence[str]  # the tasks that run it, or make what it is for
+    version: tuple[str, ...] = ("--version",)  # the arguments with which it prints its version
+    project: Project | None = None  # the project whose release site has it; None: it cannot be downloaded
     package: str = ""  # the Debian package that has it
     wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
-    says_flags: bool = False  # its --help names every flag that it takes
-    says_version: str = VERSION  # how its version is found in what it says: a regular expression
-    places: tuple[str, ...] = ()  # the directories in which it is installed, where these are on nobody's PATH
-    links: str = "bin"  # the directory, below the state directory, that has the link to it
+    says_flags: bool = False  # whether its --help names every flag
+    says_version: str = VERSION  # a regular expression that finds the version in its output
+    places: tuple[str, ...] = ()  # the directories in which it is installed, if these are not on the PATH
+    links: str = "bin"  # the directory, below the state directory, with the link to it
 
     @property
     def of_kubernetes(self) -> bool:
-        """Whether it is one of Kubernetes' own, of which only the wanted release will do."""
+        """Whether the program is part of Kubernetes, and so must be of the wanted release."""
         return self.project is download_sites.KUBERNETES
 
     @property
@@ -39,7 +39,7 @@ class Program:
 
     @property
     def shelf(self) -> str:
-        """Its directory in the cache: that of its project."""
+        """The program's directory in the cache, which is that of its project."""
         return self.project.name if self.project else self.name
 
 
@@ -55,7 +55,10 @@ _ENGINE = ("container_engine",)
 
 
 def _cni_plugin(name: str) -> Program:
-    """Without arguments it says what it is. (`bridge` on PATH is another program, iproute2's.)"""
+    """Return the entry of a CNI plugin, which prints its version when run without arguments.
+
+    (`bridge` on the PATH is another program, from iproute2.)
+    """
     return Program(
         name,
         _ENGINE,
@@ -107,11 +110,11 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Tool:
-    """A small program that the others, and we, run besides: any version will do."""
+    """A small program that other programs, or dmuc, run; any version is good enough."""
 
     name: str
     package: str  # the Debian package that has it
-    tasks: Sequence[str]  # those that run it
+    tasks: Sequence[str]  # the tasks that run it
     wanted: Callable[[Context], bool] = field(default=lambda context: True)  # whether this cluster needs it
 
 
@@ -127,18 +130,18 @@ TOOLS = (
     Tool("iptables", "iptables", ["container_engine", "kube_proxy"]),
     Tool("nft", "nftables", ["kube_proxy"], lambda context: context.settings.proxy_mode == "nftables"),
     Tool("ipset", "ipset", ["kube_proxy"], lambda context: context.settings.proxy_mode == "ipvs"),
-    Tool("conntrack", "conntrack", ["kube_proxy"]),  # when a Service of UDP loses a Pod
+    Tool("conntrack", "conntrack", ["kube_proxy"]),  # when a UDP Service loses a Pod
     Tool("socat", "socat", ["kubelet"]),  # for `kubectl port-forward`
 )
 
 
 def wanted(context: Context) -> dict[str, Program]:
-    """Return the programs that this cluster needs, by name; in a run, no more than its tasks do."""
+    """Return the programs that this cluster needs, by name; in a run, only those that its tasks need."""
     return {name: program for name, program in PROGRAMS.items() if _is_wanted(program, context)}
 
 
 def tools(context: Context) -> list[Tool]:
-    """The same for the tools."""
+    """Return the tools that this cluster needs; in a run, only those that its tasks need."""
     return [tool for tool in TOOLS if _is_wanted(tool, context)]
 
 

@@ -1,7 +1,7 @@
-"""Where the programs are downloaded from: each project's own releases, as it lays them out at its site.
+"""The download sites: where each project publishes its releases, and the layout of the site.
 
-The sites are settings: `kubernetes_site` (dl.k8s.io) and `github_site` (github.com), or mirrors of the same layout.
-What is downloaded must have the SHA-256 sum that is pinned in sums.txt, or else the one that is published beside it.
+The sites are settings: `kubernetes_site` (dl.k8s.io) and `github_site` (github.com), or mirrors with the same layout.
+A download must match the SHA-256 sum in sums.txt or, if there is none, the sum that is published with it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _PINNED = Path(__file__).with_name("sums.txt")
 class Project:
     """A project that publishes its programs.
 
-    In `path` stand {version}, {arch} and {program}; in `sums`, a file beside it, {file} is the path's last part.
+    `path` may contain {version}, {arch} and {program}; `sums`, in the same directory, {file}, the last part of `path`.
     """
 
-    name: str  # its directory in the cache
-    version: Callable[[Context], str]  # which one is downloaded
-    site: str  # the setting that says where
-    path: str  # a program, or an archive of programs
+    name: str  # the project's directory in the cache
+    version: Callable[[Context], str]  # the version to download
+    site: str  # the setting with the URL of the site
+    path: str  # the path of a program, or of an archive of programs
     sums: str  # the file with the published SHA-256 sums
 
 
@@ -86,8 +86,8 @@ COREDNS = Project(
 def obtain(context: Context, wanted: Iterable[tuple[Project, str]], progress: Progress) -> None:
     """Download programs, given as project and name, to `cache/PROJECT/vVERSION/NAME`; all at the same time.
 
-    An archive is downloaded once, and all programs that are in it are put there. Raises DmucError when one cannot be
-    had, and then stops the others. What another run with the same cache brings meanwhile is not brought again.
+    An archive is downloaded once, and all its programs are unpacked. A program that another run downloads into the same
+    cache meanwhile is not downloaded again. Raise DmucError when a download fails; the other downloads then stop.
     """
     asked = [(_file(context, project, program), program) for project, program in wanted]
     if not asked:
@@ -96,9 +96,9 @@ def obtain(context: Context, wanted: Iterable[tuple[Project, str]], progress: Pr
     context.settings.cache.mkdir(parents=True, exist_ok=True)
     with turn(context.settings.cache, "downloading programs", progress):
         files: dict[Path, Download] = {}
-        programs: dict[Path, list[str]] = {}  # what is wanted of each file
+        programs: dict[Path, list[str]] = {}  # the programs that are wanted from each file
         for file, program in asked:
-            if not _place(file, program).exists() or _place(file, program) in there:  # no other run has brought it
+            if not _place(file, program).exists() or _place(file, program) in there:  # no other run has downloaded it
                 files.setdefault(file.to, file)
                 programs.setdefault(file.to, []).append(program)
         download.fetch_all(list(files.values()), progress)
@@ -106,7 +106,7 @@ def obtain(context: Context, wanted: Iterable[tuple[Project, str]], progress: Pr
             if path.name in names:
                 path.chmod(0o755)
             else:
-                progress.note(f"unpack {path.name}")
+                progress.note(f"unpacking {path.name}")
                 _unpack(path, names)
 
 
@@ -115,7 +115,7 @@ def _place(file: Download, program: str) -> Path:
 
 
 def pinned_sums() -> dict[str, str]:
-    """Give the pinned SHA-256 sums, by path below the site."""
+    """Return the pinned SHA-256 sums, by path below the site."""
     lines = (line.split() for line in _PINNED.read_text("utf-8").splitlines() if not line.startswith("#"))
     return {path: digest for digest, path in lines}
 
@@ -131,20 +131,20 @@ def _file(context: Context, project: Project, program: str) -> Download:
         sha256=pinned_sums().get(path),
         sums_url=f"{beside}/{project.sums.format(file=file)}",
         else_do=("Another release: kubernetes=VERSION. " if project is KUBERNETES else "")
-        + f"Another site of the same layout: {project.site}=URL.\n"
+        + f"Another site with the same layout: {project.site}=URL.\n"
         f"Programs of your own: {program.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY.",
     )
 
 
 def _unpack(archive: Path, wanted: Iterable[str]) -> None:
-    """Put all programs of the archive beside it, and remove it. Raises DmucError when a wanted one is not in it."""
+    """Unpack all programs of the archive beside it, and remove it. Raise DmucError when a wanted program is missing."""
     part = archive.with_name("unpacking.part")
     try:
         with tarfile.open(archive) as opened:
             members = {Path(m.name).name: m for m in opened if m.isfile() and m.mode & 0o100}
             lost = [name for name in wanted if name not in members]
             if lost:
-                raise DmucError(f"unpacking {archive}", f"There is no {', '.join(lost)} in it.")
+                raise DmucError(f"unpacking {archive}", f"The archive does not contain {', '.join(lost)}.")
             for name, member in members.items():
                 content = opened.extractfile(member)
                 assert content is not None  # it is a file

@@ -1,4 +1,4 @@
-"""A file that should be a program: asked for its version and its flags, once for each file."""
+"""Executables: run a file that should be a program for its version and its flags, once for each file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from ..core.errors import DmucError
 from ..core.files import fingerprint, read_json, write_atomic
 
-VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # how nearly all programs say it
-PATIENCE = 20.0  # seconds in which a program must have said its version
+VERSION = r"v?\d+\.\d+\.\d+[^\s,\"]*"  # the form of nearly all programs' versions
+PATIENCE = 20.0  # seconds in which a program must print its version
 
-# What people take for a program by mistake, by how it begins.
+# Files that are mistaken for a program, by their first bytes.
 _NO_PROGRAM = {
     b"\x1f\x8b": "It is a gzip archive: unpack it.",
     b"\xfd7zXZ": "It is an xz archive: unpack it.",
@@ -34,38 +34,38 @@ _MACHINES = {3: "i686", 8: "mips", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "x
 
 @dataclass(frozen=True)
 class Found:
-    """Where a program is, and what it says."""
+    """A program that was found: its path, and what it prints about itself."""
 
     path: str
     version: str
-    how: str  # in words: how it was come by
-    print: str  # its fingerprint: whether it is still the same
-    flags: Sequence[str] = ()  # what its --help names, where that is asked
-    calls_itself: str | None = None  # the name in its --help, or "" where there is none; None: not asked
+    how: str  # where it comes from, in words
+    print: str  # the file's fingerprint: tells whether the file has changed
+    flags: Sequence[str] = ()  # the flags in its --help, if that was asked for
+    calls_itself: str | None = None  # the name in its --help, or "" if there is none; None: not asked for
 
 
 def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, cache: Path, do: str) -> Found:
-    """Ask the program at `path` for its version with the arguments `ask`: what it is called proves nothing.
+    """Return the program at `path` with its version, which it prints when run with the arguments `ask`.
 
-    `says` is a regular expression that finds the version in what it answers. With `usage` it is asked for its flags,
-    too, and its --help must call it by this name, if by any. The answers are kept in `cache`. Raises DmucError, with
-    the advice `do`, for what is no program that runs here.
+    `says` is a regular expression that finds the version in the output. With `usage` the program is also asked for its
+    flags, and its --help must contain this name, if any. The results are stored in `cache`. Raise DmucError, with the
+    advice `do`, when the file is not a program that runs here.
     """
     tried = f"asking {path} for its version"
     known = cache / "versions" / (str(path).strip("/").replace("/", "-") + ".json")
     try:
         if not path.is_file() or not os.access(path, os.X_OK, effective_ids=True):
-            raise DmucError(tried, _looks(path) or f"It is not executable; if it should be: chmod +x {path}", do)
+            raise DmucError(tried, _looks(path) or f"The file is not executable. If it should be: chmod +x {path}", do)
         found = _remembered(known, path, usage) or _ask(path, ask, says, usage, known)
     except subprocess.TimeoutExpired:
-        raise DmucError(tried, f"It has not ended after {PATIENCE:g} s.", do) from None
+        raise DmucError(tried, f"The program did not end within {PATIENCE:g} s.", do) from None
     except OSError as error:
-        lost = "the loader that it names is not there." if error.errno == errno.ENOENT else error.strerror
-        raise DmucError(tried, _looks(path) or f"It cannot be run: {lost}", do) from None
+        lost = "its dynamic loader does not exist." if error.errno == errno.ENOENT else error.strerror
+        raise DmucError(tried, _looks(path) or f"The program cannot be run: {lost}", do) from None
     except ValueError as error:
         raise DmucError(tried, str(error), do) from None
     if usage and found.calls_itself not in ("", usage):
-        raise DmucError(tried, f"It calls itself {found.calls_itself}, not {usage}.", do)
+        raise DmucError(tried, f"This program is {found.calls_itself}, not {usage}.", do)
     return replace(found, how=how)
 
 
@@ -89,14 +89,14 @@ def _ask(path: Path, ask: Sequence[str], says: str, usage: str, known: Path) -> 
         flags = sorted(set(re.findall(r"^\s+(?:-\w, )?(--[a-z0-9][\w.-]*)", said, re.MULTILINE)))
         name = re.search(r"^Usage:\s+(\S+)", said, re.MULTILINE)
         found = replace(found, flags=flags, calls_itself=name[1] if name else "")
-    with contextlib.suppress(OSError):  # a cache that others own serves us all the same
+    with contextlib.suppress(OSError):  # the cache may be another user's, and not writable
         known.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(known, json.dumps(asdict(found)))
     return found
 
 
 def _looks(path: Path) -> str:
-    """Say what a file that cannot be run is, by its looks; empty when it looks like a program of this machine."""
+    """Return what kind of file this is, if not a program for this machine; empty when it looks like one."""
     if path.is_dir():
         return "It is a directory."
     try:
@@ -116,18 +116,18 @@ def _objections(head: bytes) -> Iterator[str]:
         number = int.from_bytes(head[18:20], "little" if head[5:6] == b"\1" else "big")
         machine = _MACHINES.get(number, f"another machine (number {number} of ELF)")
         if len(head) > 20 and machine != here:
-            yield f"It is a program for {machine}, and this is {here}."
+            yield f"It is a program for {machine}, and this machine is {here}."
     elif head.startswith(b"#!"):
         interpreter = os.fsdecode(b"".join(head[2:].partition(b"\n")[0].split()[:1]))
         if not Path(interpreter).is_file():
-            yield f"It is a script for {interpreter}, which is not there."
+            yield f"It is a script for {interpreter}, which does not exist."
     else:
         line = head.decode(errors="replace").partition("\n")[0][:60].strip()
-        yield f"It is no program; it begins with {line!r}." if head else "It is empty."
+        yield f"It is not a program; it begins with {line!r}." if head else "The file is empty."
 
 
 def _run(path: Path, arguments: Sequence[str]) -> tuple[int, str]:
-    """Give the exit code and what was said. Raises TimeoutExpired, and then leaves no process behind."""
+    """Return the exit code and the output. Raise TimeoutExpired; even then, no process is left behind."""
     with subprocess.Popen(
         [path, *arguments],
         stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
-"""The packet filter's live rules, as `iptables-save -c` and `nft -j list table` print them, in one form.
+"""The live rules of iptables and nftables, read from `iptables-save -c` and `nft -j list table` into one form.
 
-Both are read into chains of rules. What a rule asks of a packet is split in three: what can be told from where the
-packet goes (address, protocol, port), with which probability the rule takes it, and the rest, in words.
+Both become chains of rules. The conditions of a rule are split in three: the destination of the packet (address,
+protocol, port), the probability with which the rule matches, and all other conditions, in words.
 Sources: iptables-extensions(8), nft(8), libnftables-json(5).
 """
 
@@ -19,14 +19,16 @@ from typing import Any
 from ..core.errors import DmucError
 from ..core.machine import Machine, run
 
-VERDICTS = frozenset({"DNAT", "REJECT", "DROP"})  # after these a packet goes through no more rules of the table
+VERDICTS = frozenset(
+    {"DNAT", "REJECT", "DROP"}
+)  # verdicts after which a packet is not matched against further rules of the table
 
 _LIMIT = 5.0  # seconds to list the rules in
 
 
 @dataclass(frozen=True)
 class Packet:
-    """The first packet of a connection: where it goes. `local`: that is an address of the machine itself."""
+    """The destination of the first packet of a connection. `local`: it is an address of the machine itself."""
 
     address: str
     port: int
@@ -38,7 +40,7 @@ class Packet:
         return ip_address(self.address)
 
     def goes_to(self, networks: Sequence[str]) -> bool:
-        """Whether it goes to one of these addresses or networks."""
+        """Return whether the destination is one of these addresses or networks."""
         return any(network == f"{self.address}/32" or self._address in ip_network(network) for network in networks)
 
 
@@ -46,21 +48,21 @@ class Packet:
 class Rule:
     """One rule of a chain."""
 
-    # A chain or, in capitals, a verdict. Several: each is taken with the same probability. None: it decides nothing.
+    # Chains or, in capitals, verdicts. Several: each with the same probability. None: the rule decides nothing.
     targets: Sequence[str] = ()
     probability: Fraction = Fraction(1)
-    networks: Sequence[str] | None = None  # where the packet must go to; None: anywhere
+    networks: Sequence[str] | None = None  # the destination must be in one of these; None: any destination
     protocol: str = ""
     port: int | None = None
-    local: bool = False  # the packet must go to an address of the machine itself
-    conditions: Sequence[str] = ()  # what else it asks of a packet
-    again: int | None = None  # only for who has come within so many seconds
+    local: bool = False  # the destination must be an address of the machine itself
+    conditions: Sequence[str] = ()  # all other conditions
+    again: int | None = None  # only for clients whose last packet is at most so many seconds old
     comment: str = ""
     destinations: Sequence[str] = ()  # of DNAT: ADDRESS:PORT, one for each of the targets
-    packets: int | None = None  # how many it has taken; None: it has no counter
+    packets: int | None = None  # number of packets that have matched; None: the rule has no counter
 
     def may_take(self, packet: Packet) -> bool:
-        """Whether nothing that is known of the packet speaks against it."""
+        """Return whether the rule can match the packet, as far as its destination tells."""
         return (
             self.protocol in ("", packet.protocol)
             and self.port in (None, packet.port)
@@ -70,28 +72,28 @@ class Rule:
 
     @property
     def names(self) -> bool:
-        """Whether it asks for an address or a port."""
+        """Whether the rule has a condition on the destination's address or port."""
         return self.networks is not None or self.port is not None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Chains by name, and which of them packets enter by themselves (OUTPUT, PREROUTING and so on)."""
+    """A table: its chains by name, and the names of its base chains (OUTPUT, PREROUTING and so on)."""
 
     hooks: Sequence[str]
     chains: Mapping[str, Sequence[Rule]]
 
 
 def read_iptables(machine: Machine) -> dict[str, Table]:
-    """Give the machine's iptables, `nat` and `filter` among them. Raises DmucError when they cannot be read."""
+    """Return the machine's iptables tables, by name. Raise DmucError when they cannot be read."""
     return parse_iptables(run(machine, "iptables-save", "-c", timeout=_LIMIT))
 
 
 def read_nftables(machine: Machine, name: str) -> dict[str, Table]:
-    """Give the nftables table `ip NAME` of the machine, as `parse_nftables` does; nothing when there is none."""
+    """Return the nftables table `ip NAME` of the machine, as `parse_nftables` does; empty when there is none."""
     try:
         return parse_nftables(run(machine, "nft", "-j", "list", "table", "ip", name, timeout=_LIMIT))
-    except DmucError:  # no such table, or no nft on this machine: then nobody has made one
+    except DmucError:  # no such table, or no nft on this machine, and so no table either
         return {}
 
 
@@ -99,10 +101,10 @@ def read_nftables(machine: Machine, name: str) -> dict[str, Table]:
 
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _LINE = re.compile(r"(?:\[(\d+):\d+\] )?-A (\S+) ?(.*)")
-# They always hold for the first packet of a connection, or only count or remember it.
+# These always match the first packet of a connection, or only count or record it.
 _TRUE = re.compile(r"--ctstate \S*\bNEW\b.*|--set .*|--nfacct-name .*")
 
-# What they say of a rule.
+# The options of a rule: the field of Rule, and the value.
 _FACT_OF: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "-j": ("targets", lambda target: (target,)),
     "-g": ("targets", lambda target: (target,)),
@@ -121,12 +123,12 @@ _WORDS = {
     "--src-type": "from {} addresses",
     "! --src-type": "not from {} addresses",
 }
-# -m names a module, which its options tell, too; the others only go with one that says something.
+# Options without a meaning of their own.
 _SILENT = {"-m", "--mode", "--rcheck", "--reap", "--name", "--mask", "--rsource"}
 
 
 def parse_iptables(text: str) -> dict[str, Table]:
-    """Give the tables that `iptables-save -c` has printed (without -c: the rules have no counters)."""
+    """Return the tables in the output of `iptables-save -c` (without -c: rules without counters)."""
     tables: dict[str, Table] = {}
     hooks: list[str] = []
     chains: dict[str, list[Rule]] = {}
@@ -162,7 +164,7 @@ def _iptables_rule(text: str, packets: str | None) -> Rule:
 
 
 def _options(text: str) -> Iterator[tuple[str, str]]:
-    """Give each option, with `! ` before it where it is denied, and its arguments."""
+    """Yield each option, with the prefix `! ` if it is negated, and its arguments."""
     option, arguments, denied = "", list[str](), False
     for quoted, word in _WORD.findall(text):
         if word == "!" or word.startswith("-"):
@@ -183,7 +185,10 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
 
 
 def parse_nftables(text: str) -> dict[str, Table]:
-    """Give what `nft -j list table` has printed as two tables of the same chains: `nat` and `filter` hook in others."""
+    """Return the output of `nft -j list table` as two tables, `nat` and `filter`, with the same chains.
+
+    The two tables differ in their base chains.
+    """
     things = json.loads(text)["nftables"]
     sets = {s["name"]: s for thing in things for kind, s in thing.items() if kind in {"set", "map"}}
     chains: dict[str, list[Rule]] = {c["chain"]["name"]: [] for c in things if "chain" in c}
@@ -197,7 +202,7 @@ def parse_nftables(text: str) -> dict[str, Table]:
 
 
 def _nftables_rules(rule: Any, sets: Mapping[str, Any]) -> Iterator[Rule]:
-    """Give the rule; one that looks a packet up in a map becomes one rule for each of the map's elements."""
+    """Yield the rule; a rule with a map becomes one rule for each element of the map."""
     made = Rule(comment=rule.get("comment", ""))
     for statement in rule["expr"]:
         ((kind, value),) = statement.items()
@@ -209,7 +214,7 @@ def _nftables_rules(rule: Any, sets: Mapping[str, Any]) -> Iterator[Rule]:
             case "dnat":
                 destinations = tuple(_destinations(value))
                 made = replace(made, targets=("DNAT",) * len(destinations), destinations=destinations)
-            case "mangle" if "|" in value["value"]:  # a bit more for those who look at the mark later
+            case "mangle" if "|" in value["value"]:  # sets a bit of the mark, for a later rule
                 made = replace(made, targets=("MARK",))
             case "jump" | "goto" | "reject" | "drop" | "return" | "masquerade":
                 made = replace(made, targets=(_target(statement),))
@@ -228,24 +233,24 @@ def _nftables_rules(rule: Any, sets: Mapping[str, Any]) -> Iterator[Rule]:
 
 
 def _matching(rule: Rule, left: Any, op: str, right: Any, sets: Mapping[str, Any]) -> Rule:
-    """Give the rule, with one question more."""
+    """Return the rule with one more condition."""
     payload = left.get("payload", {})
     facts: dict[str, Any]
     match payload.get("field") or next(iter(left)), op:
         case "daddr", "==":
             facts = {"networks": tuple(_networks(right, sets))}
         case "dport", "==" if isinstance(right, int):
-            protocol = payload["protocol"]  # th: the transport header of any
+            protocol = payload["protocol"]  # th: the transport header of any protocol
             facts = {"port": right, "protocol": rule.protocol if protocol == "th" else protocol}
         case "saddr", "==" if isinstance(right, str) and right.startswith("@"):
-            facts = {"again": sets[right[1:]].get("timeout", 0)}  # who is in there came not long ago
+            facts = {"again": sets[right[1:]].get("timeout", 0)}  # the set has the clients of the last seconds
         case "saddr", _:
             networks = " or ".join(network.removesuffix("/32") for network in _networks(right, sets))
             facts = {"conditions": (*rule.conditions, f"{'not ' if op == '!=' else ''}from {networks}")}
         case "meta", "==" if left["meta"]["key"] == "l4proto":
             facts = {"protocol": str(right)}
         case "ct", "in" | "==" if "new" in right:
-            facts = {}  # the first packet of a connection is
+            facts = {}  # always true for the first packet of a connection
         case "fib", "==" if right == "local" and "daddr" in left["fib"]["flags"]:
             facts = {"local": True}
         case "fib", "==" if right == "local" and "saddr" in left["fib"]["flags"]:
@@ -256,7 +261,7 @@ def _matching(rule: Rule, left: Any, op: str, right: Any, sets: Mapping[str, Any
 
 
 def _destinations(dnat: Any) -> Iterator[str]:
-    """Give where it leads: to one address and port, or to one of several that `numgen` draws from a map."""
+    """Yield the destinations: one address and port, or several of which `numgen` picks one at random."""
     if "port" in dnat:
         yield f"{dnat['addr']}:{dnat['port']}"
     else:
@@ -279,7 +284,7 @@ def _networks(right: Any, sets: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(element: Any) -> Any:
-    """Give an element of a set without its comment and timeout."""
+    """Return an element of a set without its comment and timeout."""
     return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
 
 

@@ -137,7 +137,7 @@ def test_one_that_is_named_may_be_of_any_release(context: Context, shelf: Shelf)
     built = shelf.put("built", "kubelet", "v1.99.0-alpha.1.23+0123456789abcd-dirty")
     found = find(having(context, bin_dir=str(built.parent)), PROGRAMS["kubelet"])
     assert found is not None
-    assert (found.version, found.how) == ("v1.99.0-alpha.1.23+0123456789abcd-dirty", "as you said")
+    assert (found.version, found.how) == ("v1.99.0-alpha.1.23+0123456789abcd-dirty", "named in the settings")
 
 
 def test_a_tilde_and_a_path_from_here_are_understood(
@@ -176,7 +176,7 @@ def test_a_named_program_that_is_not_executable_is_said(context: Context, shelf:
     named = shelf.put("mine", "etcd", "3.4.23")
     named.chmod(0o644)
     seen = refused(having(context, programs={"etcd": str(named)}), "etcd").seen
-    assert seen == f"It is not executable; if it should be: chmod +x {named}"
+    assert seen == f"The file is not executable. If it should be: chmod +x {named}"
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_a_named_program_that_is_not_executable_is_said(context: Context, shelf:
     [
         ("#!/bin/sh\necho oh dear >&2; exit 4\n", "exit code 4: oh dear"),
         ("#!/bin/sh\necho who knows\n", "exit code 0: who knows"),
-        ("#!/no/such/interpreter\n", "It is a script for /no/such/interpreter, which is not there."),
-        ("\x7fELF rubbish", "It cannot be run: "),
+        ("#!/no/such/interpreter\n", "It is a script for /no/such/interpreter, which does not exist."),
+        ("\x7fELF rubbish", "The program cannot be run: "),
     ],
 )
 def test_a_named_program_that_does_not_say_its_version_is_said(
@@ -287,7 +287,7 @@ def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engi
     BINARIES.make(context, Silent())
     answer = BINARIES.holds(context)
     assert answer
-    assert "Kubernetes v1.20.2" in answer.why and "as you said" in answer.why
+    assert "Kubernetes v1.20.2" in answer.why and "named in the settings" in answer.why
     wanted = catalog.wanted(context).keys()
     assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
     # The network plugins are apart: one has the name of another program, which the machine has, too.
@@ -312,6 +312,15 @@ def test_a_program_that_has_changed_is_looked_at_again(context: Context, shelf: 
     BINARIES.make(context, Silent())
     assert BINARIES.holds(context)
     assert versions(context)["kubelet"] == "v1.20.2-dirty"
+
+
+def test_who_reads_what_is_known_while_it_is_written_again_reads_it_whole(context: Context, shelf: Shelf) -> None:
+    context = make_known(context, shelf)
+    before = context.programs_file.read_text()
+    with context.programs_file.open() as reader:
+        shelf.put("built", "kubelet", "v1.20.2-dirty")
+        BINARIES.make(context, Silent())
+        assert reader.read() == before != context.programs_file.read_text()
 
 
 @pytest.mark.parametrize("gone", ["program", "link"])
@@ -356,7 +365,7 @@ def test_what_is_nowhere_and_cannot_be_had_is_named(
     shelf.put_all("path", names=[name for name in PROGRAMS if name not in ("runc", "etcd")])
     with pytest.raises(DmucError) as error:
         BINARIES.make(context, Silent())
-    assert "no etcd, runc" in error.value.seen
+    assert "from anywhere: etcd, runc" in error.value.seen
     assert "bin_dir=DIRECTORY" in error.value.do
 
 
@@ -365,7 +374,7 @@ def test_another_release_than_debians_cannot_be_built(context: Context, shelf: S
     with pytest.raises(DmucError) as error:
         BINARIES.make(having(context, kubernetes="1.20.15"), Silent())
     assert "1.20.15" in error.value.tried
-    assert error.value.seen.startswith("obtain=debian, and what Debian has is v1.20.2.")
+    assert error.value.seen.startswith("obtain=debian, and Debian's source package has only")
 
 
 # Downloading
@@ -489,7 +498,7 @@ def test_an_archive_with_a_wrong_sum_is_not_unpacked(online: Context, site: Site
 def test_an_archive_without_the_program_is_said(online: Context, site: Site) -> None:
     publish_kubernetes(site, f"v{online.release.default}")
     publish_etcd(site, online.release.etcd, member="etcdctl")
-    with pytest.raises(DmucError, match="There is no etcd in it"):
+    with pytest.raises(DmucError, match="The archive does not contain etcd"):
         BINARIES.make(online, Silent())
 
 
@@ -559,7 +568,7 @@ def test_who_names_a_mirror_need_not_say_that_it_is_to_be_used(context: Context,
 
 @pytest.mark.parametrize(
     ("obtain", "seen"),
-    [("auto", "https://dl.k8s.io does not answer, and what "), ("debian", "obtain=debian, and what ")],
+    [("auto", "https://dl.k8s.io does not answer, and Debian's "), ("debian", "obtain=debian, and Debian's ")],
 )
 def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
     context: Context, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, obtain: str, seen: str
@@ -571,7 +580,7 @@ def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
     for goal in (binaries.PACKAGES, BINARIES):
         with pytest.raises(DmucError) as error:
             goal.make(wanted, Silent())
-        assert error.value.tried.startswith("obtaining Kubernetes 1.36 (kube-apiserver, ")
+        assert error.value.tried.startswith("getting Kubernetes 1.36 (kube-apiserver, ")
         assert error.value.seen.startswith(seen) and "v1.20.2" in error.value.seen
         for way in ("bin_dir=DIRECTORY", "kubernetes_site=URL", "github_site=URL", "kubernetes=1.20"):
             assert way in error.value.do
@@ -585,7 +594,7 @@ def test_what_was_downloaded_and_is_of_another_release_is_said(online: Context, 
         site.pages[path.replace("v1.20.7", "v1.21.99")] = site.pages[path]
     with pytest.raises(DmucError) as error:
         BINARIES.make(having(online, kubernetes="1.21.99"), Silent())
-    assert error.value.seen == "It says v1.20.7, and was downloaded as 1.21.99."
+    assert error.value.seen == "Its version is v1.20.7, but it was downloaded as 1.21.99."
     assert "kubernetes_site=URL" in error.value.do
 
 
@@ -595,7 +604,7 @@ def test_what_was_downloaded_and_does_not_run_is_said(online: Context, site: Sit
     publish(site, "/release/v1.20.7/bin/linux/amd64/kubelet", b"<html>")
     with pytest.raises(DmucError) as error:
         BINARIES.make(having(online, kubernetes="1.20.7"), Silent())
-    assert error.value.seen == "It is no program; it begins with '<html>'."
+    assert error.value.seen == "It is not a program; it begins with '<html>'."
 
 
 # Mix and match
@@ -695,7 +704,7 @@ def test_a_run_asks_for_no_more_than_its_tasks_do(
     run_of("etcd", "apiserver", "scheduler")
     assert not BINARIES.holds(context)
     monkeypatch.setattr(build_kubernetes, "build", lambda cache, progress: None)
-    with pytest.raises(DmucError, match="There is no kube-scheduler"):
+    with pytest.raises(DmucError, match="not available from anywhere: kube-scheduler"):
         BINARIES.make(context, Silent())
 
 

@@ -95,7 +95,7 @@ def test_in_v2_the_machines_processes_move_down_and_then_its_group_passes_all_on
 
 
 def test_in_v2_a_group_that_may_not_pass_on_says_so(unified: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(path: Path, text: str) -> int:
+    def busy(path: Path, text: str, encoding: str) -> int:
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     monkeypatch.setattr(Path, "write_text", busy)

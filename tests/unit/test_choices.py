@@ -52,7 +52,7 @@ def test_security_is_the_default_from_1_20_on(tmp_path: Path, settings: dict[str
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"kubernetes": "1.24", "engine": "docker"}, ("engine=docker", "of 1.23", "engine=containerd")),
+        ({"kubernetes": "1.24", "engine": "docker"}, ("engine=docker", "1.23 is the last", "engine=containerd")),
         ({"kubernetes": "1.36.2", "engine": "docker"}, ("engine=docker",)),
         ({"engine": "podman"}, ("engine=podman: must be one of auto, docker, containerd",)),
         ({"kubernetes": "1.28", "proxy_mode": "nftables"}, ("proxy_mode=nftables", "iptables, ipvs", "1.29")),

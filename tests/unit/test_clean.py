@@ -55,8 +55,8 @@ def test_clean_does_all_that_can_be_done_and_says_what_is_left(tmp_path: Path) -
     assert (checkout.state / "logs" / "kube_proxy.log").exists()
     for words in (["clean", "kube_proxy", "etcd"], ["clean"]):  # said as long as it is there
         done = checkout.doit(*words)
-        assert done.returncode == 3 and "kube-ipvs0" in done.stderr and "kube_proxy: taken back" not in done.stdout
-    assert "etcd: taken back" in checkout.doit("clean", "kube_proxy", "etcd").stdout
+        assert done.returncode == 3 and "kube-ipvs0" in done.stderr and "kube_proxy: undone" not in done.stdout
+    assert "etcd: undone" in checkout.doit("clean", "kube_proxy", "etcd").stdout
     subprocess.run(["ip", "link", "delete", "kube-ipvs0"], check=True)
     done = checkout.doit("clean")
     assert (done.returncode, done.stderr) == (0, "")

@@ -59,7 +59,7 @@ def with_program(context: Context) -> Context:
 def test_without_the_program_it_says_what_to_do(context: Context) -> None:
     with pytest.raises(DmucError, match="coredns_bin=PATH") as error:
         dns.WANTED.make(context, Silent())
-    assert "not among Debian's packages" in str(error.value) and "Nothing else needs it" in str(error.value)
+    assert "has no Debian package" in str(error.value) and "Nothing else needs CoreDNS" in str(error.value)
     assert not wants_dns(context) and "coredns" not in wanted(context)
 
 

@@ -187,11 +187,14 @@ def links() -> set[str]:
 
 @on_a_private_host
 def test_on_the_host_all_of_ours_goes_and_nothing_of_others(tmp_path: Path) -> None:
-    for theirs in ("/var/lib/cni/networks/podman/10.88.0.2", f"/var/lib/cni/results/podman-{'b' * 64}-eth0"):
-        Path(theirs).parent.mkdir(parents=True, exist_ok=True)
-        Path(theirs).touch()
+    names = ("networks/podman/10.88.0.2", f"results/cni-loopback-{'b' * 64}-lo", f"results/podman-{'b' * 64}-eth0")
+    theirs = [Path("/var/lib/cni", name) for name in names]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     context = a_cluster_on_the_host(tmp_path, "containerd")
-    Path(f"/var/lib/cni/results/dmuc-{'a' * 64}-eth0").touch()
+    for name in (f"dmuc-{'a' * 64}-eth0", f"cni-loopback-{'a' * 64}-lo"):
+        Path("/var/lib/cni/results", name).touch()
     Path("/var/lib/cni/networks/dmuc/10.73.0.2").touch()
     Path("/var/lib/containerd/image").touch()
     sh("mkdir /run/containerd/fs; mount -t tmpfs tmpfs /run/containerd/fs; ip link add cni-podman0 type bridge")
@@ -202,8 +205,7 @@ def test_on_the_host_all_of_ours_goes_and_nothing_of_others(tmp_path: Path) -> N
     assert theirs_too.runs() == (True, True)
     assert not Path("/run/containerd").exists() and Path("/run/other/s/1").exists()
     assert links() == {"lo", "cni-podman0"}
-    left = sorted(str(path) for path in Path("/var/lib").rglob("*") if path.is_file())
-    assert left == ["/var/lib/cni/networks/podman/10.88.0.2", f"/var/lib/cni/results/podman-{'b' * 64}-eth0"]
+    assert sorted(path for path in Path("/var/lib").rglob("*") if path.is_file()) == theirs
     container_engine.CONTAINER_ENGINE.undo(context)
     theirs_too.process.kill()
 
@@ -288,6 +290,8 @@ def test_where_another_engine_has_left_something_ours_is_not_started(tmp_path: P
     with pytest.raises(DmucError, match="/run/containerd is there already"):
         prepare(context)
     assert [path.name for path in Path("/run/containerd").iterdir()] == ["io.containerd"]
+    Path("/run/containerd/io.containerd").rename("/run/containerd/s")  # where the shims of a Docker have their sockets
+    prepare(context)
 
 
 def test_what_another_engine_has_left_goes_first(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tests.unit.support import a_program, eventually
 def look(path: Path, usage: str = "", cache: str = "cache") -> Found:
     do = "Name another."
     at = path.parent / cache
-    return look_at(path, ["--version"], says=VERSION, usage=usage, how="as you said", cache=at, do=do)
+    return look_at(path, ["--version"], says=VERSION, usage=usage, how="named in the settings", cache=at, do=do)
 
 
 def refused(path: Path, usage: str = "") -> str:
@@ -49,20 +49,23 @@ def a_tar() -> bytes:
 @pytest.mark.parametrize(
     ("content", "seen"),
     [
-        (b"", "It is empty."),
-        (b"<html>\n<title>Sign in</title>", "It is no program; it begins with '<html>'."),
-        (b"echo v1.2.3\n", "It is no program; it begins with 'echo v1.2.3'."),
-        (b"\xff\xfe\x00", "It is no program; it begins with "),
+        (b"", "The file is empty."),
+        (b"<html>\n<title>Sign in</title>", "It is not a program; it begins with '<html>'."),
+        (b"echo v1.2.3\n", "It is not a program; it begins with 'echo v1.2.3'."),
+        (b"\xff\xfe\x00", "It is not a program; it begins with "),
         (gzip.compress(b"a program", mtime=0), "It is a gzip archive: unpack it."),
         (a_tar(), "It is a tar archive: unpack it."),
         (b"PK\x03\x04" + bytes(30), "It is a zip archive: unpack it."),
         (b"MZ\x90\x00" + bytes(30), "It is a program for Windows."),
         (b"\xcf\xfa\xed\xfe" + bytes(30), "It is a program for macOS."),
-        (elf(9999), f"It is a program for another machine (number 9999 of ELF), and this is {os.uname().machine}."),
-        (elf(22, big=True), f"It is a program for s390x, and this is {os.uname().machine}."),
-        (b"#!/no/such/interpreter --flag\n", "It is a script for /no/such/interpreter, which is not there."),
+        (
+            elf(9999),
+            f"It is a program for another machine (number 9999 of ELF), and this machine is {os.uname().machine}.",
+        ),
+        (elf(22, big=True), f"It is a program for s390x, and this machine is {os.uname().machine}."),
+        (b"#!/no/such/interpreter --flag\n", "It is a script for /no/such/interpreter, which does not exist."),
         (b"#!\n", "It is a script for "),
-        (b"\x7fELF", "It cannot be run: Exec format error"),
+        (b"\x7fELF", "The program cannot be run: Exec format error"),
     ],
 )
 def test_what_cannot_be_run_is_said_by_its_looks(tmp_path: Path, content: bytes, seen: str) -> None:
@@ -79,7 +82,7 @@ def test_another_architecture_is_named_and_so_is_this_one(tmp_path: Path) -> Non
     for mode in (0o755, 0o644):
         path.write_bytes(elf(number))
         path.chmod(mode)
-        assert refused(path) == f"It is a program for {other}, and this is {here}."
+        assert refused(path) == f"It is a program for {other}, and this machine is {here}."
 
 
 def test_what_is_not_there_or_a_directory_is_said(tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_what_is_not_there_or_a_directory_is_said(tmp_path: Path) -> None:
 def test_a_script_that_is_not_executable_is_said_with_the_remedy(tmp_path: Path) -> None:
     path = a_program(tmp_path / "kubelet", "echo v1.2.3")
     path.chmod(0o644)
-    assert refused(path) == f"It is not executable; if it should be: chmod +x {path}"
+    assert refused(path) == f"The file is not executable. If it should be: chmod +x {path}"
     path.chmod(0o755)
     assert look(path).version == "v1.2.3"
 
@@ -105,14 +108,14 @@ def test_a_real_program_whose_loader_is_not_there_is_said(tmp_path: Path) -> Non
         pytest.skip("this Python has another loader")
     path.write_bytes(head.replace(loader, b"/lib64/ld-nowhere-86-64.so.2"[: len(loader)]))
     path.chmod(0o755)
-    assert refused(path) == "It cannot be run: the loader that it names is not there."
+    assert refused(path) == "The program cannot be run: its dynamic loader does not exist."
 
 
 def test_one_that_hangs_is_given_up_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executable, "PATIENCE", 0.2)
     pids = tmp_path / "pids"
     path = a_program(tmp_path / "kubelet", f"sleep 600 & echo $$ $! > {pids}; wait")
-    assert refused(path) == "It has not ended after 0.2 s."
+    assert refused(path) == "The program did not end within 0.2 s."
     eventually(lambda: not any(map(is_alive, pids.read_text().split())), "they have ended")
 
 
@@ -133,8 +136,8 @@ HELP = "echo 'Runs on each node.'; echo; echo Usage:; echo '  kube-proxy [flags]
 
 def test_one_under_the_name_of_another_is_said(tmp_path: Path) -> None:
     path = a_program(tmp_path / "kubelet", f"[ $1 = --version ] && echo Kubernetes v1.20.2 || {{ {HELP}; }}")
-    assert refused(path, usage="kubelet") == "It calls itself kube-proxy, not kubelet."
-    assert refused(path, usage="kubelet") == "It calls itself kube-proxy, not kubelet."  # remembered
+    assert refused(path, usage="kubelet") == "This program is kube-proxy, not kubelet."
+    assert refused(path, usage="kubelet") == "This program is kube-proxy, not kubelet."  # remembered
     found = look(path, usage="kube-proxy")
     assert (found.version, found.flags) == ("v1.20.2", ["--config"])
 
@@ -142,7 +145,7 @@ def test_one_under_the_name_of_another_is_said(tmp_path: Path) -> None:
 def test_one_that_was_not_asked_for_its_name_is_asked_when_that_counts(tmp_path: Path) -> None:
     path = a_program(tmp_path / "kubelet", f"[ $1 = --version ] && echo Kubernetes v1.20.2 || {{ {HELP}; }}")
     assert look(path).calls_itself is None
-    assert refused(path, usage="kubelet") == "It calls itself kube-proxy, not kubelet."
+    assert refused(path, usage="kubelet") == "This program is kube-proxy, not kubelet."
 
 
 def test_one_that_says_its_path_first_is_understood(tmp_path: Path) -> None:

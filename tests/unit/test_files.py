@@ -1,4 +1,4 @@
-"""Small files: whoever reads one finds it whole, or the one before; and what is broken is as if it were not there."""
+"""Small files: a reader finds one whole, or the one before; and a broken one is as if it were not there."""
 
 from __future__ import annotations
 

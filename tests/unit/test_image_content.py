@@ -210,7 +210,7 @@ def test_a_package_without_an_expected_file_is_said(tmp_path: Path, monkeypatch:
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("not a directory")
-    with pytest.raises(DmucError, match="can be written"):
+    with pytest.raises(DmucError, match="is writable"):
         recipes.build(tmp_path, Silent())
 
 

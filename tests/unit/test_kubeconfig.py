@@ -69,7 +69,7 @@ def test_a_renewed_certificate_changes_its_holders_file_and_no_other(tmp_path: P
     (context.pki / f"{who}.crt").unlink()
     assert not KUBECONFIG.holds(context)
     pki.PKI.make(context, Silent())
-    assert KUBECONFIG.holds(context).why == f"{api_client.kubeconfig(context, who)} is not as wanted"
+    assert KUBECONFIG.holds(context).why == f"{api_client.kubeconfig(context, who)} is not as it must be"
     KUBECONFIG.make(context, Silent())
     assert KUBECONFIG.holds(context)
     assert [file for file, text in before.items() if file.read_bytes() != text] == [api_client.kubeconfig(context, who)]

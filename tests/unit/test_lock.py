@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -167,7 +168,7 @@ def test_it_is_held_also_where_its_state_goes_meanwhile(of_root: Path, context: 
 
 
 def test_of_many_at_once_never_two_have_it(context: Context) -> None:
-    """Whoever ends removes the file while others are opening it."""
+    """Each that ends removes the file while others are opening it."""
     inside, together, had = [0], [0], [0]
 
     def work() -> None:
@@ -184,6 +185,30 @@ def test_of_many_at_once_never_two_have_it(context: Context) -> None:
     assert together == [1]
 
 
+def test_a_directory_that_cannot_be_made_is_said(context: Context, of_root: Path) -> None:
+    context.state.rmdir()
+    context.state.parent.rmdir()
+    for directory in (of_root, context.state.parent):
+        directory.symlink_to("nowhere")
+    with pytest.raises(DmucError, match="cannot be made"), only_one(context):
+        pytest.fail("taken")
+
+
+def test_a_file_that_has_gone_meanwhile_is_no_lock(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, next_holder = fcntl.flock, ExitStack()
+
+    def late(handle: int, how: int) -> None:
+        """The one that held it removes the file after we have opened it, and the next one makes another."""
+        monkeypatch.setattr(fcntl, "flock", flock)
+        Path(f"/proc/self/fd/{handle}").readlink().unlink()
+        next_holder.enter_context(only_one(context))
+        flock(handle, how)
+
+    with next_holder:
+        monkeypatch.setattr(fcntl, "flock", late)
+        assert is_taken(context)
+
+
 @pytest.mark.skipif(not is_root(), reason="being another user takes root")
 def test_another_user_can_neither_take_it_nor_keep_it_from_us(context: Context, of_root: Path) -> None:
     def as_another_user() -> None:
@@ -197,13 +222,19 @@ def test_another_user_can_neither_take_it_nor_keep_it_from_us(context: Context, 
                 held.bind(f"\0dmuc/{name}")
         with only_one(context):
             (file,) = (path for directory in (of_root, context.state.parent) for path in directory.glob(".*.lock"))
-            # In a directory that everybody can enter, so that it is the file alone that refuses.
-            for directory in [file.parent, *file.parent.parents]:
-                if directory.is_relative_to("/tmp") and directory != Path("/tmp"):
-                    directory.chmod(0o755)
-            done = subprocess.run(
-                ["cat", file], preexec_fn=as_another_user, capture_output=True, text=True, check=False
-            )
+            file.parent.chmod(0o755)  # so that it is the file alone that refuses
+            directory = os.open(file.parent, os.O_RDONLY)
+            try:
+                done = subprocess.run(
+                    ["cat", f"/proc/self/fd/{directory}/{file.name}"],
+                    pass_fds=[directory],
+                    preexec_fn=as_another_user,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+            finally:
+                os.close(directory)
             assert "Permission denied" in done.stderr
 
 

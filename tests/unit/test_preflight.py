@@ -71,7 +71,7 @@ def test_without_sys_resource_containerd_is_told_in_its_file(on: Callable[..., d
     found = on(host=WITHOUT, kubernetes="1.36")
     assert found["engine"].found == "containerd"
     row = found["capabilities"]
-    assert "restrict_oom_score_adj = true (in containerd.toml): dmuc lacks CAP_SYS_RESOURCE" in row.does
+    assert "restrict_oom_score_adj = true (in containerd.toml): Without CAP_SYS_RESOURCE" in row.does
     assert on(may_all=True, kubernetes="1.36")["capabilities"].state is State.FINE
 
 
@@ -89,7 +89,7 @@ def test_swap(on: Callable[..., dict[str, Row]]) -> None:
 def test_without_sys_resource(on: Callable[..., dict[str, Row]], insecure_port: str) -> None:
     row = on(host=WITHOUT, insecure_port=insecure_port)["capabilities"]
     assert row.state is State.ADAPTED and "without sys_resource" in row.found
-    assert "adapter" in row.does and ("dmuc lacks CAP_SYS_RESOURCE" in row.does) == (insecure_port == "off")
+    assert "adapter" in row.does and ("Without CAP_SYS_RESOURCE" in row.does) == (insecure_port == "off")
 
 
 @pytest.mark.parametrize(("host", "version"), [({}, "v1"), (V2, "v2")])

@@ -45,7 +45,11 @@ def a_cluster(root: Path, release: str, way: str) -> Context:
         ({}, False, "no such object"),
         ({service_account.ACCOUNT: MOUNTS}, False, "kube-root-ca.crt: there is no such object"),
         ({service_account.ACCOUNT: MOUNTS, CA: {"data": {"ca.crt": "our CA"}}}, True, "from the API server"),
-        ({service_account.ACCOUNT: MOUNTS, CA: {"data": {"ca.crt": "of before"}}}, False, "another CA than ours"),
+        (
+            {service_account.ACCOUNT: MOUNTS, CA: {"data": {"ca.crt": "of before"}}},
+            False,
+            "does not have the CA of this cluster",
+        ),
         ({service_account.ACCOUNT: MOUNTS_NOT, CA: {"data": {"ca.crt": "our CA"}}}, False, "automount"),
     ],
 )

@@ -30,7 +30,7 @@ def context(tmp_path: Path) -> Context:
     context.bin.mkdir()
     for name in catalog.wanted(context):
         path = a_program(tmp_path / "old" / name, "")
-        found[name] = asdict(Found(str(path), "v1.20.2", "as you said", fingerprint(path)))
+        found[name] = asdict(Found(str(path), "v1.20.2", "named in the settings", fingerprint(path)))
         (context.bin / name).symlink_to(path)
     context.programs_file.write_text(json.dumps({"_asked_for": _asked_for(context)} | found))
     assert known(context)
