@@ -49,7 +49,7 @@ class Checkout:
         if process.exitcode is None:
             process.kill()
             process.join()
-        code, texts = process.exitcode, [path.read_text() for path in (out, err)]
+        code, texts = process.exitcode, [path.read_text("utf-8", "replace") for path in (out, err)]
         for path in (out, err):
             path.unlink()
         assert code != -9, f"not done after 60 s: doit {' '.join(words)}\n{texts}"
@@ -64,8 +64,9 @@ def _doit(root: Path, words: Sequence[str], environment: Mapping[str, str], out:
     """What `python -m doit` does in this checkout, as far as it is not done yet."""
     for number, path in enumerate((Path(os.devnull), out, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-    encoding = environment.get("PYTHONIOENCODING", "utf-8")
-    sys.stdin, sys.stdout, sys.stderr = open(0), *(open(n, "w", encoding=encoding) for n in (1, 2))  # noqa: SIM115
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "utf-8").partition(":")
+    sys.stdin, sys.stdout = open(0), open(1, "w", encoding=encoding, errors=errors or None)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace")  # noqa: SIM115
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)
