@@ -75,7 +75,7 @@ def task(goal: Goal, context: Context) -> dict[str, Any]:
         try:
             goal.make(context, BOARD.progress(goal.name))
         except Interrupted:
-            return TaskFailed("ended with the run", report=False)
+            return TaskFailed("interrupted with the run", report=False)
         except Exception as error:
             STOP.set()  # whoever else waits has nothing to wait for any more
             if not isinstance(error, DmucError):
@@ -116,7 +116,7 @@ def _told(goal: Goal, context: Context, error: Exception) -> str:
     if isinstance(error, DmucError):
         return str(error)
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    do = f"Make room on the disk that {context.state} is on." if full else "Look with: scripts/doit logs dmuc"
+    do = f"Free some space on the disk with {context.state}." if full else "See: scripts/doit logs dmuc"
     return str(DmucError(f"trying to {goal.doc}", _summary(error), do))
 
 

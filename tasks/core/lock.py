@@ -35,9 +35,9 @@ def only_one(name: str, lock: str = "") -> Iterator[None]:
             held.bind(address)
         except OSError:
             raise DmucError(
-                f"taking the machine {name}",
-                f"Another doit is at work on it{_holder(address)}.",
-                "Wait for it or end it; or work on another machine: machine=NAME.",
+                f"locking the machine {name}",
+                f"Another doit is using it{_holder(address)}.",
+                "Wait until it ends, or stop it; or use another machine: machine=NAME.",
             ) from None
         held.listen()
         yield
@@ -71,6 +71,6 @@ def turn(directory: Path, doing: str, progress: Progress) -> Iterator[None]:
         )(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except tenacity.RetryError:
-        raise Interrupted(f"waiting for another run that is {doing}", "the run was ended") from None
+        raise Interrupted(f"waiting for another run that is {doing}", "the run was interrupted") from None
     finally:
         os.close(handle)

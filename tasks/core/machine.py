@@ -80,11 +80,9 @@ def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0)
     except ProcessExecutionError as error:
         raise DmucError(tried, f"exit code {error.retcode}: {(error.stderr or error.stdout).strip()}") from None
     except ProcessTimedOut:
-        raise DmucError(tried, f"not done after {timeout:g} s; ended") from None
+        raise DmucError(tried, f"not done after {timeout:g} s; stopped") from None
     except CommandNotFound:
-        raise DmucError(
-            tried, f"there is no program {argv[0]} here", f"Install it, e.g. the package of {argv[0]}."
-        ) from None
+        raise DmucError(tried, f"there is no program {argv[0]}", f"Install {argv[0]}.") from None
     return output
 
 

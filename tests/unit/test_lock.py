@@ -42,7 +42,7 @@ def test_the_second_is_told_who_the_first_is(name: str) -> None:
     with another_process_holding(name) as holder:
         with pytest.raises(DmucError) as error, only_one(name):
             pytest.fail("two at a time")
-        assert error.value.tried == f"taking the machine {name}"
+        assert error.value.tried == f"locking the machine {name}"
         assert f"(pid {holder.pid})" in error.value.seen
         assert "machine=NAME" in error.value.do
 
