@@ -106,7 +106,7 @@ def flags(daemon: Daemon, context: Context) -> dict[str, str]:
 
 
 def counts(directory: Path) -> Iterator[str]:
-    """What minimal means to the walk-through, counted; its own numbers are those of its last slide."""
+    """Count what minimal means; the numbers of the walk-through are those that it ends with."""
     # etcd, API server, controller manager, Docker, kubelet, scheduler, kube-proxy; --etcd-servers, --kubeconfig,
     # three times --master; ~/.kube/config.
     columns = {"the walk-through": (7, 5, 1, 0)}
