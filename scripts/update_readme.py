@@ -160,7 +160,7 @@ def releases() -> Iterator[str]:
         engines = "docker, containerd" if row.dockershim else "containerd"
         token = "from the API server" if row.projected_tokens else "in a Secret"
         modes = ", ".join(f"{mode} (alpha)" if gate else mode for mode, gate in row.proxy_modes.items())
-        cgroups = "refuses, unless told" if row.fail_cgroup_v1 else "runs"
+        cgroups = "refuses by default" if row.fail_cgroup_v1 else "runs"
         rows.setdefault((row.security, engines, token, modes, cgroups), []).append(row.minor)
     for seen, minors in rows.items():
         name = minors[0] if len(minors) == 1 else f"{minors[0]} to {minors[-1]}"
