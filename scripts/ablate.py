@@ -39,8 +39,9 @@ from tasks.core.errors import DmucError
 from tasks.core.goal import Goal, resolve
 from tasks.core.graph import Part
 from tasks.core.lock import only_one
-from tasks.core.probe import Answer, ask_api
+from tasks.core.probe import ask_api
 from tasks.core.progress import Progress
+from tasks.core.result import Result
 
 MACHINE = "ablate"
 SETTINGS = ("link_range=10.77.0.0/30", "service_range=10.78.0.0/16", "pod_range=10.79.0.0/24", "registry=local")
@@ -91,7 +92,7 @@ def _belong_together(one: Flag, other: Flag) -> bool:
 def things(parts: Sequence[Part], context: Context) -> list[Thing]:
     """Return everything that can be removed from this cluster."""
     daemons = [part for part in parts if isinstance(part, Daemon)]
-    wanted = [daemon for daemon in daemons if not daemon.unwanted(context)]
+    wanted = [daemon for daemon in daemons if not daemon.disabled_because(context)]
     flags = [thing for daemon in wanted for thing in _flags(daemon, context)]
     goals = {f"pki/{name}": "pki" for name in pki.files(context)}
     goals |= {str(path.relative_to(context.state)): "kubeconfig" for path in kubeconfig.files(context)}
@@ -239,10 +240,10 @@ def broken(context: Context, said: str, when: str) -> Outcome:
     first = re.search(r"✗ (\S+) failed\n(.*?)(?=\n✗ |\Z)", said, re.DOTALL)
     task, text = (first[1], first[2]) if first else ("doit", said)
     lines = text.strip().splitlines()
-    answer = re.search(r"[Ll]ast answer: (.*)", text)
+    result = re.search(r"[Ll]ast answer: (.*)", text)
     log = [_NOISE.sub("", line.strip()) for line in lines if line.startswith("  ")]
     telling = [line for line in log if _TELLING.search(line)] or log or lines[1:2] or lines
-    showed = answer[1] if answer else telling[-1]
+    showed = result[1] if result else telling[-1]
     events = _warnings(context) if task == GOAL else []
     showed = "; ".join([showed, *events[-1:]]).replace(f"{context.state}/", "")
     showed = re.sub(r"\s+", " ", showed).replace("`", "'").replace("|", r"\|")
@@ -253,10 +254,10 @@ def _warnings(context: Context) -> list[str]:
     """Return the cluster's events that say why there is no Pod."""
     found: list[str] = []
 
-    def judge(events: Any) -> Answer:
+    def judge(events: Any) -> Result:
         said = [event for event in events["items"] if event["reason"].startswith("Failed")]
         found.extend(f"{event['reason']}: {event['message']}" for event in said)
-        return Answer(True, "")
+        return Result(True, "")
 
     ask_api(context, "/api/v1/namespaces/default/events?fieldSelector=type=Warning", judge)
     return found

@@ -49,8 +49,9 @@ from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.lock import only_one
 from tasks.core.machine import run
-from tasks.core.probe import Answer, ask_api, wait_or_fail
+from tasks.core.probe import ask_api, wait_or_fail
 from tasks.core.progress import Silent
+from tasks.core.result import Result
 from tasks.proxies import kube_proxy
 
 DMUC, BY_HAND = "bench", "bench-by-hand"  # the machines
@@ -127,7 +128,7 @@ def power_on(context: Context) -> None:
 
 def start(daemon: Daemon) -> Callable[[Context], None]:
     """Return a step that starts the daemon and waits until it is ready, not only until it answers."""
-    return lambda context: replace(daemon, answers=None).start(context, Silent())
+    return lambda context: replace(daemon, started=None).start(context, Silent())
 
 
 def kubectl(context: Context, *words: str) -> None:
@@ -159,9 +160,9 @@ def pause_image(context: Context) -> None:
 def await_pod(phase: str) -> Callable[[Context], None]:
     """Return a step that waits until there is a Pod in this phase."""
 
-    def judge(pods: Any) -> Answer:
+    def judge(pods: Any) -> Result:
         phases = [pod["status"]["phase"] for pod in pods["items"]]
-        return Answer(phase in phases, f"Pods: {phases}")
+        return Result(phase in phases, f"Pods: {phases}")
 
     def step(context: Context) -> None:
         wait_or_fail(

@@ -89,8 +89,8 @@ def command_lines(directory: Path) -> Iterator[str]:
     plain = Case().context(directory / "plain")
     others = {title: case.context(directory / str(n)) for n, (title, case) in enumerate(OTHERWISE.items())}
     for daemon in DAEMONS:
-        unwanted = daemon.unwanted(plain)
-        seldom = f" Not started when {unwanted}." if unwanted else ""
+        disabled_because = daemon.disabled_because(plain)
+        seldom = f" Not started when {disabled_because}." if disabled_because else ""
         yield f"| **`{daemon.program_name(plain)}`** | **{daemon.name}**: {daemon.doc}.{seldom} |"
         told: set[str] = set()
         for title, context in {"": plain, **others}.items():
@@ -120,7 +120,7 @@ def counts(directory: Path) -> Iterator[str]:
 
 def count(context: Context) -> tuple[int, int, int, int]:
     """The numbers of one column."""
-    daemons = [daemon for daemon in DAEMONS if not daemon.unwanted(context)]
+    daemons = [daemon for daemon in DAEMONS if not daemon.disabled_because(context)]
     given = [text for daemon in daemons for text in flags(daemon, context) if text.startswith("--")]
     files = {path for daemon in daemons for path in daemon.writes(context)} | {*kubeconfig.files(context)}
     if not context.settings.uses_insecure_port:

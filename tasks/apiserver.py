@@ -16,7 +16,8 @@ from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.ports import API
-from .core.probe import Answer, Http
+from .core.probe import Http
+from .core.result import Result
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -96,7 +97,7 @@ def _with_rbac(pki: Path) -> Sequence[Flag]:
     ]
 
 
-def _answers(context: Context) -> Answer:
+def _is_started(context: Context) -> Result:
     """Return whether clients can start; a client gives up if RBAC's default roles do not exist yet."""
     path = "/readyz/poststarthook/rbac/bootstrap-roles" if rbac_enabled(context) else "/version"
     return Http(f"{{server}}{path}")(context)
@@ -109,7 +110,7 @@ APISERVER = Daemon(
     ports=(API,),
     flags=flags,
     needs=("machine", "binaries", "pki", "etcd"),
-    answers=_answers,
+    started=_is_started,
     ready=Http("{server}/readyz"),
     prepare=api.load_ahead,  # the tasks that come next create objects
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],

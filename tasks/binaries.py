@@ -29,8 +29,8 @@ from .core.errors import DmucError
 from .core.files import fingerprint, read_json, write_atomic
 from .core.goal import Goal
 from .core.machine import SYSTEM_PATH
-from .core.probe import Answer
 from .core.progress import Progress
+from .core.result import Result
 from .core.settings import Settings
 from .programs import build_kubernetes, download_sites, executable
 from .programs.catalog import PROGRAMS, Program, tools, wanted
@@ -68,7 +68,7 @@ def _installed(program: Program) -> list[tuple[Path, str]]:
 
 
 def _cached(context: Context, program: Program) -> list[Path]:
-    return sorted((context.settings.cache / program.shelf).glob(f"v*/{program.name}"), reverse=True)
+    return sorted((context.settings.cache / program.cache_dir).glob(f"v*/{program.name}"), reverse=True)
 
 
 def _how_cached(path: Path) -> str:
@@ -92,22 +92,22 @@ def find(context: Context, program: Program) -> Found | None:
     if named:
         return _look_at(context, program, named, NAMED)
     cached = [(path, _how_cached(path)) for path in _cached(context, program)]
-    for path, how in _installed(program) + cached:
+    for path, source in _installed(program) + cached:
         with contextlib.suppress(DmucError):  # not named by the user, so it may be any file
-            found = _look_at(context, program, path, how)
+            found = _look_at(context, program, path, source)
             if _fits(context, program, found.version):
                 return found
     return None
 
 
-def _look_at(context: Context, program: Program, path: Path, how: str) -> Found:
+def _look_at(context: Context, program: Program, path: Path, source: str) -> Found:
     do = f"Name another program with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
     return executable.look_at(
         path,
         program.version,
         says=program.says_version,
         usage=program.name if program.says_flags else "",
-        how=how,
+        source=source,
         cache=context.settings.cache,
         do=do,
     )
@@ -128,27 +128,29 @@ def known(context: Context) -> dict[str, Found]:
         if read.pop("_asked_for", None) != _asked_for(context):
             return {}
         programs = {name: Found(**entry) for name, entry in read.items()}
-        same = all(fingerprint(Path(p.path)) == p.print and _link(context, n).exists() for n, p in programs.items())
+        same = all(
+            fingerprint(Path(p.path)) == p.fingerprint and _link(context, n).exists() for n, p in programs.items()
+        )
         enough = not context.run.selected or programs.keys() >= wanted(context).keys()
         return programs if same and enough else {}
     except (OSError, TypeError, KeyError):
         return {}
 
 
-def _are_known(context: Context) -> Answer:
+def _are_known(context: Context) -> Result:
     programs = known(context)
     if not programs:
-        return Answer(False, "the programs have not been looked for yet")
+        return Result(False, "the programs have not been looked for yet")
     kubernetes = [name for name in PROGRAMS if name in programs and PROGRAMS[name].of_kubernetes]
     said = []
     if kubernetes:
         server, *others = kubernetes
-        said.append(f"Kubernetes {programs[server].version} ({programs[server].how})")
+        said.append(f"Kubernetes {programs[server].version} ({programs[server].source})")
         kubernetes = [name for name in others if programs[name].version != programs[server].version]
     told = [name for name in (*kubernetes, "etcd", "dockerd", "containerd") if name in programs]
     said += [f"{name} {programs[name].version}" for name in told]
     skew = release.skew(versions(context))
-    return Answer(True, "; ".join([", ".join(said), *skew]))
+    return Result(True, "; ".join([", ".join(said), *skew]))
 
 
 def versions(context: Context) -> dict[str, str]:
@@ -167,11 +169,11 @@ def is_downloaded(context: Context, program: Program) -> bool:
     site = getattr(settings, project.site)
     if settings.obtain == "download" or site != getattr(Settings, project.site):
         return True  # a mirror is named, so use it
-    return _answers(site)
+    return _site_reachable(site)
 
 
 @functools.cache
-def _answers(site: str) -> bool:
+def _site_reachable(site: str) -> bool:
     return download.reachable(site)
 
 
@@ -218,12 +220,12 @@ def _missing_packages(context: Context) -> list[str]:
     return sorted(packages - {""})
 
 
-def _packages_are_there(context: Context) -> Answer:
+def _packages_are_there(context: Context) -> Result:
     if wanted(context) and not known(context):
         # Only a quick check: the search for programs is done when the task runs.
-        return Answer(False, "it is not known yet what is missing")
+        return Result(False, "it is not known yet what is missing")
     missing = missing_tools(context)
-    return Answer(not missing, f"missing: {', '.join(missing)}" if missing else "all installed")
+    return Result(not missing, f"missing: {', '.join(missing)}" if missing else "all installed")
 
 
 def _install_packages(context: Context, progress: Progress) -> None:
@@ -259,7 +261,7 @@ def _check_downloaded(context: Context, program: Program) -> None:
     """Raise DmucError when the downloaded program does not run here, or is not of the wanted release."""
     assert program.project is not None
     version = program.project.version(context)
-    path = context.settings.cache / program.shelf / f"v{version}" / program.name
+    path = context.settings.cache / program.cache_dir / f"v{version}" / program.name
     found = _look_at(context, program, path, "downloaded")
     if not _fits(context, program, found.version):
         raise DmucError(

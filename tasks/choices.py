@@ -23,7 +23,7 @@ def rbac_enabled(context: Context) -> bool:
     return context.release.security == "rbac" and not context.settings.uses_insecure_port
 
 
-def wants_dns(context: Context) -> bool:
+def dns_enabled(context: Context) -> bool:
     """Return whether the user has requested cluster DNS."""
     return context.decided(DNS_DECISION) == "yes"
 
@@ -41,7 +41,7 @@ def refuse_kubelet(context: Context, its: Release, containerd: str = "") -> None
         raise DmucError("choosing the container engine", seen, "Use another with containerd_bin=PATH, such as 1.7.")
 
 
-def refuse_what_cannot_be(context: Context) -> None:
+def refuse_impossible(context: Context) -> None:
     """Raise DmucError when the release, or the kernel, does not support what the settings ask for."""
     row, chosen = context.release, context.settings
     tried = f"reading the settings for Kubernetes {chosen.kubernetes}"

@@ -56,7 +56,7 @@ def load(
     node = Node(_node_name(chosen), _machine(chosen, state, run), chosen.address, chosen.pod_range, state)
     context = Context(chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts())
     _refuse_path(state)
-    choices.refuse_what_cannot_be(context)
+    choices.refuse_impossible(context)
     behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
     return Cluster(context, parts, words, behind_dashes)
 
@@ -68,7 +68,7 @@ def _node_name(settings: Settings) -> str:
 
 def _machine(settings: Settings, state: Path, run: Run) -> Machine:
     if settings.on_host:
-        return Host(settings.machine, whole=settings.shares_host, stop=run.stop)
+        return Host(settings.machine, disposable=settings.shares_host, stop=run.stop)
     ranges = (settings.link_range, settings.service_range, settings.pod_range)
     return Namespaces(settings.machine, state, *ranges, DISK, KERNEL, MODULES, stop=run.stop)
 
@@ -99,7 +99,7 @@ def doit_namespace(cluster: Cluster) -> dict[str, Any]:
 
     return {
         "DOIT_CONFIG": {
-            "default_tasks": ["service_reachable", *(["dns"] if choices.wants_dns(context) else [])],
+            "default_tasks": ["service_reachable", *(["dns"] if choices.dns_enabled(context) else [])],
             "backend": "robust",  # see core/database.py
             "dep_file": str(context.state / "doit.json"),
             "reporter": Reporter(context.run),

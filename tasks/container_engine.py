@@ -21,7 +21,6 @@ from .core.errors import DmucError
 from .core.goal import resolve
 from .core.machine import Machine, run
 from .core.probe import Chosen, Probe
-from .core.process import kill_heirs
 from .engines import Traces, containerd, docker
 
 
@@ -69,8 +68,8 @@ def _keeps(context: Context) -> Sequence[Path]:
 def _prepare(context: Context) -> None:
     chosen, used = choices.engine(context), _used(context)
     if used[-1] != chosen:
-        _take_back(context)
-    if not context.machine.whole:
+        _clean_up(context)
+    if not context.machine.disposable:
         _claim(Path(ENGINES[chosen].TRACES.run), context)
     context.decide(_USED, " ".join([*(name for name in used if name != chosen), chosen]))
     if (prepare := _daemon(context).prepare) is not None:
@@ -80,36 +79,37 @@ def _prepare(context: Context) -> None:
 def _claim(directory: Path, context: Context) -> None:
     """Make the directory ours. Raises DmucError when there is something in it that is not."""
     # Shims have their sockets in /run/containerd/s, whatever directory their containerd has: Docker's, too.
-    there = [path for path in directory.iterdir() if path.name != "s"] if directory.is_dir() else []
-    if there and not ownership.is_ours(directory, context.state):
+    machine, place = context.machine, context.machine.path(directory)
+    there = [path for path in place.iterdir() if path.name != "s"] if place.is_dir() else []
+    if there and not ownership.is_ours(machine, directory, context.state):
         raise DmucError(
             f"starting container_engine on {context.machine.name}",
-            f"{directory} is there already, and not from here.",
-            f"Use a machine of its own (machine=NAME), or see whose {directory} is and move it away.",
+            f"{directory} already exists and was not created by dmuc.",
+            f"Use a machine of its own (machine=NAME), or find out which program uses {directory}, and move it away.",
         )
-    ownership.claim(directory, context.state)
+    ownership.claim(context.machine, directory, context.state)
 
 
-def _take_back(context: Context) -> None:
+def _clean_up(context: Context) -> None:
     """End the containers of the engine that was used last, and remove its traces; what it stores stays.
 
     On the host they are ours only while our mark is in its directory in /run, so that is removed last.
     """
     traces, machine = ENGINES[_used(context)[-1]].TRACES, context.machine
-    kill_heirs(CONTAINER_ENGINE.record(context))
-    directory = machine.path(traces.run)
-    if not machine.whole:
-        if not ownership.is_ours(directory, context.state):
+    machine.processes.kill_heirs(CONTAINER_ENGINE.record(context))
+    directory = Path(traces.run)
+    if not machine.disposable:
+        if not ownership.is_ours(machine, directory, context.state):
             return
-        _refuse_others(Path(traces.run), machine)
-    ownership.unmount_below(machine, Path(traces.run))
+        _refuse_others(directory, machine)
+    ownership.unmount_below(machine, directory)
     _remove_bridge(context, traces.bridge)
     iptables.remove(machine, traces.chains)
     for file in traces.files(machine):
         file.unlink()
-    if directory.is_dir():
-        ownership.empty(directory)
-        directory.rmdir()
+    if machine.path(directory).is_dir():
+        ownership.empty(machine, directory)
+        machine.path(directory).rmdir()
 
 
 def _refuse_others(directory: Path, machine: Machine) -> None:
@@ -139,12 +139,12 @@ CONTAINER_ENGINE = Daemon(
     flags=lambda context: _daemon(context).flags(context),
     needs=("machine", "binaries", "upstream"),
     # A change of the engine stops all containers, so in an upgrade it comes as late as the kubelet.
-    after=lambda context: upgrade.first(context, "controller_manager", "scheduler"),
+    after=lambda context: upgrade.if_upgrading(context, "controller_manager", "scheduler"),
     ready=Chosen(lambda context: _daemon(context).ready),
     writes=lambda context: _daemon(context).writes(context),
     prepare=_prepare,
     keeps=_keeps,
-    take_back=_take_back,
+    clean_up=_clean_up,
     rival=Chosen(lambda context: ENGINES[_used(context)[-1]].DAEMON.ready),
     needs_root=True,
     causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},

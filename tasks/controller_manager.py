@@ -42,7 +42,7 @@ CONTROLLER_MANAGER = Daemon(
     ports=(PORT,),
     flags=flags,
     needs=api_client.needs,
-    after=lambda context: upgrade.first(context, "apiserver"),
+    after=lambda context: upgrade.if_upgrading(context, "apiserver"),
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: api_client.reads(context, flags(context)),
     causes={

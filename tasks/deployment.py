@@ -7,8 +7,9 @@ from typing import Any
 from .core import api
 from .core.context import Context
 from .core.goal import Goal
-from .core.probe import Answer, ask_api
+from .core.probe import ask_api
 from .core.progress import Progress
+from .core.result import Result
 
 NAME = "web"
 IMAGE = "nginx"
@@ -30,10 +31,10 @@ MANIFEST = {
 }
 
 
-def _exists(context: Context) -> Answer:
-    def judge(deployment: Any) -> Answer:
+def _exists(context: Context) -> Result:
+    def judge(deployment: Any) -> Result:
         ready = deployment["status"].get("readyReplicas", 0)
-        return Answer(True, f"deployment.apps/{NAME} {ready}/{deployment['spec']['replicas']}")
+        return Result(True, f"deployment.apps/{NAME} {ready}/{deployment['spec']['replicas']}")
 
     return ask_api(context, PATH, judge)
 

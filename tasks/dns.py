@@ -16,7 +16,7 @@ from typing import Any
 
 from . import binaries, etcd
 from .api_client import administrators
-from .choices import DNS_DECISION, rbac_enabled, wants_dns
+from .choices import DNS_DECISION, dns_enabled, rbac_enabled
 from .core import api, settings
 from .core.api import RBAC_GROUP
 from .core.context import Context
@@ -24,8 +24,9 @@ from .core.daemon import Daemon, Flag
 from .core.errors import DmucError
 from .core.goal import Goal
 from .core.graph import Part
-from .core.probe import Answer, Http, wait_or_fail
+from .core.probe import Http, wait_or_fail
 from .core.progress import Progress
+from .core.result import Result
 from .programs.catalog import PROGRAMS
 
 DOMAIN = "cluster.local"
@@ -43,8 +44,8 @@ def address(context: Context) -> str:
 # The program
 
 
-def _is_wanted(context: Context) -> Answer:
-    return Answer(wants_dns(context), "CoreDNS is requested" if wants_dns(context) else "CoreDNS is not requested")
+def _is_wanted(context: Context) -> Result:
+    return Result(dns_enabled(context), "CoreDNS is requested" if dns_enabled(context) else "CoreDNS is not requested")
 
 
 def _want(context: Context, progress: Progress) -> None:
@@ -62,7 +63,7 @@ def _want(context: Context, progress: Progress) -> None:
             "Download it from https://github.com/coredns/coredns/releases and use coredns_bin=PATH, or use "
             "obtain=download.\nNothing else needs CoreDNS: Services can be reached by their addresses.",
         )
-    if found is not None and found.how == binaries.NAMED:  # else the next run would not find it
+    if found is not None and found.source == binaries.NAMED:  # else the next run would not find it
         settings.remember(context.state, {"coredns_bin": found.path})
     context.decide(DNS_DECISION, "yes")
 
@@ -144,7 +145,7 @@ COREDNS = Daemon(
     flags=flags,
     needs=("dns_wanted", "machine", "binaries", "apiserver", "kubeconfig"),
     ready=Http("http://127.0.0.1:8181/ready", expect="OK"),
-    unwanted=lambda context: "" if wants_dns(context) else "`doit dns` has not been run",
+    disabled_because=lambda context: "" if dns_enabled(context) else "`doit dns` has not been run",
     prepare=_allow,
     writes=_files,
     reads=lambda context: [_kubeconfig(context), etcd.identity(context)],
@@ -173,7 +174,7 @@ def _manifests(context: Context) -> Sequence[dict[str, Any]]:
     ]
 
 
-def look_up(context: Context, name: str) -> Answer:
+def look_up(context: Context, name: str) -> Result:
     """Look up the address of `name` at the ClusterIP, from inside the machine, by UDP as Pods do (RFC 1035)."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     question = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">x2H", 1, 1)
@@ -182,15 +183,15 @@ def look_up(context: Context, name: str) -> Answer:
             stream.sendall(question)
             reply = stream.recv(512)
     except OSError as error:
-        return Answer(False, f"{address(context)}:53 does not answer: {error.strerror or error}")
-    _, codes, _, answers = struct.unpack(">4H", reply[:8])
-    if codes & 0xF or not answers:
-        return Answer(False, f"{address(context)}:53 does not know the name {name} (code {codes & 0xF})")
-    return Answer(True, f"{name} is {ipaddress.IPv4Address(reply[-4:])}, says {address(context)}")
+        return Result(False, f"{address(context)}:53 does not answer: {error.strerror or error}")
+    _, codes, _, results = struct.unpack(">4H", reply[:8])
+    if codes & 0xF or not results:
+        return Result(False, f"{address(context)}:53 does not know the name {name} (code {codes & 0xF})")
+    return Result(True, f"{name} is {ipaddress.IPv4Address(reply[-4:])}, says {address(context)}")
 
 
-def _resolves(context: Context) -> Answer:
-    return look_up(context, _NAME) if wants_dns(context) else _is_wanted(context)
+def _resolves(context: Context) -> Result:
+    return look_up(context, _NAME) if dns_enabled(context) else _is_wanted(context)
 
 
 def _make(context: Context, progress: Progress) -> None:
@@ -208,7 +209,7 @@ def _undo(context: Context) -> None:
     COREDNS.undo(context)
     for path in (context.pki / "coredns.crt", context.pki / "coredns.key", context.state / "kubeconfigs" / "coredns"):
         path.unlink(missing_ok=True)
-    if wants_dns(context):
+    if dns_enabled(context):
         context.decide(DNS_DECISION, "no")
 
 

@@ -17,7 +17,8 @@ from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
 from .core.files import write_atomic
 from .core.ports import Port
-from .core.probe import Answer, Http, Tcp
+from .core.probe import Http, Tcp
+from .core.result import Result
 
 PORT = Port("etcd", 2379)
 
@@ -77,7 +78,7 @@ def _identify(context: Context) -> None:
         write_atomic(identity(context), f"{uuid.uuid4()}\n")
 
 
-def _is_healthy(context: Context) -> Answer:
+def _is_healthy(context: Context) -> Result:
     return Http(f"{url(context)}/health", '"health":"true"', ca="etcd-ca", client="etcd")(context)
 
 
@@ -88,7 +89,7 @@ ETCD = Daemon(
     ports=(PORT,),
     flags=flags,
     needs=lambda context: ("machine", "binaries", *(["pki"] if rbac_enabled(context) else [])),
-    answers=Tcp(PORT),  # enough for the API server to start, which waits for the rest
+    started=Tcp(PORT),  # enough for the API server to start, which waits for the rest
     ready=_is_healthy,
     reads=lambda context: files_of(flags(context)),
     prepare=_identify,

@@ -9,8 +9,9 @@ from .container_engine import CONTAINER_ENGINE, engine
 from .core.context import Context
 from .core.goal import Goal
 from .core.graph import Part
-from .core.probe import All, Answer
+from .core.probe import All
 from .core.progress import Progress
+from .core.result import Result
 from .registry import PARTS as REGISTRY_PARTS
 
 NGINX = "nginx:latest"
@@ -20,7 +21,7 @@ def _wanted(context: Context) -> list[str]:
     return [NGINX, engine(context).pause_image(context)]
 
 
-def _are_there(context: Context) -> Answer:
+def _are_there(context: Context) -> Result:
     return All([engine(context).has(image) for image in _wanted(context)])(context)
 
 
@@ -31,7 +32,7 @@ def _pull(context: Context, progress: Progress) -> None:
 
 
 def _remove(context: Context) -> None:
-    if context.machine.down() is None and CONTAINER_ENGINE.ready(context):
+    if context.machine.is_up() and CONTAINER_ENGINE.ready(context):
         for image in _wanted(context):
             engine(context).remove(context, image)
 

@@ -43,7 +43,7 @@ KUBECTL_PROXY = Daemon(
     flags=flags,
     needs=("apiserver", "pki"),
     ready=Http("http://127.0.0.1:8080/version"),
-    unwanted=_disabled_because,
+    disabled_because=_disabled_because,
     reads=lambda context: files_of(flags(context)),
 )
 

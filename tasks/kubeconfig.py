@@ -15,13 +15,13 @@ import shlex
 from pathlib import Path
 
 from .api_client import INSECURE_URL, administrators, in_home
-from .choices import rbac_enabled, wants_dns
+from .choices import dns_enabled, rbac_enabled
 from .core.context import Context
 from .core.files import quoted, write_atomic
 from .core.goal import Goal
 from .core.node import Node
-from .core.probe import Answer
 from .core.progress import Progress
+from .core.result import Result
 
 CONTROL_PLANE = ("kube-controller-manager", "kube-scheduler")  # the names of their certificates
 
@@ -85,7 +85,7 @@ def _own(context: Context) -> dict[Path, str]:
     """Return the kubeconfig of each component that has its own, with the name of the certificate in it."""
     if not rbac_enabled(context):
         return {}
-    control_plane = (*CONTROL_PLANE, *(["coredns"] if wants_dns(context) else []))
+    control_plane = (*CONTROL_PLANE, *(["coredns"] if dns_enabled(context) else []))
     own = {context.state / "kubeconfigs" / who: who for who in control_plane}
     for node in context.nodes:
         own |= {node.state / "kubeconfigs" / who: certificate for who, certificate in _of_node(node).items()}
@@ -102,7 +102,7 @@ def _wanted(context: Context) -> dict[Path, str]:
     return {administrators(context): text(context), **own}
 
 
-def _is_written(context: Context) -> Answer:
+def _is_written(context: Context) -> Result:
     home = in_home(context)
     try:
         wrong = [file for file, text in _wanted(context).items() if file.read_text("utf-8") != text]
@@ -111,11 +111,11 @@ def _is_written(context: Context) -> Answer:
         else:
             right = home.resolve() == administrators(context).resolve()
     except FileNotFoundError as error:
-        return Answer(False, f"{error.filename} does not exist")
+        return Result(False, f"{error.filename} does not exist")
     wrong += [] if right else [home]
     if wrong:
-        return Answer(False, f"{wrong[0]} is not as it must be")
-    return Answer(True, shlex.join(["kubectl", "--kubeconfig", str(administrators(context))]))
+        return Result(False, f"{wrong[0]} is not as it must be")
+    return Result(True, shlex.join(["kubectl", "--kubeconfig", str(administrators(context))]))
 
 
 def _server(text: str) -> str:

@@ -18,10 +18,11 @@ from .core.daemon import Daemon, Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.iptables import Chains
-from .core.probe import All, Answer, Http, ask_api, wait_or_fail
+from .core.probe import All, Http, ask_api, wait_or_fail
 from .core.process import Record
 from .core.progress import Progress
 from .core.release import CONTAINERD_SOCKET
+from .core.result import Result
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -72,7 +73,7 @@ def flags(context: Context) -> Sequence[Flag]:
         ]
     if context.facts.has_swap:
         flags.append(Flag("--fail-swap-on=false", "The host has swap; by default the kubelet refuses to start then."))
-    if dns.COREDNS.has_run(context):
+    if dns.COREDNS.was_ready(context):
         flags.append(Flag(f"--cluster-dns={dns.address(context)}", "DNS server for Pods: the ClusterIP of CoreDNS."))
         why = "DNS search domain for Pods, so that `web` also means web.default.svc.cluster.local."
         flags.append(Flag(f"--cluster-domain={dns.DOMAIN}", why))
@@ -95,7 +96,7 @@ def _make_node(context: Context) -> None:
 
     https://kubernetes.io/docs/concepts/architecture/nodes/#manual-node-administration
     """
-    if context.release_of("kubelet").node_first and not ask_api(context, _path(context), lambda node: Answer(True, "")):
+    if context.release_of("kubelet").node_first and not ask_api(context, _path(context), lambda node: Result(True, "")):
         api.create(context, _manifest(context))
 
 
@@ -112,28 +113,28 @@ def _path(context: Context) -> str:
     return f"/api/v1/nodes/{context.node.name}"
 
 
-def _has_registered(context: Context) -> Answer:
-    def judge(node: Any) -> Answer:
+def _has_registered(context: Context) -> Result:
+    def judge(node: Any) -> Result:
         addresses = {a["type"]: a["address"] for a in node["status"].get("addresses", [])}
         address = addresses.get("InternalIP")
-        return Answer(bool(address), f"node {context.node.name} has the address {address}" if address else "no address")
+        return Result(bool(address), f"node {context.node.name} has the address {address}" if address else "no address")
 
     return ask_api(context, _path(context), judge)
 
 
-def _node_is_ready(context: Context) -> Answer:
+def _node_is_ready(context: Context) -> Result:
     record = Record.load(context.pidfiles / "kubelet.pid")
     begun = record.since if record else 0.0
 
-    def judge(node: Any) -> Answer:
+    def judge(node: Any) -> Result:
         for condition in node["status"].get("conditions", []):
             if condition["type"] == "Ready":
                 seen = datetime.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
                 if seen.timestamp() < int(begun):
-                    return Answer(False, f"node {context.node.name}: its status is older than this kubelet")
+                    return Result(False, f"node {context.node.name}: its status is older than this kubelet")
                 why = f"node {context.node.name} is {'Ready' if condition['status'] == 'True' else 'not Ready'}"
-                return Answer(condition["status"] == "True", f"{why}: {condition['message']}")
-        return Answer(False, f"node {context.node.name} has no condition Ready yet")
+                return Result(condition["status"] == "True", f"{why}: {condition['message']}")
+        return Result(False, f"node {context.node.name} has no condition Ready yet")
 
     return ask_api(context, _path(context), judge)
 
@@ -143,10 +144,10 @@ def _keeps(context: Context) -> Sequence[Path]:
     return places if context.settings.on_host else [context.node.state / "kubelet"]
 
 
-def _take_back(context: Context) -> None:
+def _clean_up(context: Context) -> None:
     api.delete(context, _path(context))
     # kube-proxy's rules refer to some of them, but it is taken back before.
-    if not context.machine.whole and KUBELET.has_run_since_boot(context):
+    if not context.machine.disposable and KUBELET.was_ready_since_boot(context):
         iptables.remove(context.machine, Chains("KUBE-.*"))
 
 
@@ -156,12 +157,16 @@ KUBELET = Daemon(
     program="kubelet",
     flags=flags,
     needs=lambda context: (*api_client.needs(context), "kubeconfig", "container_engine"),
-    after=lambda context: ("images", "coredns:started", *upgrade.first(context, "controller_manager", "scheduler")),
-    answers=_has_registered,
+    after=lambda context: (
+        "images",
+        "coredns:started",
+        *upgrade.if_upgrading(context, "controller_manager", "scheduler"),
+    ),
+    started=_has_registered,
     ready=All([Http("http://127.0.0.1:10248/healthz"), _node_is_ready]),
     prepare=_make_node,
     reads=lambda context: api_client.reads(context, flags(context)),
-    take_back=_take_back,
+    clean_up=_clean_up,
     keeps=_keeps,
     needs_root=True,
     causes={
@@ -176,11 +181,11 @@ KUBELET = Daemon(
 )
 
 
-def _is_schedulable(context: Context) -> Answer:
-    def judge(node: Any) -> Answer:
+def _is_schedulable(context: Context) -> Result:
+    def judge(node: Any) -> Result:
         taints = [t["key"] for t in node["spec"].get("taints", []) if t["effect"] != "PreferNoSchedule"]
         name = context.node.name
-        return Answer(
+        return Result(
             not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} accepts Pods"
         )
 

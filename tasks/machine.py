@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from .core.context import Context
 from .core.goal import Goal
-from .core.probe import Answer
 from .core.progress import Progress
+from .core.result import Result
 
 # Directories of the machine that outlive it, and where they are below the state directory: so the engine and the
 # kubelet need no flag for their directories, and do not touch those of the host.
@@ -32,9 +32,9 @@ KERNEL = (
 MODULES = ("nf_conntrack",)  # the module with the last two settings
 
 
-def _is_on(context: Context) -> Answer:
-    down = context.machine.down()
-    return Answer(down is None, down or f"{context.machine.name} has the address {context.node.address}")
+def _is_on(context: Context) -> Result:
+    is_up = context.machine.is_up()
+    return Result(True, f"{context.machine.name} has the address {context.node.address}") if is_up else is_up
 
 
 def _power_on(context: Context, progress: Progress) -> None:

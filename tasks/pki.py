@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .choices import rbac_enabled, wants_dns
+from .choices import dns_enabled, rbac_enabled
 from .core import certificates
 from .core.certificates import Certificate, KeyPair
 from .core.context import Context
 from .core.goal import Goal
 from .core.node import Node
-from .core.probe import Answer
 from .core.progress import Progress
+from .core.result import Result
 
 MASTERS = "system:masters"  # a group that may do everything, in any authorization mode
 
@@ -68,7 +68,7 @@ def _with_rbac(context: Context) -> Sequence[Certificate]:
         component("kube-scheduler"),
         component("kube-proxy"),
         *(certificate for node in context.nodes for certificate in _of_node(node)),
-        *([component("coredns")] if wants_dns(context) else []),
+        *([component("coredns")] if dns_enabled(context) else []),
         component("apiserver-kubelet-client", "kube-apiserver-kubelet-client", MASTERS),
         # etcd accepts any certificate that this CA has signed: so it signs no others.
         Certificate("etcd-ca", "etcd-ca", "dmuc-etcd"),
@@ -77,11 +77,11 @@ def _with_rbac(context: Context) -> Sequence[Certificate]:
     ]
 
 
-def _are_made(context: Context) -> Answer:
+def _are_made(context: Context) -> Result:
     faults = certificates.faults(context.pki, everything(context))
     if faults:
-        return Answer(False, _in_short(faults))
-    return Answer(True, f"valid until {certificates.ends(context.pki, everything(context)):%F}")
+        return Result(False, _in_short(faults))
+    return Result(True, f"valid until {certificates.ends(context.pki, everything(context)):%F}")
 
 
 def _in_short(faults: Mapping[str, str]) -> str:

@@ -20,9 +20,9 @@ from .core.daemon import Daemon, Flag
 from .core.download import reachable
 from .core.goal import Goal
 from .core.graph import Part
-from .core.machine import Host
-from .core.probe import Answer, Http
+from .core.probe import Http
 from .core.progress import Progress
+from .core.result import Result
 from .image_files.recipes import build, registry_config, registry_root
 
 LOCAL = "127.0.0.1:5000"
@@ -52,11 +52,11 @@ def _wanted(context: Context) -> str | None:
     return {"auto": None, "local": _NONE}.get(setting, setting)
 
 
-def _is_decided(context: Context) -> Answer:
+def _is_decided(context: Context) -> Result:
     decided, wanted = context.decided("registry"), _wanted(context)
     if decided is None or wanted not in (None, decided):
-        return Answer(False, "it is not known yet where images come from")
-    return Answer(True, "images are built from Debian's packages" if decided == _NONE else f"images from {decided}")
+        return Result(False, "it is not known yet where images come from")
+    return Result(True, "images are built from Debian's packages" if decided == _NONE else f"images from {decided}")
 
 
 def _decide(context: Context, progress: Progress) -> None:
@@ -77,9 +77,9 @@ UPSTREAM = Goal(
 )
 
 
-def _is_built(context: Context) -> Answer:
+def _is_built(context: Context) -> Result:
     root = registry_root(context.settings.cache)
-    return Answer(root.is_dir(), str(root) if root.is_dir() else f"{root} does not exist")
+    return Result(root.is_dir(), str(root) if root.is_dir() else f"{root} does not exist")
 
 
 def _build(context: Context, progress: Progress) -> None:
@@ -122,8 +122,8 @@ def _cache_files(context: Context) -> Mapping[Path, str]:
     return {context.state / "pull-through.yml": config}
 
 
-def _answers_on_host(context: Context) -> Answer:
-    # The address is the host's end of the link; asked from the machine, where the cache is needed.
+def _reachable(context: Context) -> Result:
+    # At the host's end of the link: that is where the machine reaches it.
     return Http(f"http://{pull_through_address(context)}/v2/")(context)
 
 
@@ -137,9 +137,9 @@ PULL_THROUGH = Daemon(
         Flag(str(context.state / "pull-through.yml"), "Configuration file: the address and the upstream registry."),
     ),
     needs=("machine", "binaries", "upstream"),
-    place=lambda context: Host(),
-    unwanted=lambda context: "" if upstream(context) else "no upstream registry can be reached",
-    ready=_answers_on_host,
+    on_host=True,
+    disabled_because=lambda context: "" if upstream(context) else "no upstream registry can be reached",
+    ready=_reachable,
     writes=_cache_files,
     causes={"panic: ": "The cache does not start when its upstream registry does not answer: see registry=."},
 )

@@ -15,8 +15,9 @@ from .core.daemon import Daemon, Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.ports import Port
-from .core.probe import Answer, Http, ask_api, wait_or_fail
+from .core.probe import Http, ask_api, wait_or_fail
 from .core.progress import Progress
+from .core.result import Result
 
 PORT = Port("scheduler", 10259)
 
@@ -35,43 +36,43 @@ SCHEDULER = Daemon(
     ports=(PORT,),
     flags=flags,
     needs=api_client.needs,
-    after=lambda context: upgrade.first(context, "apiserver"),
+    after=lambda context: upgrade.if_upgrading(context, "apiserver"),
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
     reads=lambda context: api_client.reads(context, flags(context)),
-    unwanted=lambda context: "" if context.settings.scheduling == "scheduler" else "scheduling=manual",
+    disabled_because=lambda context: "" if context.settings.scheduling == "scheduler" else "scheduling=manual",
 )
 
 _PODS = "/api/v1/namespaces/default/pods"
 
 
-def _homeless(context: Context) -> tuple[Answer, list[str]]:
+def _unscheduled(context: Context) -> tuple[Result, list[str]]:
     """Return whether there is a Pod and every Pod has a node, and the names of the Pods without a node."""
     names: list[str] = []
 
-    def judge(pods: Any) -> Answer:
+    def judge(pods: Any) -> Result:
         names.extend(pod["metadata"]["name"] for pod in pods["items"] if not pod["spec"].get("nodeName"))
         if not pods["items"]:
-            return Answer(False, "there is no Pod yet")
-        return Answer(not names, f"no node has been chosen for {', '.join(names)}" if names else "every Pod has a node")
+            return Result(False, "there is no Pod yet")
+        return Result(not names, f"no node has been chosen for {', '.join(names)}" if names else "every Pod has a node")
 
     return ask_api(context, _PODS, judge), names
 
 
-def _all_are_bound(context: Context) -> Answer:
+def _all_are_bound(context: Context) -> Result:
     if context.settings.scheduling == "scheduler":
-        return Answer(True, "done by the scheduler")
-    return _homeless(context)[0]
+        return Result(True, "done by the scheduler")
+    return _unscheduled(context)[0]
 
 
 def _bind(context: Context, progress: Progress) -> None:
-    def some(context: Context) -> Answer:
-        answer, names = _homeless(context)
-        return Answer(bool(answer or names), answer.why)
+    def some(context: Context) -> Result:
+        result, names = _unscheduled(context)
+        return Result(bool(result or names), result.why)
 
     deadline = context.settings.deadline_of("scheduler")
     wait_or_fail(context, some, deadline=deadline, progress=progress, tried="waiting for a Pod that has no node")
     node = context.node.name
-    for pod in _homeless(context)[1]:
+    for pod in _unscheduled(context)[1]:
         progress.note(f"binding {pod} to {node}")
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}

@@ -7,8 +7,9 @@ from typing import Any
 from .core import api
 from .core.context import Context
 from .core.goal import Goal
-from .core.probe import Answer, Http, ask_api, wait_or_fail
+from .core.probe import Http, ask_api, wait_or_fail
 from .core.progress import Progress
+from .core.result import Result
 from .deployment import NAME
 
 PAGE = "Welcome to nginx!"
@@ -21,9 +22,9 @@ MANIFEST = {
 }
 
 
-def _exists(context: Context) -> Answer:
-    def judge(service: Any) -> Answer:
-        return Answer(True, f"service/{NAME} has the ClusterIP {service['spec']['clusterIP']}")
+def _exists(context: Context) -> Result:
+    def judge(service: Any) -> Result:
+        return Result(True, f"service/{NAME} has the ClusterIP {service['spec']['clusterIP']}")
 
     return ask_api(context, PATH, judge)
 
@@ -43,24 +44,24 @@ SERVICE = Goal(
 )
 
 
-def _has_endpoints(context: Context) -> Answer:
-    def judge(endpoints: Any) -> Answer:
+def _has_endpoints(context: Context) -> Result:
+    def judge(endpoints: Any) -> Result:
         addresses = [a["ip"] for subset in endpoints.get("subsets", []) for a in subset.get("addresses", [])]
-        return Answer(bool(addresses), f"the Service {NAME} has no endpoints: no Pod of it is Ready")
+        return Result(bool(addresses), f"the Service {NAME} has no endpoints: no Pod of it is Ready")
 
     return ask_api(context, f"/api/v1/namespaces/default/endpoints/{NAME}", judge)
 
 
-def _answers(context: Context) -> Answer:
+def _serves_its_page(context: Context) -> Result:
     # Not asked without endpoints: the ClusterIP then answers with ICMP errors, of which the kernel limits the rate.
     endpoints = _has_endpoints(context)
     if not endpoints:
         return endpoints
 
-    def judge(service: Any) -> Answer:
+    def judge(service: Any) -> Result:
         url = f"http://{service['spec']['clusterIP']}:80/"
-        answer = Http(url, expect=PAGE)(context)
-        return Answer(True, f"{url.removesuffix(':80/')} answers: {PAGE}") if answer else answer
+        result = Http(url, expect=PAGE)(context)
+        return Result(True, f"{url.removesuffix(':80/')} answers: {PAGE}") if result else result
 
     return ask_api(context, PATH, judge)
 
@@ -68,14 +69,18 @@ def _answers(context: Context) -> Answer:
 def _await_answer(context: Context, progress: Progress) -> None:
     deadline = context.settings.deadline_of("service_reachable")
     wait_or_fail(
-        context, _answers, deadline=deadline, progress=progress, tried=f"requesting the page of the Service {NAME}"
+        context,
+        _serves_its_page,
+        deadline=deadline,
+        progress=progress,
+        tried=f"requesting the page of the Service {NAME}",
     )
 
 
 SERVICE_REACHABLE = Goal(
     name="service_reachable",
     doc="request the page of the Service web: Welcome to nginx!",
-    holds=_answers,
+    holds=_serves_its_page,
     make=_await_answer,
     needs=(
         *("service", "service_account", "controller_manager", "images"),
@@ -88,23 +93,23 @@ def objects(context: Context) -> list[tuple[str, str, str]]:
     """Return the cluster's Nodes, Pods and Services, each with its kind, name and state."""
     found: list[tuple[str, str, str]] = []
 
-    def nodes(answer: Any) -> Answer:
-        for node in answer["items"]:
+    def nodes(result: Any) -> Result:
+        for node in result["items"]:
             ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
             found.append(("node", node["metadata"]["name"], "Ready" if ready == "True" else "not Ready"))
-        return Answer(True, "")
+        return Result(True, "")
 
-    def pods(answer: Any) -> Answer:
-        for pod in answer["items"]:
+    def pods(result: Any) -> Result:
+        for pod in result["items"]:
             where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
             found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
-        return Answer(True, "")
+        return Result(True, "")
 
-    def services(answer: Any) -> Answer:
-        for service in answer["items"]:
+    def services(result: Any) -> Result:
+        for service in result["items"]:
             ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
             found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
-        return Answer(True, "")
+        return Result(True, "")
 
     for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
         if not ask_api(context, f"/api/v1/{path}", judge):

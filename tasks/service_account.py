@@ -18,8 +18,9 @@ from typing import Any
 from .core import api
 from .core.context import Context
 from .core.goal import Goal
-from .core.probe import Answer, ask_api, wait_or_fail
+from .core.probe import ask_api, wait_or_fail
 from .core.progress import Progress
+from .core.result import Result
 
 _SECRETS = "/api/v1/namespaces/default/secrets"
 _CA = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
@@ -27,65 +28,65 @@ _REPLICA_SETS = "/apis/apps/v1/namespaces/default/replicasets"
 ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 
 
-def _ask(context: Context) -> tuple[Answer, list[str]]:
+def _ask(context: Context) -> tuple[Result, list[str]]:
     """Return whether there is a token, signed with the current key, and the Secrets that the ServiceAccount names.
 
     Some of these Secrets may not exist any more: a restarted controller manager does not know them, and adds others.
     """
     names: list[str] = []
 
-    def has_one(account: Any) -> Answer:
+    def has_one(account: Any) -> Result:
         names.extend(secret["name"] for secret in account.get("secrets", []))
         if account.get("automountServiceAccountToken") is False:
-            return Answer(False, "the ServiceAccount default has automountServiceAccountToken: false")
-        return Answer(bool(names), "the ServiceAccount default has no token yet")
+            return Result(False, "the ServiceAccount default has automountServiceAccountToken: false")
+        return Result(bool(names), "the ServiceAccount default has no token yet")
 
-    def is_of_our_key(secret: Any) -> Answer:
+    def is_of_our_key(secret: Any) -> Result:
         made = datetime.strptime(secret["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         if made.timestamp() < int((context.pki / "sa.key").stat().st_mtime):
-            return Answer(False, f"the token in the Secret {name} was signed with an old key")
-        return Answer(True, f"the token is in the Secret {name}")
+            return Result(False, f"the token in the Secret {name} was signed with an old key")
+        return Result(True, f"the token is in the Secret {name}")
 
-    answer = ask_api(context, ACCOUNT, has_one)
-    for name in names if answer else ():
-        answer = ask_api(context, f"{_SECRETS}/{name}", is_of_our_key)
-        if answer:
+    result = ask_api(context, ACCOUNT, has_one)
+    for name in names if result else ():
+        result = ask_api(context, f"{_SECRETS}/{name}", is_of_our_key)
+        if result:
             break
-    return answer, names
+    return result, names
 
 
-def _is_given_to_pods(context: Context) -> Answer:
+def _is_given_to_pods(context: Context) -> Result:
     """Return whether each Pod gets a token from the API server, together with the CA."""
 
-    def judge(account: Any) -> Answer:
+    def judge(account: Any) -> Result:
         if account.get("automountServiceAccountToken") is False:
-            return Answer(False, "the ServiceAccount default has automountServiceAccountToken: false")
+            return Result(False, "the ServiceAccount default has automountServiceAccountToken: false")
         return ask_api(context, _CA, is_ours)
 
-    def is_ours(ca: Any) -> Answer:
+    def is_ours(ca: Any) -> Result:
         if ca["data"].get("ca.crt", "").strip() != (context.pki / "ca.crt").read_text("utf-8").strip():
-            return Answer(False, "the ConfigMap kube-root-ca.crt does not have the CA of this cluster")
-        return Answer(True, "Pods get a token from the API server, and the CA from the ConfigMap kube-root-ca.crt")
+            return Result(False, "the ConfigMap kube-root-ca.crt does not have the CA of this cluster")
+        return Result(True, "Pods get a token from the API server, and the CA from the ConfigMap kube-root-ca.crt")
 
     return ask_api(context, ACCOUNT, judge)
 
 
-def _needs_no_token(context: Context) -> Answer:
-    def judge(account: Any) -> Answer:
+def _needs_no_token(context: Context) -> Result:
+    def judge(account: Any) -> Result:
         if account.get("automountServiceAccountToken") is False:
-            return Answer(True, "Pods do not mount a token (automountServiceAccountToken: false)")
-        return Answer(False, "Pods mount the token of the ServiceAccount default, and must not (no-mount)")
+            return Result(True, "Pods do not mount a token (automountServiceAccountToken: false)")
+        return Result(False, "Pods mount the token of the ServiceAccount default, and must not (no-mount)")
 
     return ask_api(context, ACCOUNT, judge)
 
 
-def _is_there(context: Context) -> Answer:
-    return ask_api(context, ACCOUNT, lambda _: Answer(True, ""))
+def _is_there(context: Context) -> Result:
+    return ask_api(context, ACCOUNT, lambda _: Result(True, ""))
 
 
-def _holds(context: Context) -> Answer:
+def _holds(context: Context) -> Result:
     if context.settings.service_account == "disabled":
-        return ask_api(context, "/version", lambda _: Answer(True, "the API server gives Pods no ServiceAccount"))
+        return ask_api(context, "/version", lambda _: Result(True, "the API server gives Pods no ServiceAccount"))
     if context.settings.service_account == "no-mount":
         return _needs_no_token(context)
     return _is_given_to_pods(context) if _projected(context) else _ask(context)[0]
@@ -103,8 +104,8 @@ def _make(context: Context, progress: Progress) -> None:
         mounts = False if way == "no-mount" else None  # null removes the field
         api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
     if way == "keys":
-        answer, secrets = (Answer(True, ""), []) if _projected(context) else _ask(context)
-        for secret in secrets if not answer else ():  # the controller manager creates another
+        result, secrets = (Result(True, ""), []) if _projected(context) else _ask(context)
+        for secret in secrets if not result else ():  # the controller manager creates another
             api.delete(context, f"{_SECRETS}/{secret}")
         tried = "waiting for the controller manager to create a token for the ServiceAccount default"
         wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried)
@@ -118,13 +119,13 @@ def _try_again(context: Context) -> None:
     """
     failed: list[str] = []
 
-    def judge(sets: Any) -> Answer:
+    def judge(sets: Any) -> Result:
         for one in sets["items"]:
             status = {c["type"]: c["status"] for c in one["status"].get("conditions", [])}
             owners = [owner["kind"] for owner in one["metadata"].get("ownerReferences", [])]
             if status.get("ReplicaFailure") == "True" and not one["status"]["replicas"] and "Deployment" in owners:
                 failed.append(one["metadata"]["name"])
-        return Answer(True, "")
+        return Result(True, "")
 
     ask_api(context, _REPLICA_SETS, judge)
     for name in failed:

@@ -16,14 +16,14 @@ from .core.context import Context
 from .core.process import Record
 
 
-def first(context: Context, *names: str) -> Sequence[str]:
+def if_upgrading(context: Context, *names: str) -> Sequence[str]:
     """Return these names when programs of a running cluster are replaced, or may be; else nothing."""
     return names if _replaces(context) else ()
 
 
 def _replaces(context: Context) -> bool:
     """Return whether a process runs whose program is not the wanted one; the programs may not be known yet."""
-    wanted = {found.path: found.print for found in binaries.known(context).values()}
+    wanted = {found.path: found.fingerprint for found in binaries.known(context).values()}
     records = [record for path in context.pidfiles.glob("*.pid") if (record := Record.load(path))]
     programs = [(record.command[0], record) for record in records if record.alive()]
     return any(wanted.get(program) != record.inputs.get(program) for program, record in programs)

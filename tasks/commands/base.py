@@ -14,7 +14,7 @@ from ..core.cluster import Cluster
 from ..core.errors import DmucError
 
 
-def told(method: Callable[..., int]) -> Callable[..., int]:
+def reporting_errors(method: Callable[..., int]) -> Callable[..., int]:
     """Wrap `method` so that an error becomes one message on standard error and exit status 3, never a traceback."""
 
     @functools.wraps(method)
@@ -65,7 +65,7 @@ class Command(EndsQuietly, OnCluster, DoitCmdBase):  # type: ignore[misc]
     cmd_options: Sequence[dict[str, object]] = ()
 
     def _execute(self, pos_args: list[str]) -> int:
-        return told(self.act)(self.cluster, pos_args)
+        return reporting_errors(self.act)(self.cluster, pos_args)
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Carry out the command; return the exit status. Raise DmucError when that fails."""

@@ -7,7 +7,7 @@ from doit.cmd_clean import Clean as DoitClean
 from doit.cmd_clean import opt_clean_dryrun
 
 from ..core.lock import only_one
-from .base import EndsQuietly, OnCluster, told
+from .base import EndsQuietly, OnCluster, reporting_errors
 
 
 class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
@@ -35,4 +35,4 @@ class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
                     cluster.remove()
             return 0
 
-        return told(clean)()
+        return reporting_errors(clean)()

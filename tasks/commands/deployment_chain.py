@@ -16,7 +16,8 @@ from ..core.api import full_name
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.http_client import request
-from ..core.probe import Answer, Tcp, ask_api
+from ..core.probe import Tcp, ask_api
+from ..core.result import Result
 from ..kubelet import SCHEDULABLE
 from ..service_account import SERVICE_ACCOUNT
 from .diagnosis import Finding, Link, broken, unknown, waits, works
@@ -30,7 +31,7 @@ _PULLING = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNev
 _KUBECTL = "scripts/doit shell -- kubectl"
 
 
-class Followed:
+class DeploymentChain:
     """The links of `doit why` about one Deployment. Each kind of object is read once from the API server."""
 
     def __init__(self, context: Context, wanted: str = "") -> None:
@@ -70,14 +71,14 @@ class Followed:
     def _read(self) -> Finding:
         found: dict[str, Sequence[Any]] = {}
 
-        def keep(kind: str, answer: Any) -> Answer:
-            found[kind] = answer["items"]
-            return Answer(True, "")
+        def keep(kind: str, result: Any) -> Result:
+            found[kind] = result["items"]
+            return Result(True, "")
 
         for kind, path in _KINDS.items():
-            answer = ask_api(self.context, path, partial(keep, kind))
-            if not answer:  # asking again only takes time
-                return unknown(f"cannot be asked: {answer.why}")
+            result = ask_api(self.context, path, partial(keep, kind))
+            if not result:  # asking again only takes time
+                return unknown(f"cannot be asked: {result.why}")
         self.objects = found
         return works("")
 
@@ -196,25 +197,25 @@ class Followed:
         return waits(f"{count} yet: the controller manager creates them, and waits longer after each failure")
 
     def _service_account(self) -> Finding:
-        answer = SERVICE_ACCOUNT.holds(self.context)
-        return works(answer.why) if answer else broken(answer.why, "scripts/doit service_account")
+        result = SERVICE_ACCOUNT.holds(self.context)
+        return works(result.why) if result else broken(result.why, "scripts/doit service_account")
 
     def _node(self) -> Finding:
-        answer, name = SCHEDULABLE.holds(self.context), self.context.node.name
-        taints = re.search(r"taint (.*)", answer.why)
-        passing = "not-ready" in answer.why or "unreachable" in answer.why  # removed by the controller manager
-        if answer or not taints or passing:
-            return works(answer.why) if answer else waits(answer.why)
-        if "node.kubernetes.io/unschedulable" in answer.why:
-            return broken(answer.why, f"{_KUBECTL} uncordon {name}")
-        return broken(answer.why, f"{_KUBECTL} taint node {name} {' '.join(f'{t}-' for t in taints[1].split(', '))}")
+        result, name = SCHEDULABLE.holds(self.context), self.context.node.name
+        taints = re.search(r"taint (.*)", result.why)
+        passing = "not-ready" in result.why or "unreachable" in result.why  # removed by the controller manager
+        if result or not taints or passing:
+            return works(result.why) if result else waits(result.why)
+        if "node.kubernetes.io/unschedulable" in result.why:
+            return broken(result.why, f"{_KUBECTL} uncordon {name}")
+        return broken(result.why, f"{_KUBECTL} taint node {name} {' '.join(f'{t}-' for t in taints[1].split(', '))}")
 
     def _scheduled(self) -> Finding:
-        homeless = [pod for pod in self._pods if not pod["spec"].get("nodeName")]
-        if not homeless:
+        unscheduled = [pod for pod in self._pods if not pod["spec"].get("nodeName")]
+        if not unscheduled:
             nodes = {pod["spec"]["nodeName"] for pod in self._pods}
             return works(f"on the node {', '.join(sorted(nodes))}")
-        pod = homeless[0]
+        pod = unscheduled[0]
         name = pod["metadata"]["name"]
         decision = _conditions(pod, "False").get("PodScheduled", {}).get("message", "")
         if decision:
@@ -315,10 +316,10 @@ class Followed:
 
     def _rules(self) -> Finding:
         for one in self._services:
-            answer = has_rules(self.context, one)
-            if not answer:
-                return waits(answer.why)
-        return works(answer.why)
+            result = has_rules(self.context, one)
+            if not result:
+                return waits(result.why)
+        return works(result.why)
 
     def _page(self) -> Finding:
         if not self.objects:
@@ -330,11 +331,11 @@ class Followed:
             return unknown("cannot be checked without service")
         else:
             known = [address for one in self._services for address in _addresses(one)]
-        answers = [_asked(self.context, address) for address in known]
-        bad = next((answer for answer in answers if not answer), None)
+        results = [_asked(self.context, address) for address in known]
+        bad = next((result for result in results if not result), None)
         if bad is not None:
             return broken(bad.why, f"scripts/doit shell -- kubectl describe endpoints {self.wanted or deployment.NAME}")
-        return works("; ".join(answer.why for answer in answers) or "there is no ClusterIP to ask")
+        return works("; ".join(result.why for result in results) or "there is no ClusterIP to ask")
 
     def _others(self) -> Finding:
         for one in self.objects["deployments"]:
@@ -352,7 +353,7 @@ def _addresses(service: Any) -> list[str]:
     return [f"{spec['clusterIP']}:{p['port']}" for p in spec.get("ports", []) if p.get("protocol", "TCP") == "TCP"]
 
 
-def _asked(context: Context, address: str) -> Answer:
+def _asked(context: Context, address: str) -> Result:
     """Return whether the address answers: web ports (80, 8080 and the like) an HTTP request, others a connection.
 
     The packets are sent inside the machine: outside, the address may belong to another host.
@@ -364,9 +365,9 @@ def _asked(context: Context, address: str) -> Answer:
     try:
         status, body = request(context, url)
     except (OSError, http.client.HTTPException) as error:
-        return Answer(False, f"{url} does not answer: {error or type(error).__name__}")
+        return Result(False, f"{url} does not answer: {error or type(error).__name__}")
     title = re.search(r"<title>\s*(.*?)\s*</title>", body, re.DOTALL | re.IGNORECASE)
-    return Answer(status < 500, f"{url} answers: {title[1] if title else status}")
+    return Result(status < 500, f"{url} answers: {title[1] if title else status}")
 
 
 def _is_alive(pod: Any) -> bool:

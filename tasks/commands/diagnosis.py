@@ -97,8 +97,8 @@ def goal(goal: Goal, context: Context, means: str = "", *, quiet: bool = False) 
     """Return the link for a goal."""
 
     def check() -> Finding:
-        answer = goal.holds(context)
-        return (works if answer else broken)(answer.why)
+        result = goal.holds(context)
+        return (works if result else broken)(result.why)
 
     do = f"scripts/doit {goal.name}"
     return Link(goal.name, check, do, _needs(goal, context), means=means, part=True, quiet=quiet)

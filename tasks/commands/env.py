@@ -32,11 +32,11 @@ class Env(Command):
         if arguments:
             raise InvalidCommand("`env` takes no arguments.")
         context = cluster.context
-        answer = APISERVER.ready(context)  # with whatever settings it was started
-        if not answer:
+        result = APISERVER.ready(context)  # with whatever settings it was started
+        if not result:
             print("false")
             machine = f"machine={context.settings.machine} " if _is_said(context) else ""
-            seen = f"No API server is ready on {context.machine.name}: {answer.why}."
+            seen = f"No API server is ready on {context.machine.name}: {result.why}."
             error = DmucError("printing the environment variables", seen, f"Run: scripts/doit {machine}apiserver")
             print(f"✗ {error}", file=sys.stderr)
             return 1

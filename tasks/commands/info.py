@@ -23,7 +23,7 @@ class Info(EndsQuietly, DoitInfo):  # type: ignore[misc]
     def get_reasons(reasons: Any) -> str:
         """Return the reasons as text."""
         ours = [
-            f" * {check.answer.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "answer")
+            f" * {check.result.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "result")
         ]
         rest = DoitInfo.get_reasons(reasons | {"uptodate_false": [], "has_no_dependencies": False})
         return "\n".join(filter(None, [*ours, rest]))

@@ -8,7 +8,7 @@ import sys
 
 from ..core.context import Context
 from ..core.errors import DmucError
-from .base import Command, told
+from .base import Command, reporting_errors
 
 
 class Logs(Command):
@@ -30,7 +30,7 @@ class Logs(Command):
 
     def _execute(self, pos_args: list[str], follow: bool = False) -> int:
         names = [word for word in pos_args if word not in {"-f", "--follow"}]  # also behind the name
-        return told(self.show)(self.cluster.context, follow or names != pos_args, names)
+        return reporting_errors(self.show)(self.cluster.context, follow or names != pos_args, names)
 
     def show(self, context: Context, follow: bool, names: list[str]) -> int:
         """Print the log; with `follow`, until interrupted. Raise DmucError when there is no such log."""

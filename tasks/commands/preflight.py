@@ -45,7 +45,7 @@ def _told(cluster: Cluster, *words: str) -> str:
     """Return the flags and lines of files with one of these words in them, by component, with their reasons."""
     context, found = cluster.context, []
     for daemon in cluster.daemons:
-        if not daemon.unwanted(context):
+        if not daemon.disabled_because(context):
             found += [f"{daemon.name} {said}" for said in _said_to(daemon, context, words)]
     return "; ".join(found)
 
@@ -107,18 +107,18 @@ def _kernel(cluster: Cluster) -> Iterator[Row]:
         "veth": lambda: cluster.context.facts.has_module("veth", "CONFIG_VETH"),
         "nf_conntrack": lambda: cluster.context.facts.has_module("nf_conntrack", "CONFIG_NF_CONNTRACK"),
     }
-    answers = {name: ask() for name, ask in questions.items()}
-    unknown = [name for name, answer in answers.items() if answer is None]
+    results = {name: ask() for name, ask in questions.items()}
+    unknown = [name for name, result in results.items() if result is None]
     how = "/proc/filesystems, /sys/module, the lists in /lib/modules, the kernel's configuration"
     how += f"; unknown: {', '.join(unknown)}" if unknown else ""
-    lacking = [name for name, answer in answers.items() if answer is False]
+    lacking = [name for name, result in results.items() if result is False]
     yield _there(
         "modules",
         lacking,
         how,
         "needed for images, the machine's /etc and /var, and the Pods' network",
         "Use a kernel with these modules.",
-        list(answers),
+        list(results),
     )
 
 
@@ -225,7 +225,7 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
 
 def _other_rules(context: Context, kind: str, other: str) -> Iterator[Row]:
     where = context.machine.name
-    if context.machine.down() is not None:
+    if not context.machine.is_up():
         yield Row(f"{other} rules", f"none: {where} starts without rules", "the host's rules are not touched")
         return
     count = rules_of_the_other(context.machine, kind)
@@ -243,7 +243,7 @@ def _addresses(cluster: Cluster) -> Iterator[Row]:
     context, machine = cluster.context, cluster.context.machine
     if isinstance(machine, Namespaces):
         ranges = f"{machine.link}, {machine.services}, {machine.pods}"
-        if machine.down() is None:
+        if machine.is_up():
             yield Row("ranges", f"{ranges}: routed to {machine.name}, which is powered on (ip route)")
         else:
             try:
@@ -256,7 +256,7 @@ def _addresses(cluster: Cluster) -> Iterator[Row]:
         return
     running = cluster.running()
     for daemon in cluster.daemons:
-        for path in daemon.in_the_way(context) if is_root() else ():
+        for path in daemon.foreign_directories(context) if is_root() else ():
             do = f"Use a machine of its own (machine=NAME), or find out which program uses {path}, and move it away."
             found = f"{path} already exists and was not created by dmuc"
             yield Row("directories", found, "", State.IMPOSSIBLE, do)
@@ -283,7 +283,7 @@ def _programs(cluster: Cluster) -> Iterator[Row]:
     alike: dict[str, list[str]] = {}  # programs of one release share a row
     for name, program in found.items():
         if program is not None:
-            alike.setdefault(f"{program.version}, {program.how}: {Path(program.path).parent}", []).append(name)
+            alike.setdefault(f"{program.version}, {program.source}: {Path(program.path).parent}", []).append(name)
     for what, names in alike.items():
         yield Row("programs", f"{', '.join(names)}: {what}")
     yield from (_to_be_obtained(context, name) for name, program in found.items() if program is None)

@@ -12,7 +12,7 @@ from doit.cmd_run import Run as DoitRun
 from ..core import signals
 from ..core.graph import add_order
 from ..core.lock import only_one
-from .base import OnCluster, told
+from .base import OnCluster, reporting_errors
 
 
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
@@ -37,7 +37,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
 
         def carry_out() -> int:
             with only_one(cluster.context):
-                cluster.refuse_what_cannot_be(run.selected)
+                cluster.refuse_impossible(run.selected)
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 cluster.choose_ports()
                 try:
@@ -48,4 +48,4 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                         run.end(deadline=30)
                     raise
 
-        return told(carry_out)()
+        return reporting_errors(carry_out)()

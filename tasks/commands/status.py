@@ -11,8 +11,9 @@ from .. import binaries
 from ..core import api, release
 from ..core.cluster import Cluster
 from ..core.context import Context
-from ..core.probe import Answer, ask_api
+from ..core.probe import ask_api
 from ..core.process import Record
+from ..core.result import Result
 from .base import Command
 
 
@@ -41,31 +42,31 @@ def show(cluster: Cluster) -> int:
 
     context = cluster.context
     console = Console(width=None if Console().is_terminal else 160)
-    down = context.machine.down()
-    console.print(f"machine {context.machine.name}: {escape(down or 'on, ' + context.settings.address)}")
+    is_up = context.machine.is_up()
+    console.print(f"machine {context.machine.name}: {escape('on, ' + context.node.address if is_up else is_up.why)}")
     versions = binaries.versions(context)
     table = Table(box=None, pad_edge=False)
     for heading in ("COMPONENT", "PID", "SINCE", "VERSION", "STATE"):
         table.add_column(heading, no_wrap=heading != "STATE")
-    all_ready = down is None
+    all_ready = is_up.yes
     for daemon in cluster.daemons:
-        if daemon.unwanted(context) or (context.settings.shares_host and daemon.needs_root):
+        if daemon.disabled_because(context) or (context.settings.shares_host and daemon.needs_root):
             continue  # not part of this cluster
         record = Record.load(daemon.record(context))
         alive = record is not None and record.alive()
-        answer = daemon.is_ready(context)
-        all_ready = all_ready and answer.yes
+        result = daemon.is_ready(context)
+        all_ready = all_ready and result.yes
         table.add_row(
             daemon.name,
             str(record.pid) if record and alive else "-",
             _ago(time.time() - record.since) if record and alive else "-",
             versions.get(daemon.program_name(context), "-"),
-            "[green]ready[/]" if answer else f"[red]not ready[/]: {escape(answer.why)}",
+            "[green]ready[/]" if result else f"[red]not ready[/]: {escape(result.why)}",
         )
     console.print(table)
     for line in release.skew(versions):
         console.print(f"[yellow]! {escape(line)}[/]")
-    objects = _objects(context) if down is None else []
+    objects = _objects(context) if is_up else []
     if objects:
         table = Table(box=None, pad_edge=False)
         for heading in ("KIND", "NAME", "STATE"):
@@ -88,23 +89,23 @@ def _objects(context: Context) -> list[tuple[str, str, str]]:
     """Return the cluster's Nodes, Pods and Services, each with its kind, its name and how it is."""
     found: list[tuple[str, str, str]] = []
 
-    def nodes(answer: Any) -> Answer:
-        for node in answer["items"]:
+    def nodes(result: Any) -> Result:
+        for node in result["items"]:
             ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
             found.append(("node", node["metadata"]["name"], "Ready" if ready == "True" else "not Ready"))
-        return Answer(True, "")
+        return Result(True, "")
 
-    def pods(answer: Any) -> Answer:
-        for pod in answer["items"]:
+    def pods(result: Any) -> Result:
+        for pod in result["items"]:
             where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
             found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
-        return Answer(True, "")
+        return Result(True, "")
 
-    def services(answer: Any) -> Answer:
-        for service in answer["items"]:
+    def services(result: Any) -> Result:
+        for service in result["items"]:
             ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
             found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
-        return Answer(True, "")
+        return Result(True, "")
 
     for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
         if not ask_api(context, f"/api/v1/{path}", judge):

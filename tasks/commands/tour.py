@@ -18,7 +18,7 @@ from ..core.lock import only_one
 from ..core.settings import Settings, remember, remembered
 from ..tour.play import Stage, Unexpected
 from ..tour.steps import CHAPTERS, Chapter, Step, chosen, facts, load
-from .base import Command, told
+from .base import Command, reporting_errors
 
 
 class Tour(Command):
@@ -63,7 +63,7 @@ starts no scheduler."""
                 return _walk(Position.of(self.cluster, directory), yes, first, last)
 
         try:
-            return told(act)()
+            return reporting_errors(act)()
         except KeyboardInterrupt:
             print(f"\n{_LEFT}", file=sys.stderr)
             return 130
@@ -260,9 +260,9 @@ class _LeftError(Exception):
 
 def _await_enter() -> None:
     try:
-        answer = input("[Enter: continue, q: leave] ")
+        result = input("[Enter: continue, q: leave] ")
     except EOFError:
-        answer = "q"
-    if answer.strip().lower() in {"q", "quit", "exit"}:
+        result = "q"
+    if result.strip().lower() in {"q", "quit", "exit"}:
         raise _LeftError
     print()

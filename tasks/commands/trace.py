@@ -24,8 +24,9 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.machine import run
-from ..core.probe import Answer, ask_api, wait
+from ..core.probe import ask_api, wait
 from ..core.progress import Silent
+from ..core.result import Result
 from ..proxies.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
 from .base import Command
 from .checklist import WIDTH
@@ -73,23 +74,23 @@ class Entry:
         return f"{self.kind} {self.packet.address}:{self.packet.port}/{self.packet.protocol}"
 
 
-def has_rules(context: Context, service: Any) -> Answer:
+def has_rules(context: Context, service: Any) -> Result:
     """Return whether kube-proxy's rules lead from each ClusterIP and port of `service` (the API object) to a Pod.
 
     Raise nothing.
     """
     if reason := _needs_none(service):
-        return Answer(True, reason)
+        return Result(True, reason)
     try:
         found = way(context, service)
     except DmucError as error:
-        return Answer(False, str(error))
+        return Result(False, str(error))
     if isinstance(found, str):
-        return Answer(False, found)
+        return Result(False, found)
     for entry in found.children:
         if entry.label.startswith("ClusterIP") and not any(end.destination for end in entry.ends()):
-            return Answer(False, f"kube-proxy's rules for {entry.label} lead to no Pod")
-    return Answer(True, f"{found.label} has its rules")
+            return Result(False, f"kube-proxy's rules for {entry.label} lead to no Pod")
+    return Result(True, f"{found.label} has its rules")
 
 
 def known_to_rules(context: Context, name: str) -> list[str]:
@@ -416,7 +417,7 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
     root: Branch | str = ""
     pods: dict[str, str] = {}
 
-    def follows(context: Context) -> Answer:
+    def follows(context: Context) -> Result:
         nonlocal root, pods
         root, pods, wanted = way(context, service), {}, set()
         for subset in _endpoints(context, service):
@@ -428,12 +429,12 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
         have = {end.destination for end in root.ends() if end.destination} if isinstance(root, Branch) else set()
         lack = [f"missing: {', '.join(sorted(wanted - have))}"] * (not wanted <= have)
         more = [f"out of date: {', '.join(sorted(have - wanted))}"] * (not have <= wanted)
-        return Answer(have == wanted and isinstance(root, Branch), "; ".join(lack + more))
+        return Result(have == wanted and isinstance(root, Branch), "; ".join(lack + more))
 
-    answer = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
+    result = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
     if isinstance(root, str):
         raise DmucError(f"tracing the path to {full_name(service)}", root, _PROXY)
-    notes = [] if answer else [f"The rules differ from the Endpoints: {answer.why}. {_PROXY}"]
+    notes = [] if result else [f"The rules differ from the Endpoints: {result.why}. {_PROXY}"]
     return root, pods, notes if pods else [*notes, f"{full_name(service)} has no endpoints: no Pod of it is Ready."]
 
 
@@ -445,10 +446,10 @@ def _endpoints(context: Context, service: Any) -> Sequence[Any]:
 def _list(context: Context, path: str) -> Sequence[Any]:
     items: list[Any] = []
 
-    def judge(answer: Any) -> Answer:
-        items.extend(answer["items"])
-        return Answer(True, "")
+    def judge(result: Any) -> Result:
+        items.extend(result["items"])
+        return Result(True, "")
 
-    if not (answer := ask_api(context, path, judge)):
-        raise DmucError("tracing the path to a Service", answer.why, "See: scripts/doit status")
+    if not (result := ask_api(context, path, judge)):
+        raise DmucError("tracing the path to a Service", result.why, "See: scripts/doit status")
     return items

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from doit.exceptions import InvalidCommand
 
-from ..choices import wants_dns
+from ..choices import dns_enabled
 from ..core.cluster import Cluster
 from ..core.daemon import Daemon
 from ..core.goal import Goal
@@ -18,7 +18,7 @@ from ..dns import DNS
 from ..pki import PKI
 from . import diagnosis
 from .base import Command
-from .deployment_chain import Followed
+from .deployment_chain import DeploymentChain
 from .diagnosis import Diagnosis, Link
 
 # The order of the walk-through. A name that is not a task is a link about the Deployment that is followed.
@@ -70,21 +70,21 @@ class Why(Command):
         """
         if len(arguments) > 1:
             raise InvalidCommand("`why` takes the name of one Deployment, or no argument.")
-        followed = Followed(cluster.context, arguments[0] if arguments else "")
+        followed = DeploymentChain(cluster.context, arguments[0] if arguments else "")
         found = Diagnosis(chain(cluster, followed))
         followed.refuse_unknown()
         return diagnosis.show(found, (lambda link: not link.part) if arguments else (lambda link: True))
 
 
-def chain(cluster: Cluster, followed: Followed) -> list[Link]:
+def chain(cluster: Cluster, followed: DeploymentChain) -> list[Link]:
     """Return the links for this cluster, in the order of CHAIN."""
     context, links = cluster.context, followed.links()
     for part in cluster.parts:
-        if isinstance(part, Daemon) and not part.unwanted(context):
+        if isinstance(part, Daemon) and not part.disabled_because(context):
             links[part.name] = diagnosis.daemon(part, context, _MEANS.get(part.name, ""))
         elif part is PKI and not context.pki.exists():
             continue  # created by the first task that needs it
-        elif part is DNS and not wants_dns(context):
+        elif part is DNS and not dns_enabled(context):
             continue
         elif isinstance(part, Goal) and part.name not in links:
             quiet = part.name in {"binaries", "pki"}

@@ -61,7 +61,7 @@ def make(name: str) -> None:
         group = hierarchy.group(name)
         group.mkdir(exist_ok=True)
         if hierarchy.is_v2 and len(there) == 1:  # beside v1 nobody looks for controllers in it
-            pass_on(hierarchy.mount_point)  # systemd has done so with some
+            enable_controllers(hierarchy.mount_point)  # systemd has done so with some
         for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
             if not hierarchy.is_v2 and (group / setting).exists():
                 (group / setting).write_bytes((group.parent / setting).read_bytes())
@@ -73,10 +73,10 @@ def make_leaves(name: str) -> None:
         (group / _LEAF).mkdir(exist_ok=True)
         for pid in (group / "cgroup.procs").read_text("utf-8").split():
             (group / _LEAF / "cgroup.procs").write_text(pid, "utf-8")
-        pass_on(group)
+        enable_controllers(group)
 
 
-def pass_on(group: Path) -> None:
+def enable_controllers(group: Path) -> None:
     """v2: have the groups below this one get every controller that it has itself. Raises DmucError when it may not.
 
     Those that another has turned on stay as they are; none is turned off again: who else relies on it cannot be told.

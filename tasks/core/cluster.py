@@ -32,10 +32,10 @@ class Cluster:
         """The parts that are processes, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
 
-    def refuse_what_cannot_be(self, names: Collection[str]) -> None:
+    def refuse_impossible(self, names: Collection[str]) -> None:
         """Raise DmucError when one of these tasks can never be on the host, before the others take their time."""
         for daemon in self.daemons if self.context.settings.on_host else ():
-            if daemon.name in names and not daemon.unwanted(self.context):
+            if daemon.name in names and not daemon.disabled_because(self.context):
                 daemon.refuse_where_it_cannot_be(self.context)
 
     def running(self) -> dict[str, Record]:
@@ -78,7 +78,7 @@ class Cluster:
 
         Raises DmucError when something is left, after all else was removed; the state stays then: it tells of the rest.
         """
-        undos = [] if self.context.machine.whole else self.undos()
+        undos = [] if self.context.machine.disposable else self.undos()
         _run_all("removing the cluster", [*undos, *self._power_off()])
         state = self.context.state
         if state.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import DmucError
 from .facts import HostFacts
 from .files import read_json, write_atomic
-from .machine import SYSTEM_PATH, Machine
+from .machine import SYSTEM_PATH, Host, Machine
 from .node import Node
 from .ports import API, Port
 from .release import Release, of
@@ -44,6 +44,11 @@ class Context:
         """Return the same cluster as seen by what runs on the node `name`; on the first one when `name` is empty."""
         here = next((i for i, node in enumerate(self.nodes) if node.name == name), 0)
         return replace(self, _here=here)
+
+    def beside_the_machine(self) -> Context:
+        """Return the same cluster as seen by what runs on the host itself, beside the node's machine."""
+        here = replace(self.node, machine=Host(stop=self.run.stop))
+        return replace(self, nodes=[here if node is self.node else node for node in self.nodes])
 
     @property
     def machine(self) -> Machine:
@@ -85,10 +90,10 @@ class Context:
         found: str | None = read_json(self._decisions).get(question)
         return found
 
-    def decide(self, question: str, answer: str) -> None:
+    def decide(self, question: str, result: str) -> None:
         """Remember, until clean, what was found out once and must not change under a running cluster."""
         with _deciding:
-            decisions = read_json(self._decisions) | {question: answer}
+            decisions = read_json(self._decisions) | {question: result}
             write_atomic(self._decisions, json.dumps(decisions, indent=1))
 
     @property
@@ -128,8 +133,9 @@ class Context:
     def inside(self, *command: str) -> list[str]:
         """Give the command line that runs `command` on the machine, at home there, as somebody who has logged in."""
         variables = {**self.environment(), "TERM": os.environ.get("TERM", "dumb")}
-        prefix = [*self.machine.enter(), "env", "-i", "-C", str(self.home)]
-        return [*prefix, *(f"{name}={value}" for name, value in variables.items()), *command]
+        words = [*(f"{name}={value}" for name, value in variables.items()), *command]
+        line: list[str] = self.machine.command("env", "-i", "-C", str(self.home), *words).formulate()
+        return line
 
     def environment(self) -> dict[str, str]:
         """The whole environment of whatever runs inside the machine: nothing leaks in from the user's shell."""

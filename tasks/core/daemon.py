@@ -13,25 +13,26 @@ is started at the earliest moment at which it can make progress, and is called r
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from . import ownership
 from .context import Context
 from .errors import DmucError
-from .files import fingerprint, write_atomic
+from .files import MISSING, digest
 from .goal import STARTED, Goal, Names, Nodes, resolve
-from .machine import Machine, is_root
+from .machine import is_root
 from .ports import Port, a_free_one, is_free
-from .probe import Answer, Http, Probe, Tcp, Unix, simple, wait
-from .process import Record, boot, find, marks
+from .probe import Http, Probe, Tcp, Unix, simple, wait
+from .process import Record, marks
 from .progress import Progress
+from .result import Result
 
 _CAUSES = {
     "address already in use": "Another process uses the port: `ss -ltnp` in the machine shows which.",
@@ -66,16 +67,16 @@ class Daemon:
     flags: Callable[[Context], Sequence[Flag]]
     ready: Probe
     ports: Sequence[Port] = ()  # where it listens, and there may be others beside it on this host
-    answers: Probe | None = None  # not specified: when it is ready
+    started: Probe | None = None  # not specified: when it is ready
     needs: Names = ()
     after: Names = ()
     reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that others write
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
     keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # what it stores
-    place: Callable[[Context], Machine] = field(default=lambda context: context.machine)  # where it runs
-    unwanted: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
+    on_host: bool = False  # it runs on the host itself, beside the machine of its node
+    disabled_because: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
     prepare: Callable[[Context], None] | None = None  # what must be done first, every time that it is started
-    take_back: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
+    clean_up: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
     rival: Probe | None = None  # yes: another does its work in its place; not specified: when that one is ready
     needs_root: bool = False
     hidden: bool = False  # a means to an end, which `doit list` leaves out
@@ -92,7 +93,7 @@ class Daemon:
             needs_started=True,
             hidden=True,
             nodes=self.nodes,
-            holds=self.is_answering,
+            holds=self.is_started,
             make=self.start,
             needs=self.needs,
             after=self.after,
@@ -121,6 +122,9 @@ class Daemon:
         """The name of its program."""
         return self.program(context) if callable(self.program) else self.program
 
+    def _there(self, context: Context) -> Context:
+        return context.beside_the_machine() if self.on_host else context
+
     def log(self, context: Context) -> Path:
         """Its log file, appended to at every start."""
         return context.logs / f"{self.name}.log"
@@ -129,70 +133,79 @@ class Daemon:
         """The file that remembers its process."""
         return context.pidfiles / f"{self.name}.pid"
 
-    def _ran(self, context: Context) -> Path:
+    def _ready_mark(self, context: Context) -> Path:
         """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
         return context.pidfiles / f"{self.name}.ran"
 
-    def has_run(self, context: Context) -> bool:
-        """Whether it has run since the machine was last emptied of it."""
-        return self._ran(context).exists()
+    def was_ready(self, context: Context) -> bool:
+        """Return whether it has run since the machine was last emptied of it."""
+        mark = self._ready_mark(context)
+        return context.machine.fingerprints((), [mark]) != {str(mark): MISSING}
 
-    def has_run_since_boot(self, context: Context) -> bool:
-        """Whether it has run since then and since the host was booted: no link and no rule outlives that."""
-        return self.has_run(context) and self._ran(context).read_text("utf-8") in {boot(), ""}  # "": of an earlier dmuc
+    def was_ready_since_boot(self, context: Context) -> bool:
+        """Return whether it has run since then and since the host was booted: no link and no rule outlives a boot."""
+        mark = context.machine.path(self._ready_mark(context))
+        since = {context.machine.processes.boot(), ""}  # "": of an earlier dmuc
+        return bool(mark.exists()) and mark.read_text("utf-8") in since
 
-    def _has_come_up(self, context: Context) -> None:
-        self._ran(context).write_text(boot(), "utf-8")
+    def _mark_ready(self, context: Context) -> None:
+        context.machine.write(self._ready_mark(context), context.machine.processes.boot(), 0o600)
 
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
         return context.node.state / self.name
 
     def _inputs(self, context: Context) -> dict[str, str]:
-        prints = {
-            str(context.program(p)): fingerprint(context.program(p))
-            for p in (self.program_name(context), *resolve(self.tools, context))
-        }
-        prints |= {str(path): _content_print(path) for path in self.reads(context)}
-        return prints | {str(path): _digest(text.encode()) for path, text in self.writes(context).items()}
+        names = (self.program_name(context), *resolve(self.tools, context))
+        programs = [context.program(name) for name in names]
+        prints = context.machine.fingerprints(programs, self.reads(context))
+        return prints | {str(path): digest(text.encode()) for path, text in self.writes(context).items()}
 
     # How it is
 
-    def running(self, context: Context) -> Answer:
+    def process(self, context: Context) -> Record | None:
+        """Return its process as it was started last; None when it was not."""
+        context = self._there(context)
+        return context.machine.processes.recorded(self.record(context))
+
+    def running(self, context: Context) -> Result:
         """Does it run, is it ours, and with this very command line, program and input files?"""
-        record = Record.load(self.record(context))
+        context = self._there(context)
+        record = self.process(context)
         if record is None:
-            return Answer(False, "not started")
-        if not record.alive():
-            return Answer(False, f"its process (pid {record.pid}) is gone")
+            return Result(False, "not started")
+        if not context.machine.processes.is_alive(record):
+            return Result(False, f"its process (pid {record.pid}) is gone")
         try:
             changed = _changes(record, self.command(context), self._inputs(context))
         except (DmucError, OSError) as error:
-            return Answer(False, str(error))
-        return Answer(False, changed) if changed else Answer(True, f"pid {record.pid}")
+            return Result(False, str(error))
+        return Result(False, changed) if changed else Result(True, f"pid {record.pid}")
 
-    def is_answering(self, context: Context) -> Answer:
+    def is_started(self, context: Context) -> Result:
         """Does it run as wanted, and answer?"""
-        return self._judged(context, self.answers or self.ready)
+        context = self._there(context)
+        return self._judged(context, self.started or self.ready)
 
-    def is_ready(self, context: Context) -> Answer:
+    def is_ready(self, context: Context) -> Result:
         """Does it run as wanted, and is it ready?"""
+        context = self._there(context)
         return self._judged(context, self.ready)
 
-    def _judged(self, context: Context, probe: Probe) -> Answer:
-        unwanted = self.unwanted(context)
-        if unwanted:
-            return Answer(Record.load(self.record(context)) is None, unwanted)
-        answer = self.running(context)
-        return probe(context) if answer else answer
+    def _judged(self, context: Context, probe: Probe) -> Result:
+        disabled_because = self.disabled_because(context)
+        if disabled_because:
+            return Result(self.process(context) is None, disabled_because)
+        result = self.running(context)
+        return probe(context) if result else result
 
     def choose_ports(self, context: Context, taken: Collection[int]) -> None:
         """Have a free port for each of its `ports`, and none of `taken`, where the standard ones are not ours.
 
         A port stays what it is, until clean; but one that somebody else has taken while ours did not run is given up.
         """
-        record = Record.load(self.record(context))
-        if record is not None and record.alive():
+        record = self.process(context)
+        if record is not None and context.machine.processes.is_alive(record):
             return
         for port in self.ports if context.settings.shares_host else ():
             number = context.port(port)
@@ -203,17 +216,24 @@ class Daemon:
 
     def start(self, context: Context, progress: Progress) -> None:
         """Start it, unless it runs as wanted, and wait until it answers. Raises DmucError; then it does not run."""
-        if self.unwanted(context):
+        context = self._there(context)
+        if self.disabled_because(context):
             self.stop(context)
             return
-        probe = self.answers or self.ready
+        probe = self.started or self.ready
         running = self.running(context)
         if running:
-            record = Record.load(self.record(context))
+            record = self.process(context)
             assert record is not None
             # Left by a run that was ended, perhaps, and still on its way; or it hangs.
-            if wait(context, probe, deadline=_PATIENCE, progress=progress, alive=record.alive):
-                self._has_come_up(context)
+            if wait(
+                context,
+                probe,
+                deadline=_PATIENCE,
+                progress=progress,
+                alive=partial(context.machine.processes.is_alive, record),
+            ):
+                self._mark_ready(context)
                 return
         progress.note(f"starting ({running.why})")
         self.stop(context)
@@ -221,84 +241,92 @@ class Daemon:
 
     def await_ready(self, context: Context, progress: Progress) -> None:
         """Wait until it is ready. Raises DmucError; then it does not run any more."""
-        if not self.unwanted(context):
+        context = self._there(context)
+        if not self.disabled_because(context):
             self._wait(context, self.ready, progress)
 
     def stop(self, context: Context) -> None:
-        """End its process, if it has one of ours, and forget it. Raises DmucError when it does not end."""
-        path = self.record(context)
-        record = Record.load(path)
-        # A run that was killed between starting it and taking it down left one that no record names.
-        for process in (*([record] if record else []), *find(path)):
-            process.stop(self.grace)
-        path.unlink(missing_ok=True)
+        """End its process, if there is one, and forget the process. Raise DmucError when the process does not end."""
+        context = self._there(context)
+        path, processes = self.record(context), context.machine.processes
+        record = self.process(context)
+        # A run that was killed between the start of the process and the record of it left one that no record names.
+        for process in (*([record] if record else []), *processes.find(path)):
+            processes.stop(process, self.grace)
+        context.machine.path(path).unlink()
 
     def undo(self, context: Context) -> None:
         """Stop it, and remove what it stored and the files that were written for it, if it was ever started here.
 
         Raises DmucError, or OSError, when something is left. Then it can be done again.
         """
+        context = self._there(context)
         self.stop(context)
-        if not self.log(context).exists():
+        if not context.machine.path(self.log(context)).exists():
             return
-        on, elsewhere = context.machine.down() is None, self._elsewhere(context)
+        on, elsewhere = context.machine.is_up(), self._outside_state(context)
         # Whose it is, before anything is done.
-        ours = [p for p in self.keeps(context) if p not in elsewhere or ownership.is_ours(p, context.state)]
+        ours = [
+            p for p in self.keeps(context) if p not in elsewhere or ownership.is_ours(context.machine, p, context.state)
+        ]
         marked = [path for path in ours if path in elsewhere]
-        if marked or (self.take_back is not None and not context.machine.whole and self.has_run_since_boot(context)):
+        if marked or (
+            self.clean_up is not None and not context.machine.disposable and self.was_ready_since_boot(context)
+        ):
             self._refuse_rival(context, marked)
-        if on and self.take_back is not None and self.has_run(context):
-            self.take_back(context)
+        if on and self.clean_up is not None and self.was_ready(context):
+            self.clean_up(context)
         for path in ours:
             if on and is_root():
                 ownership.unmount_below(context.machine, path)
-            ownership.empty(path)
+            ownership.empty(context.machine, path)
         # The log last: an undo that breaks off is done again.
-        for path in (*self.writes(context), self._ran(context), self.log(context)):
-            path.unlink(missing_ok=True)
+        for path in (*self.writes(context), self._ready_mark(context), self.log(context)):
+            context.machine.path(path).unlink()
 
     def _refuse_rival(self, context: Context, marked: Sequence[Path]) -> None:
         """Raise DmucError when another one answers in its place: it may use what ours has left, mark or not."""
-        answer = self._answers_already(context, self.rival or self.ready)
-        if answer:
+        result = self._rival_answers(context, self.rival or self.ready)
+        if result:
             there = ", ".join(map(str, marked))
             keep = f"\nWhat is in {there} is removed then; to keep it, remove the file {ownership.MARK} there first."
             raise DmucError(
                 f"taking back {self.name} on {context.machine.name}",
-                f"Ours has ended, but another one runs in its place and may use what ours has left: {answer.why}.",
+                f"Ours has ended, but another one runs in its place and may use what ours has left: {result.why}.",
                 f"Stop it, and run clean again.{keep if there else ''}",
             )
 
-    def _answers_already(self, context: Context, probe: Probe) -> Answer | None:
+    def _rival_answers(self, context: Context, probe: Probe) -> Result | None:
         """The answer of the first that says yes of what this probe asks of servers, if one does."""
-        answers = (p(context) for p in simple(probe, context) if isinstance(p, Tcp | Unix | Http))
-        return next((answer for answer in answers if answer), None)
+        results = (p(context) for p in simple(probe, context) if isinstance(p, Tcp | Unix | Http))
+        return next((result for result in results if result), None)
 
     def _spawn_and_wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         self.refuse_where_it_cannot_be(context)
         command, log = self.command(context), self.log(context)
         self._refuse_unknown_flags(context)
         self._refuse_what_is_there(context, probe)
+        machine = context.machine
         for directory in (context.logs, context.pidfiles, context.home, self.directory(context), *self.keeps(context)):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in self._elsewhere(context):
-            ownership.claim(path, context.state)
+            machine.path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in self._outside_state(context):
+            ownership.claim(machine, path, context.state)
         if self.prepare is not None:
             self.prepare(context)
         for path, text in self.writes(context).items():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomic(path, text, 0o700 if text.startswith("#!") else 0o600)
-        with log.open("a", encoding="utf-8") as out:
-            out.write(f"--- {time.strftime('%F %T')} {shlex.join(command)}\n")
+            machine.path(path.parent).mkdir(mode=0o700, parents=True, exist_ok=True)
+            machine.write(path, text, 0o700 if text.startswith("#!") else 0o600)
+        with machine.path(log).open("ab") as out:
+            out.write(f"--- {time.strftime('%F %T')} {shlex.join(command)}\n".encode())  # type: ignore[arg-type]
             begin = out.tell()
-        log.chmod(0o600)
+        machine.path(log).chmod(0o600)
         inputs = self._inputs(context)
         environment = {**context.environment(), **marks(self.record(context), command[0])}
-        spawned = self.place(context).spawn(command, log=log, cwd=self.directory(context), environment=environment)
-        Record.of(spawned.pid, command, inputs, begin).save(self.record(context))
+        spawned = machine.spawn(command, log=log, cwd=self.directory(context), environment=environment)
+        machine.processes.save(self.record(context), spawned.pid, command, inputs, begin)
         context.run.spawned[spawned.pid] = spawned
         self._wait(context, probe, progress)
-        self._has_come_up(context)
+        self._mark_ready(context)
 
     def refuse_where_it_cannot_be(self, context: Context) -> None:
         """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
@@ -309,7 +337,7 @@ class Daemon:
             seen = f"{program} needs a machine of its own; beside other clusters it cannot run."
             raise DmucError(f"starting {self.name}", seen, "Use a machine of its own: machine=NAME.")
 
-    def _elsewhere(self, context: Context) -> list[Path]:
+    def _outside_state(self, context: Context) -> list[Path]:
         """What it keeps outside of our own state, where it could be somebody else's."""
         return [path for path in self.keeps(context) if context.state not in path.parents]
 
@@ -328,53 +356,60 @@ class Daemon:
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
         """Raise DmucError when somebody else answers in its place, or keeps something where it would."""
         tried = f"starting {self.name} on {context.machine.name}"
-        if answer := self._answers_already(context, probe) or self._answers_already(context, self.ready):
+        if result := self._rival_answers(context, probe) or self._rival_answers(context, self.ready):
             raise DmucError(
                 tried,
-                f"Another process already answers ({answer.why}), and {self.name} is not running.",
+                f"Another process already answers ({result.why}), and {self.name} is not running.",
                 "Find the process with `ss -ltnp` in the machine, and stop it.",
             )
-        for path in self.in_the_way(context):
+        for path in self.foreign_directories(context):
             raise DmucError(
                 tried,
                 f"{path} already exists and was not created by dmuc.",
                 f"Use a machine of its own (machine=NAME), or find out which program uses {path}, and move it away.",
             )
 
-    def in_the_way(self, context: Context) -> list[Path]:
+    def foreign_directories(self, context: Context) -> list[Path]:
         """Give what somebody else keeps where it would keep something itself."""
-        return [path for path in self._elsewhere(context) if ownership.is_foreign(path, context.state)]
+        return [
+            path for path in self._outside_state(context) if ownership.is_foreign(context.machine, path, context.state)
+        ]
 
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
-        record = Record.load(self.record(context))
+        record = self.process(context)
         if record is None:
             raise DmucError(f"waiting for {self.name}", "The process was stopped meanwhile.", f"Run again: {self.name}")
         deadline = context.settings.deadline_of(self.name)
-        answer = wait(context, probe, deadline=deadline, progress=progress, alive=record.alive)
-        if answer and record.alive():
+        result = wait(
+            context,
+            probe,
+            deadline=deadline,
+            progress=progress,
+            alive=partial(context.machine.processes.is_alive, record),
+        )
+        if result and context.machine.processes.is_alive(record):
             return
         elapsed = time.time() - record.since
-        ended = not record.alive()
+        ended = not context.machine.processes.is_alive(record)
         if not ended:
-            self._has_come_up(context)
+            self._mark_ready(context)
         spawned = context.run.spawned.get(record.pid)
         code = spawned.exit_code() if ended and spawned else None
         self.stop(context)
-        raise self._failure(context, record, answer, elapsed, ended, code)
+        raise self._failure(context, record, result, elapsed, ended, code)
 
     def _failure(
-        self, context: Context, record: Record, answer: Answer, elapsed: float, ended: bool, code: int | None
+        self, context: Context, record: Record, result: Result, elapsed: float, ended: bool, code: int | None
     ) -> DmucError:
-        with self.log(context).open("rb") as log:
-            log.seek(record.log_start)
-            # A Go program that gives up prints its reason, and after it what every goroutine was doing.
-            text = log.read().decode(errors="replace").split("\ngoroutine ")[0].rstrip()
+        written = context.machine.path(self.log(context)).read_bytes()[record.log_start :]
+        # A Go program that gives up prints its reason, and after it what every goroutine was doing.
+        text = written.decode(errors="replace").split("\ngoroutine ")[0].rstrip()
         if ended:
             seen = (
                 f"The process ended {'by itself' if code is None else f'with exit code {code}'} after {elapsed:.1f} s."
             )
         else:
-            seen = f"Not ready after {elapsed:.0f} s; it was stopped. Last answer: {answer.why}"
+            seen = f"Not ready after {elapsed:.0f} s; it was stopped. Last answer: {result.why}"
         causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
         shell = "" if context.settings.on_host else "scripts/doit shell -- "
         return DmucError(
@@ -405,14 +440,3 @@ def _changes(record: Record, command: Sequence[str], inputs: Mapping[str, str]) 
         return f"its command line changed: {gone or 'nothing'} became {new or 'nothing'}"
     changed = [name for name in {**record.inputs, **inputs} if record.inputs.get(name) != inputs.get(name)]
     return f"changed since it was started: {', '.join(changed)}" if changed else ""
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _content_print(path: Path) -> str:
-    try:
-        return _digest(path.read_bytes())
-    except FileNotFoundError:
-        return "missing"

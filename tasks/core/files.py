@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
 from pathlib import Path
 from typing import Any
+
+MISSING = "missing"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -37,6 +40,19 @@ def fingerprint(path: Path) -> str:
     """Return the size and the time of change of a file that is too large to be read at every check."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def digest(content: bytes) -> str:
+    """Return a short digest: it tells versions of one file apart."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def content_digest(path: Path) -> str:
+    """Return the digest of what is in a file; MISSING when there is none."""
+    try:
+        return digest(path.read_bytes())
+    except FileNotFoundError:
+        return MISSING
 
 
 def quoted(text: str) -> str:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from .context import Context
 from .errors import DmucError, Interrupted
-from .probe import Answer
 from .progress import Progress
+from .result import Result
 
 STARTED = ":started"  # ends the name of a daemon's first step
 Nodes = Literal["none", "first", "each"]
@@ -37,7 +37,7 @@ class Goal:
 
     name: str
     doc: str  # the line in `doit list`
-    holds: Callable[[Context], Answer]
+    holds: Callable[[Context], Result]
     make: Callable[[Context, Progress], None]
     undo: Callable[[Context], None] | None = None
     needs: Names = ()
@@ -57,16 +57,16 @@ class UpToDate:
 
     def __init__(self, goal: Goal, context: Context) -> None:
         self.goal, self.context = goal, context
-        self.answer = Answer(False, "not asked yet")
+        self.result = Result(False, "not asked yet")
 
     def __call__(self) -> bool:
         """Ask the goal; never raises."""
         try:
-            self.answer = self.goal.holds(self.context)
+            self.result = self.goal.holds(self.context)
         except Exception as error:  # doit would end the whole run with a traceback
-            self.answer = Answer(False, _summary(error))
-        self.context.run.board.why(self.goal.name, self.answer.why)
-        return self.answer.yes
+            self.result = Result(False, _summary(error))
+        self.context.run.board.why(self.goal.name, self.result.why)
+        return self.result.yes
 
 
 def task(goal: Goal, cluster: Context) -> dict[str, Any]:

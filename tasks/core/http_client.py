@@ -48,15 +48,15 @@ def request(
     kept = context.run.connections.setdefault((host, port, tls), [])
     with contextlib.suppress(ConnectionError, http.client.BadStatusLine, IndexError):  # it was closed meanwhile
         connection = kept.pop()
-        answer = _ask(connection, path, keep=True)
+        result = _ask(connection, path, keep=True)
         kept.append(connection)
-        return answer
+        return result
     stream = tls.wrap_socket(_connect(context, host, int(port or 443)), server_hostname=host)
     connection = _plain_connection(stream, host)
-    answer = _ask(connection, path, keep=True)
+    result = _ask(connection, path, keep=True)
     if connection.sock is not None:  # the server does not close it
         kept.append(connection)
-    return answer
+    return result
 
 
 def _connect(context: Context, host: str, port: int) -> socket.socket:
@@ -87,7 +87,7 @@ def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConne
 
 def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tuple[int, str]:
     """Send the request and return status and body; close the connection unless it is kept and all is well."""
-    whole = False
+    complete = False
     try:
         connection.request("GET", "/" + path.lstrip("/"), headers={} if keep else {"Connection": "close"})
         response = connection.getresponse()
@@ -99,10 +99,10 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tu
         if response.length:  # read1 does not complain about what is missing
             raise http.client.IncompleteRead(body, response.length)
         response.close()  # so that the connection can take the next request
-        whole = True
+        complete = True
         return response.status, body.decode(errors="replace")
     finally:
-        if not keep or not whole:
+        if not keep or not complete:
             connection.close()
 
 

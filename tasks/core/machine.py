@@ -1,4 +1,4 @@
-"""Where commands run: the protocol. Two machines speak it: a machine of its own (namespaces.py) and the host (here)."""
+"""The machine of a node: its interface. There are two: a machine of its own (namespaces.py), and the host (here)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .errors import DmucError, Interrupted
+from .files import content_digest, fingerprint, write_atomic
+from .process import LocalProcesses, Record
 from .progress import Progress
+from .result import Result
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+    from plumbum.path.base import Path as PlumbumPath
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # PATH, but for what a user adds
 # What the kernel calls a processor -> what Go, and so the sites of releases and container images, call it.
@@ -39,8 +46,33 @@ class Spawned:
         return code if code is None or code >= 0 else 128 - code
 
 
+class Processes(Protocol):
+    """The daemons of a machine: each has a file that remembers its process (see process.py)."""
+
+    def recorded(self, pidfile: Path) -> Record | None:
+        """Return the process that the file remembers; None when there is no such file, or it is not one of ours."""
+
+    def save(self, pidfile: Path, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int) -> None:
+        """Remember the live process `pid` in the file."""
+
+    def is_alive(self, record: Record) -> bool:
+        """Return whether this very process still runs: not another one with its pid."""
+
+    def stop(self, record: Record, grace: float) -> None:
+        """SIGTERM the process, and SIGKILL it after `grace` seconds. Raise DmucError when it does not end."""
+
+    def find(self, pidfile: Path) -> list[Record]:
+        """Return the processes that were started for this file, whatever is in it."""
+
+    def kill_heirs(self, pidfile: Path) -> None:
+        """SIGKILL what a daemon that has ended has left running. Raise DmucError when some do not end."""
+
+    def boot(self) -> str:
+        """Return the id of this boot of the machine's kernel."""
+
+
 class Machine(Protocol):
-    """Runs commands, starts daemons, opens connections. Files are read and written directly: the disk is the host's."""
+    """Where a node's commands run and its files are: plumbum's bound commands, and plumbum's paths."""
 
     @property
     def stop(self) -> threading.Event:
@@ -51,20 +83,24 @@ class Machine(Protocol):
         """Its name: also its host name, and the link's."""
 
     @property
-    def whole(self) -> bool:
+    def disposable(self) -> bool:
         """Whether powering it off ends, and removes, all that was done on it."""
 
-    def down(self) -> str | None:
-        """Say in milliseconds why the machine is not up as wanted; None when it is."""
+    @property
+    def processes(self) -> Processes:
+        """Its daemons."""
+
+    def is_up(self) -> Result:
+        """Return in milliseconds whether the machine is up as it must be, or why not."""
 
     def power_on(self, progress: Progress) -> None:
-        """Bring it up, from any state. Raises DmucError when that cannot be."""
+        """Bring it up, from any state. Raise DmucError when that cannot be."""
 
     def power_off(self) -> None:
-        """End every process on it and take back what powering on made. Asks nobody, and can be repeated."""
+        """End every process on it and undo the power-on. Ask no process to end, and allow repetition."""
 
-    def enter(self) -> Sequence[str]:
-        """The command prefix that runs a command in the machine."""
+    def command(self, *words: str) -> BaseCommand:
+        """Return the command, bound to the machine: it is not run yet. Raise DmucError when the machine is off."""
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon: a session of its own, no input, its output appended to `log`."""
@@ -72,10 +108,16 @@ class Machine(Protocol):
     def connect(
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
     ) -> socket.socket:
-        """Open a TCP connection, or with SOCK_DGRAM a socket of UDP, from inside the machine. Raises OSError."""
+        """Open a TCP connection, or with SOCK_DGRAM a socket of UDP, from inside the machine. Raise OSError."""
 
-    def path(self, inside: str) -> Path:
-        """Where the host finds the machine's own file `inside`, such as a socket in /run."""
+    def path(self, inside: str | Path) -> PlumbumPath:
+        """Return the file or directory that the machine sees under this name. Raise OSError when it is off."""
+
+    def write(self, file: Path, text: str, mode: int) -> None:
+        """Write one of the cluster's files, whole or not at all."""
+
+    def fingerprints(self, programs: Collection[Path], files: Collection[Path]) -> dict[str, str]:
+        """Return what tells versions of a file apart: size and time of programs, the content of other files."""
 
 
 def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0) -> str:
@@ -84,16 +126,15 @@ def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0)
     Raises DmucError with the command, exit code and output when it fails, or has not ended after `timeout` seconds;
     Interrupted when the run ends meanwhile. The command is then ended with all that it has started.
     """
-    from plumbum import CommandNotFound, local
+    from plumbum import CommandNotFound
 
-    argv = [*machine.enter(), *command]
     tried = f"on {machine.name}: {shlex.join(command)}"
     pipe = subprocess.PIPE
     try:
         # A session of its own: nsenter and sh have children, which would otherwise outlive them and hold the pipes.
-        process = local[argv[0]][argv[1:]].popen(stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
-    except CommandNotFound:
-        raise DmucError(tried, f"there is no program {argv[0]}", f"Install {argv[0]}.") from None
+        process = machine.command(*command).popen(stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+    except CommandNotFound as error:
+        raise DmucError(tried, f"there is no program {error.program}", f"Install {error.program}.") from None
     try:
         out, errors = _communicate(process, stdin.encode(), timeout, machine.stop)
     except subprocess.TimeoutExpired:
@@ -154,20 +195,54 @@ def connected(stream: socket.socket, host: str, port: int, timeout: float) -> so
     return stream
 
 
+class Local:
+    """What the machines on this host have in common: its kernel, and the directory of the cluster's state."""
+
+    def enter(self) -> Sequence[str]:
+        """Return the words before a command that make it run in the machine."""
+        return ()
+
+    def command(self, *words: str) -> BaseCommand:
+        """Return the command, bound to the machine; see Machine."""
+        from plumbum import local
+
+        program, *arguments = (*self.enter(), *words)
+        return local[program][arguments]
+
+    @property
+    def processes(self) -> Processes:
+        """Its daemons; see Machine."""
+        return LocalProcesses()
+
+    def path(self, inside: str | Path) -> PlumbumPath:
+        """Return the file that the machine sees under this name; see Machine."""
+        from plumbum import LocalPath
+
+        return LocalPath(str(inside))
+
+    def write(self, file: Path, text: str, mode: int) -> None:
+        """Write a file; see Machine."""
+        write_atomic(file, text, mode)
+
+    def fingerprints(self, programs: Collection[Path], files: Collection[Path]) -> dict[str, str]:
+        """Return what tells each of these from another version; see Machine."""
+        return {str(p): fingerprint(p) for p in programs} | {str(file): content_digest(file) for file in files}
+
+
 @dataclass(frozen=True)
-class Host:
+class Host(Local):
     """The machine that you are on. It is always up, and powering it off is not ours to do.
 
-    It is `whole` for a cluster of which nothing is outside of its state.
+    It is `disposable` for a cluster of which nothing is outside of its state.
     """
 
     name: str = "host"
-    whole: bool = False
+    disposable: bool = False
     stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
-    def down(self) -> str | None:
-        """Nothing: it is up."""
-        return None
+    def is_up(self) -> Result:
+        """Return that it is up."""
+        return Result(True, "on")
 
     def power_on(self, progress: Progress) -> None:
         """Do nothing: it is up."""
@@ -175,23 +250,15 @@ class Host:
     def power_off(self) -> None:
         """Do nothing: each daemon is ended by its pid."""
 
-    def enter(self) -> Sequence[str]:
-        """No prefix."""
-        return ()
-
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon; see Machine."""
-        return spawn((), command, log, cwd, environment)
+        return spawn(self.enter(), command, log, cwd, environment)
 
     def connect(
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
     ) -> socket.socket:
         """Open a TCP connection or a socket of UDP; see Machine."""
         return connected(socket.socket(type=kind), host, port, timeout)
-
-    def path(self, inside: str) -> Path:
-        """The path itself."""
-        return Path(inside)
 
 
 def is_root() -> bool:

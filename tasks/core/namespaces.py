@@ -26,20 +26,24 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import cgroups
 from .errors import DmucError
-from .machine import Spawned, connected, is_root, spawn
+from .machine import Local, Spawned, connected, is_root, spawn
 from .process import Record
 from .progress import Progress
+from .result import Result
+
+if TYPE_CHECKING:
+    from plumbum.path.base import Path as PlumbumPath
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: whose machine it is
 
 
 @dataclass(frozen=True)
-class Namespaces:
+class Namespaces(Local):
     """The machine `name`, with its state (process file, log) under `state`.
 
     `link` is the range of the link to the host; the host reaches `services` and `pods` through it. `disk` are the
@@ -56,7 +60,7 @@ class Namespaces:
     disk: Mapping[str, str]
     kernel: Sequence[str] = ()
     modules: Sequence[str] = ()
-    whole: bool = True
+    disposable: bool = True
     stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     # What is where
@@ -77,19 +81,19 @@ class Namespaces:
 
     # Machine: is it up?
 
-    def down(self) -> str | None:
-        """Say why the machine is not up as wanted: process, configuration, link, routes."""
+    def is_up(self) -> Result:
+        """Return whether the machine is up as it must be: process, configuration, link, routes."""
         record = Record.load(self._record)
         if record is None:
-            return f"{self.name} was never powered on"
+            return Result(False, f"{self.name} was never powered on")
         if not record.alive():
-            return f"{self.name} is off: its first process (pid {record.pid}) is gone"
+            return Result(False, f"{self.name} is off: its first process (pid {record.pid}) is gone")
         if record.command != self._wanted():
-            return f"{self.name} is powered on with other settings"
+            return Result(False, f"{self.name} is powered on with other settings")
         missing = set(self._host_routes()) - set(_routes_of(self.name))
         if missing:
-            return f"the host has no route through the link {self.name} to {', '.join(sorted(missing))}"
-        return None
+            return Result(False, f"the host has no route through the link {self.name} to {', '.join(sorted(missing))}")
+        return Result(True, "on")
 
     def _wanted(self) -> list[str]:
         return [
@@ -132,10 +136,12 @@ class Namespaces:
             stream = socket.socket(type=kind)
         return connected(stream, host, port, timeout)
 
-    def path(self, inside: str) -> Path:
-        """Seen through /proc/PID/root, which holds the machine's own mounts."""
+    def path(self, inside: str | Path) -> PlumbumPath:
+        """Return the machine's file: the cluster's state is the host's; all else is seen through /proc/PID/root."""
+        if Path(inside).is_relative_to(self.state):
+            return super().path(inside)
         try:
-            return Path(f"/proc/{self._anchor()}/root{inside}")
+            return super().path(f"/proc/{self._anchor()}/root{inside}")
         except DmucError as error:
             raise OSError(error.seen) from None
 

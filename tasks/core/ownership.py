@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 from .errors import DmucError
@@ -13,33 +12,36 @@ from .machine import Machine, run
 MARK = ".dmuc"  # a file that holds the path of its owner's state directory
 
 
-def claim(directory: Path, state: Path) -> None:
+def claim(machine: Machine, directory: Path, state: Path) -> None:
     """Make the directory, and put our mark into it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / MARK).write_text(str(state), "utf-8")
+    place = machine.path(directory)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (place / MARK).write_text(str(state), "utf-8")
 
 
-def is_ours(directory: Path, state: Path) -> bool:
-    """Whether the mark in it is ours: a directory without one is not."""
+def is_ours(machine: Machine, directory: Path, state: Path) -> bool:
+    """Return whether the mark in the directory is ours: a directory without one is not."""
     try:
-        return (directory / MARK).read_text("utf-8") == str(state)
+        return (machine.path(directory) / MARK).read_text("utf-8") == str(state)
     except OSError:
         return False
 
 
-def is_foreign(directory: Path, state: Path) -> bool:
-    """Whether there is something in it, and no mark of ours."""
-    return directory.is_dir() and not is_ours(directory, state) and any(directory.iterdir())
+def is_foreign(machine: Machine, directory: Path, state: Path) -> bool:
+    """Return whether there is something in the directory, and no mark of ours."""
+    place = machine.path(directory)
+    return place.is_dir() and not is_ours(machine, directory, state) and any(place.iterdir())
 
 
-def empty(directory: Path) -> None:
-    """Remove what is in it, the mark last: what is left when this breaks off is still ours.
+def empty(machine: Machine, directory: Path) -> None:
+    """Remove what is in the directory, the mark last: what is left when this breaks off is still ours.
 
-    Not the directory: the machine may have it mounted elsewhere.
+    The directory itself stays: the machine may have it mounted elsewhere.
     """
-    for path in sorted(directory.iterdir(), key=lambda path: path.name == MARK) if directory.is_dir() else ():
+    place = machine.path(directory)
+    for path in sorted(place.iterdir(), key=lambda path: path.name == MARK) if place.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            path.delete()
         else:
             path.unlink()
 

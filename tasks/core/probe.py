@@ -13,6 +13,7 @@ from .errors import DmucError, Interrupted
 from .http_client import LIMIT, connect_unix, in_words, request
 from .ports import Port
 from .progress import Progress
+from .result import Result
 
 if TYPE_CHECKING:
     from .context import Context
@@ -20,18 +21,7 @@ if TYPE_CHECKING:
 _PAUSE = 0.1  # seconds between two questions: a TLS handshake takes milliseconds of CPU time on either side
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer to a question: true or false, and what was seen."""
-
-    yes: bool
-    why: str
-
-    def __bool__(self) -> bool:
-        return self.yes
-
-
-Probe = Callable[["Context"], Answer]
+Probe = Callable[["Context"], Result]
 
 
 @dataclass(frozen=True)
@@ -41,14 +31,14 @@ class Tcp:
     port: int | Port
     host: str = "127.0.0.1"
 
-    def __call__(self, context: Context) -> Answer:
+    def __call__(self, context: Context) -> Result:
         """Ask."""
         port = self.port if isinstance(self.port, int) else context.port(self.port)
         try:
             context.machine.connect(self.host, port, LIMIT).close()
         except OSError as error:
-            return Answer(False, f"{self.host}:{port}: {in_words(error)}")
-        return Answer(True, f"{self.host}:{port} accepts connections")
+            return Result(False, f"{self.host}:{port}: {in_words(error)}")
+        return Result(True, f"{self.host}:{port} accepts connections")
 
 
 @dataclass(frozen=True)
@@ -57,13 +47,13 @@ class Unix:
 
     path: str
 
-    def __call__(self, context: Context) -> Answer:
+    def __call__(self, context: Context) -> Result:
         """Ask."""
         try:
             connect_unix(context, self.path).close()
         except OSError as error:
-            return Answer(False, f"unix://{self.path}: {in_words(error)}")
-        return Answer(True, f"unix://{self.path} accepts connections")
+            return Result(False, f"unix://{self.path}: {in_words(error)}")
+        return Result(True, f"unix://{self.path} accepts connections")
 
 
 @dataclass(frozen=True)
@@ -83,19 +73,19 @@ class Http:
     client: str = "admin"
     port: Port | None = None
 
-    def __call__(self, context: Context) -> Answer:
+    def __call__(self, context: Context) -> Result:
         """Ask."""
         port = context.port(self.port) if self.port else ""
         url = self.url.format(server=context.server, address=context.settings.address, port=port)
         try:
             status, body = request(context, url, own_ca=self.own_ca, ca=self.ca, client=self.client)
         except (OSError, http.client.HTTPException) as error:
-            return Answer(False, f"{url}: {in_words(error)}")
+            return Result(False, f"{url}: {in_words(error)}")
         if status != 200 or not re.search(self.expect, body):
             # A health endpoint lists every check; the ones that fail are what we want to see.
             failed = [line for line in body.splitlines() if line.startswith("[-]")] or body.split("\n")
-            return Answer(False, f"{url}: {status} {'; '.join(failed)[:160]}".rstrip())
-        return Answer(True, f"{url} answers")
+            return Result(False, f"{url}: {status} {'; '.join(failed)[:160]}".rstrip())
+        return Result(True, f"{url} answers")
 
 
 @dataclass(frozen=True)
@@ -104,14 +94,14 @@ class All:
 
     probes: Sequence[Probe]
 
-    def __call__(self, context: Context) -> Answer:
+    def __call__(self, context: Context) -> Result:
         """Ask."""
-        answer = Answer(True, "")
+        result = Result(True, "")
         for probe in self.probes:
-            answer = probe(context)
-            if not answer:
+            result = probe(context)
+            if not result:
                 break
-        return answer
+        return result
 
 
 @dataclass(frozen=True)
@@ -120,7 +110,7 @@ class Chosen:
 
     choose: Callable[[Context], Probe]
 
-    def __call__(self, context: Context) -> Answer:
+    def __call__(self, context: Context) -> Result:
         """Ask."""
         return self.choose(context)(context)
 
@@ -132,15 +122,15 @@ def simple(probe: Probe, context: Context) -> list[Probe]:
     return [one for part in probe.probes for one in simple(part, context)] if isinstance(probe, All) else [probe]
 
 
-def ask_api(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
+def ask_api(context: Context, path: str, judge: Callable[[Any], Result]) -> Result:
     """GET `path` from the API server; `judge` answers about the object when there is one."""
     try:
         status, body = request(context, f"{context.server}{path}")
         if status == 404:
-            return Answer(False, f"{path}: there is no such object")
-        return judge(json.loads(body)) if status == 200 else Answer(False, f"{path}: {status} {body[:160]}")
+            return Result(False, f"{path}: there is no such object")
+        return judge(json.loads(body)) if status == 200 else Result(False, f"{path}: {status} {body[:160]}")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Answer(False, f"the API server does not answer: {in_words(error)}")
+        return Result(False, f"the API server does not answer: {in_words(error)}")
 
 
 def wait(
@@ -150,38 +140,38 @@ def wait(
     deadline: float,
     progress: Progress,
     alive: Callable[[], bool] = lambda: True,
-) -> Answer:
+) -> Result:
     """Ask `probe` until it says yes, the `deadline` (seconds) has passed, or `alive` says that it never will.
 
     Gives the last answer, yes or no. Raises Interrupted when the run is being ended.
     """
     import tenacity
 
-    def ask() -> tuple[Answer, bool]:
+    def ask() -> tuple[Result, bool]:
         still = alive()  # asked first: an answer that comes from a process which has just ended counts for nothing
-        answer = probe(context)
-        progress.note(answer.why if answer else f"waiting: {answer.why}")
-        return answer, still
+        result = probe(context)
+        progress.note(result.why if result else f"waiting: {result.why}")
+        return result, still
 
-    answer, _ = tenacity.Retrying(
+    result, _ = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda result: result[1] and not result[0]),
         stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(progress.stop),
         wait=tenacity.wait_fixed(_PAUSE),
         sleep=tenacity.sleep_using_event(progress.stop),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )(ask)
-    if not answer and progress.stop.is_set():
-        raise Interrupted("the run was interrupted", f"while waiting: {answer.why}")
-    return answer
+    if not result and progress.stop.is_set():
+        raise Interrupted("the run was interrupted", f"while waiting: {result.why}")
+    return result
 
 
-def wait_or_fail(context: Context, probe: Probe, *, deadline: float, progress: Progress, tried: str) -> Answer:
+def wait_or_fail(context: Context, probe: Probe, *, deadline: float, progress: Progress, tried: str) -> Result:
     """Like `wait`, for what no process of ours stands behind; raises DmucError when the answer stays no."""
-    answer = wait(context, probe, deadline=deadline, progress=progress)
-    if not answer:
+    result = wait(context, probe, deadline=deadline, progress=progress)
+    if not result:
         raise DmucError(
             f"{tried}: not within {deadline:g} s",
-            f"last answer: {answer.why}",
+            f"last answer: {result.why}",
             "See: scripts/doit status. More time: deadline=SECONDS.",
         )
-    return answer
+    return result

@@ -201,3 +201,35 @@ class Record:
                 _signal(self.pid, self.started, number, patience)
         if self.alive():
             raise _does_not_end([self.pid])
+
+
+class LocalProcesses:
+    """The daemons of a machine on this host (see Processes in machine.py): all are in the host's /proc."""
+
+    def recorded(self, pidfile: Path) -> Record | None:
+        """Return the process that the file remembers."""
+        return Record.load(pidfile)
+
+    def save(self, pidfile: Path, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int) -> None:
+        """Remember the live process `pid` in the file."""
+        Record.of(pid, command, inputs, log_start).save(pidfile)
+
+    def is_alive(self, record: Record) -> bool:
+        """Return whether this very process still runs."""
+        return record.alive()
+
+    def stop(self, record: Record, grace: float) -> None:
+        """SIGTERM the process, and SIGKILL it after `grace` seconds."""
+        record.stop(grace)
+
+    def find(self, pidfile: Path) -> list[Record]:
+        """Return the processes that were started for this file."""
+        return find(pidfile)
+
+    def kill_heirs(self, pidfile: Path) -> None:
+        """SIGKILL what a daemon that has ended has left running."""
+        kill_heirs(pidfile)
+
+    def boot(self) -> str:
+        """Return the id of this boot."""
+        return boot()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from ..core.iptables import Chains
 from ..core.machine import Machine
@@ -17,4 +17,4 @@ class Traces:
     run: str  # the directory in /run that it works in
     bridge: str  # the link that its containers are on
     chains: Chains
-    files: Callable[[Machine], Iterable[Path]] = lambda machine: ()  # of those in directories that others use, too
+    files: Callable[[Machine], Iterable[Any]] = lambda machine: ()  # paths in directories that others use, too

@@ -17,8 +17,9 @@ from ..core.daemon import Daemon, Flag
 from ..core.files import quoted
 from ..core.iptables import Chains
 from ..core.machine import Machine, run
-from ..core.probe import Answer, Probe, Unix
+from ..core.probe import Probe, Unix
 from ..core.release import CONTAINERD_SOCKET
+from ..core.result import Result
 from ..machine import DISK
 from ..registry import mirrors
 from . import Traces
@@ -126,7 +127,7 @@ def _keeps(context: Context) -> Sequence[Path]:
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
-def _results(machine: Machine) -> Iterable[Path]:
+def _results(machine: Machine) -> Iterable[Any]:
     """What CNI remembers of our Pods, as NETWORK-POD-LINK; the network of a loopback has the same name everywhere."""
     directory = machine.path("/var/lib/cni/results")
     ours = {path.name.split("-")[1] for path in directory.glob(f"{_NETWORK}-{'[0-9a-f]' * 64}-*")}
@@ -165,10 +166,10 @@ def pause_image(context: Context) -> str:
 def has(image: str) -> Probe:
     """Return a probe that asks containerd whether it has the image."""
 
-    def ask(context: Context) -> Answer:
+    def ask(context: Context) -> Result:
         runs = DAEMON.ready(context)
         there = runs and _full(image) in _ctr(context, "images", "ls", "-q").split()
-        return Answer(bool(there), f"{image} is {'' if there else 'not '}in containerd") if runs else runs
+        return Result(bool(there), f"{image} is {'' if there else 'not '}in containerd") if runs else runs
 
     return ask
 

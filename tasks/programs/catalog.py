@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..choices import engine, wants_dns
+from ..choices import dns_enabled, engine
 from ..core.context import Context
 from . import download_sites
 from .download_sites import Project
@@ -38,7 +38,7 @@ class Program:
         return self.of_kubernetes and not self.package
 
     @property
-    def shelf(self) -> str:
+    def cache_dir(self) -> str:
         """The program's directory in the cache, which is that of its project."""
         return self.project.name if self.project else self.name
 
@@ -103,7 +103,7 @@ PROGRAMS = {
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
         Program("runc", _ENGINE, project=download_sites.RUNC, package="runc"),
         Program("docker-registry", ["registry", "pull_through"], package="docker-registry"),
-        Program("coredns", ["coredns"], ("-version",), project=download_sites.COREDNS, wanted=wants_dns),
+        Program("coredns", ["coredns"], ("-version",), project=download_sites.COREDNS, wanted=dns_enabled),
     )
 }
 

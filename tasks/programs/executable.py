@@ -38,13 +38,13 @@ class Found:
 
     path: str
     version: str
-    how: str  # where it comes from, in words
-    print: str  # the file's fingerprint: tells whether the file has changed
+    source: str  # where it comes from, in words
+    fingerprint: str  # the file's fingerprint: tells whether the file has changed
     flags: Sequence[str] = ()  # the flags in its --help, if that was asked for
     calls_itself: str | None = None  # the name in its --help, or "" if there is none; None: not asked for
 
 
-def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, cache: Path, do: str) -> Found:
+def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, source: str, cache: Path, do: str) -> Found:
     """Return the program at `path` with its version, which it prints when run with the arguments `ask`.
 
     `says` is a regular expression that finds the version in the output. With `usage` the program is also asked for its
@@ -66,7 +66,7 @@ def look_at(path: Path, ask: Sequence[str], *, says: str, usage: str, how: str, 
         raise DmucError(tried, str(error), do) from None
     if usage and found.calls_itself not in ("", usage):
         raise DmucError(tried, f"This program is {found.calls_itself}, not {usage}.", do)
-    return replace(found, how=how)
+    return replace(found, source=source)
 
 
 def _remembered(known: Path, path: Path, usage: str) -> Found | None:
@@ -74,7 +74,7 @@ def _remembered(known: Path, path: Path, usage: str) -> Found | None:
         found = Found(**read_json(known))
     except TypeError:
         return None
-    same = found.path == str(path) and found.print == fingerprint(path)
+    same = found.path == str(path) and found.fingerprint == fingerprint(path)
     return found if same and (found.calls_itself is not None or not usage) else None
 
 

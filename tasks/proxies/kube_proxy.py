@@ -15,7 +15,8 @@ from ..core.daemon import Daemon, Flag
 from ..core.errors import DmucError
 from ..core.iptables import Chains
 from ..core.machine import run
-from ..core.probe import All, Answer, Http
+from ..core.probe import All, Http
+from ..core.result import Result
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -30,10 +31,10 @@ def flags(context: Context) -> Sequence[Flag]:
     return flags
 
 
-def _mode(context: Context) -> Answer:
+def _mode(context: Context) -> Result:
     mode = context.settings.proxy_mode
     passing = mode in context.release_of("kube-proxy").proxy_deprecated
-    return Answer(True, f"Services are reached through {mode}{', which is deprecated' if passing else ''}")
+    return Result(True, f"Services are reached through {mode}{', which is deprecated' if passing else ''}")
 
 
 # Not with `kube-proxy --cleanup`: that fails where there is no ipset. The chains for marks are the kubelet's.
@@ -64,7 +65,7 @@ def _leave_ipvs(context: Context) -> None:
 
 def _remove_rules(context: Context, *, but: str = "") -> None:
     """Remove what it has written in any mode but this one, since the host was booted: before is no trace of it."""
-    if not KUBE_PROXY.has_run_since_boot(context):
+    if not KUBE_PROXY.was_ready_since_boot(context):
         return
     if but != "nftables":
         run(context.machine, "sh", "-c", _DROP_TABLES)
@@ -86,11 +87,11 @@ KUBE_PROXY = Daemon(
     flags=flags,
     needs=api_client.needs,
     # kube-proxy looks up the address of its Node, and if there is none yet, tries again after 1, 2, 4, 8, 16 s.
-    after=lambda context: ("kubelet:started", *upgrade.first(context, "kubelet")),
+    after=lambda context: ("kubelet:started", *upgrade.if_upgrading(context, "kubelet")),
     ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
     reads=lambda context: api_client.reads(context, flags(context)),
     prepare=_remove_other_rules,
-    take_back=_remove_rules,
+    clean_up=_remove_rules,
     needs_root=True,
     causes={
         "ProxyMode: Invalid value": "This kube-proxy does not have the mode of proxy_mode=; nftables came with 1.29.",

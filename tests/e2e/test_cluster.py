@@ -51,8 +51,8 @@ def get(url: str) -> str:
     host = url.split("/")[2]
     route = subprocess.run(["ip", "route", "get", host], capture_output=True, text=True, check=True).stdout
     assert "dev e2e" in route, f"a packet for {host} would leave by another way: {route}"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return str(answer.read().decode())
+    with urllib.request.urlopen(url, timeout=10) as result:
+        return str(result.read().decode())
 
 
 def web_uid() -> str:
@@ -76,11 +76,11 @@ def test_each_name_starts_what_it_needs_and_nothing_else(before: host_picture.Pi
 
 def test_from_nothing_to_the_page(before: host_picture.Picture) -> None:
     done = doit("service_reachable")
-    answers = re.search(r"service_reachable .*(http://10\.99\.\d+\.\d+) answers: Welcome to nginx!", done.stdout)
-    assert answers, done.stdout
+    results = re.search(r"service_reachable .*(http://10\.99\.\d+\.\d+) answers: Welcome to nginx!", done.stdout)
+    assert results, done.stdout
     assert list(status()) == PUBLIC
     assert set(status().values()) == {"U"}
-    assert "<h1>Welcome to nginx!</h1>" in get(answers[1])
+    assert "<h1>Welcome to nginx!</h1>" in get(results[1])
     pod = json.loads(kubectl("get", "pods", "-o", "json"))["items"][0]["status"]["podIP"]
     assert pod.startswith("10.245.0.")
     assert "<h1>Welcome to nginx!</h1>" in get(f"http://{pod}/")

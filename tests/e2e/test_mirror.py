@@ -108,8 +108,10 @@ def test_the_others_from_what_is_laid_out_as_on_github(
     projects = [(project, name) for name in wanted if (project := PROGRAMS[name].project)]
     download_sites.obtain(context, projects, Silent())
     for name in wanted:
-        path = context.settings.cache / PROGRAMS[name].shelf / f"v{VERSIONS[PROGRAMS[name].shelf]}" / name
+        path = context.settings.cache / PROGRAMS[name].cache_dir / f"v{VERSIONS[PROGRAMS[name].cache_dir]}" / name
         ask = PROGRAMS[name].version
-        found = look_at(path, ask, says=VERSION, usage="", how="", cache=tmp_path / "asked", do="")
-        real = look_at(Path(shutil.which(name) or ""), ask, says=VERSION, usage="", how="", cache=tmp_path / "a", do="")
+        found = look_at(path, ask, says=VERSION, usage="", source="", cache=tmp_path / "asked", do="")
+        real = look_at(
+            Path(shutil.which(name) or ""), ask, says=VERSION, usage="", source="", cache=tmp_path / "a", do=""
+        )
         assert found.version == real.version

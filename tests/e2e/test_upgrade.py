@@ -81,23 +81,23 @@ def versions() -> dict[str, str]:
 @contextmanager
 def asking(tmp_path: Path) -> Iterator[list[str]]:
     """Have somebody in the machine ask the Service for its page ten times a second; gives what was answered."""
-    answers: list[str] = []
+    results: list[str] = []
     address, end = kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), tmp_path / "end"
     script = f"until [ -e {end} ]; do curl -s -m 1 -o /dev/null -w '%{{http_code}}\\n' {address}; sleep 0.1; done"
     command: list[str | Path] = [ROOT / "scripts" / "doit", "shell", "--", "sh", "-c", script]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield answers
+            yield results
         finally:
             end.touch()
-            answers += (process.communicate(timeout=20)[0] or "").split()
+            results += (process.communicate(timeout=20)[0] or "").split()
 
 
 def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
     before: host_picture.Picture, newer: Path, tmp_path: Path
 ) -> None:
     old, pods = complete()
-    with asking(tmp_path) as answers:
+    with asking(tmp_path) as results:
         done = doit("kubernetes=1.20.3", f"bin_dir={newer}")
     assert "Kubernetes v1.20.3" in done.stdout and "answers: Welcome to nginx!" in done.stdout
     new = pids()
@@ -106,7 +106,7 @@ def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
     assert max(since("controller_manager"), since("scheduler")) < since("kubelet") < since("kube_proxy")
     assert versions() == {"apiserver": "v1.20.3", "kubelet": "v1.20.3"}
     assert containers() == pods
-    assert len(answers) > 10 and {*answers} == {"200"}
+    assert len(results) > 10 and {*results} == {"200"}
     assert not executed(doit("kubernetes=1.20.3", f"bin_dir={newer}"))  # nothing is left to do
 
 

@@ -12,8 +12,8 @@ from scripts import ablate
 from tasks.core.daemon import Daemon
 from tasks.core.goal import Goal
 from tasks.core.graph import join
-from tasks.core.probe import Answer
 from tasks.core.progress import Silent
+from tasks.core.result import Result
 from tests.unit.support import a_context, a_host, load_dodo
 from tests.unit.test_golden import as_root
 
@@ -72,7 +72,7 @@ def test_a_flag_is_kept_for_another_reason_exactly_when_it_breaks_nothing(
     kept = {
         (daemon.name, ablate.flag_name(flag))
         for daemon in dodo.DMUC.daemons
-        if not daemon.unwanted(context)
+        if not daemon.disabled_because(context)
         for flag in daemon.flags(context)
         if flag.kept_for
     }
@@ -126,7 +126,7 @@ def test_a_file_that_is_taken_away_is_made_and_then_gone(tmp_path: Path) -> None
         (context.state / "key").touch()
         (context.state / "other").touch()
 
-    goal = Goal("keys", "make keys", lambda context: Answer(True, ""), make)
+    goal = Goal("keys", "make keys", lambda context: Result(True, ""), make)
     (changed,) = ablate._without_made("keys", "key", [goal])
     changed.goals()[0].make(context, Silent())
     assert [path.name for path in context.state.iterdir()] == ["other"]

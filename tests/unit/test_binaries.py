@@ -137,7 +137,7 @@ def test_one_that_is_named_may_be_of_any_release(context: Context, shelf: Shelf)
     built = shelf.put("built", "kubelet", "v1.99.0-alpha.1.23+0123456789abcd-dirty")
     found = find(having(context, bin_dir=str(built.parent)), PROGRAMS["kubelet"])
     assert found is not None
-    assert (found.version, found.how) == ("v1.99.0-alpha.1.23+0123456789abcd-dirty", "named in the settings")
+    assert (found.version, found.source) == ("v1.99.0-alpha.1.23+0123456789abcd-dirty", "named in the settings")
 
 
 def test_a_tilde_and_a_path_from_here_are_understood(
@@ -285,9 +285,9 @@ def test_what_was_found_is_known_and_linked(context: Context, shelf: Shelf, engi
     shelf.put_all("built", "v1.20.2")
     context = having(context, bin_dir=str(shelf.root / "built"), engine=engine)
     BINARIES.make(context, Silent())
-    answer = BINARIES.holds(context)
-    assert answer
-    assert "Kubernetes v1.20.2" in answer.why and "named in the settings" in answer.why
+    result = BINARIES.holds(context)
+    assert result
+    assert "Kubernetes v1.20.2" in result.why and "named in the settings" in result.why
     wanted = catalog.wanted(context).keys()
     assert versions(context) == dict.fromkeys(wanted, "v1.20.2")
     # The network plugins are apart: one has the name of another program, which the machine has, too.
@@ -429,8 +429,8 @@ def test_kubernetes_and_etcd_are_downloaded(online: Context, site: Site) -> None
     publish_kubernetes(site, f"v{online.release.default}")
     publish_etcd(site, online.release.etcd)
     BINARIES.make(online, Silent())
-    answer = BINARIES.holds(online)
-    assert f"Kubernetes v{online.release.default}" in answer.why and f"etcd {online.release.etcd}" in answer.why
+    result = BINARIES.holds(online)
+    assert f"Kubernetes v{online.release.default}" in result.why and f"etcd {online.release.etcd}" in result.why
     assert executables(online) == sorted(
         [
             f"etcd/v{online.release.etcd}/etcd",
@@ -575,7 +575,7 @@ def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
 ) -> None:
     monkeypatch.setattr(debian, "install", lambda packages, progress: pytest.fail("installed in vain"))
     monkeypatch.setattr(download, "reachable", lambda url: False)
-    binaries._answers.cache_clear()
+    binaries._site_reachable.cache_clear()
     wanted = having(context, kubernetes="1.36", obtain=obtain)
     for goal in (binaries.PACKAGES, BINARIES):
         with pytest.raises(DmucError) as error:
@@ -584,7 +584,7 @@ def test_a_release_that_is_not_here_is_said_before_anything_is_installed(
         assert error.value.seen.startswith(seen) and "v1.20.2" in error.value.seen
         for way in ("bin_dir=DIRECTORY", "kubernetes_site=URL", "github_site=URL", "kubernetes=1.20"):
             assert way in error.value.do
-    binaries._answers.cache_clear()
+    binaries._site_reachable.cache_clear()
 
 
 def test_what_was_downloaded_and_is_of_another_release_is_said(online: Context, site: Site) -> None:
@@ -773,7 +773,7 @@ def test_kubectl_is_taken_from_debians_package_and_nothing_is_built_or_installed
         goal.make(context, Silent())
     assert context.program("kubectl") == context.settings.cache / "kubernetes/v1.20.2-debian-client/kubectl"
     found = known(context)["kubectl"]
-    assert (found.version, found.how) == ("v1.20.2", "from Debian's package kubernetes-client")
+    assert (found.version, found.source) == ("v1.20.2", "from Debian's package kubernetes-client")
 
 
 def test_a_run_that_wants_other_programs_leaves_those_of_the_one_before(

@@ -12,7 +12,7 @@ from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.goal import Goal
 from tasks.core.machine import Host
-from tasks.core.probe import Answer
+from tasks.core.result import Result
 from tests.unit.support import a_context
 
 
@@ -32,7 +32,7 @@ class Lab:
                 raise self.errors[name]
             self.undone.append(name)
 
-        return Goal(name, f"have {name}", lambda context: Answer(True, ""), lambda context, progress: None, undo)
+        return Goal(name, f"have {name}", lambda context: Result(True, ""), lambda context, progress: None, undo)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ class Stuck(Host):
 
 
 def test_that_a_machine_does_not_go_off_is_said_and_its_state_stays(tmp_path: Path) -> None:
-    context = a_context(tmp_path, on=Stuck(whole=True))
+    context = a_context(tmp_path, on=Stuck(disposable=True))
     cluster = Cluster(context, [])
     for action in (cluster.power_off, cluster.remove):
         assert "ending sh (pid 7)" in refused(action).seen

@@ -22,10 +22,20 @@ from tasks.core.context import Context
 from tasks.core.daemon import Daemon, Flag
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.machine import Host, Spawned
-from tasks.core.probe import Answer, Http
+from tasks.core.probe import Http
 from tasks.core.process import Record, marks, start_time
 from tasks.core.progress import Silent
-from tests.unit.support import Told, a_context, a_program, ending_the_run, eventually, free_port, set_programs
+from tasks.core.result import Result
+from tests.unit.support import (
+    Told,
+    a_context,
+    a_program,
+    ending_the_run,
+    eventually,
+    free_port,
+    on_machine,
+    set_programs,
+)
 
 # Answers 200 at /healthz, and at /readyz when the file `ready` is in the directory that it works in.
 FAKE = """
@@ -136,15 +146,15 @@ def stop_all(lab: Lab) -> None:
 
 def test_it_is_started_and_becomes_ready(lab: Lab) -> None:
     daemon = lab.daemon()
-    assert daemon.is_ready(lab.context) == Answer(False, "not started")
+    assert daemon.is_ready(lab.context) == Result(False, "not started")
     told = Told()
     daemon.start(lab.context, told)
     daemon.await_ready(lab.context, told)
-    assert daemon.is_answering(lab.context)
+    assert daemon.is_started(lab.context)
     assert daemon.is_ready(lab.context)
     assert told.notes[0] == "starting (not started)"
     assert ours(lab) == [lab.pid(daemon)]
-    assert daemon.running(lab.context) == Answer(True, f"pid {lab.pid(daemon)}")
+    assert daemon.running(lab.context) == Result(True, f"pid {lab.pid(daemon)}")
 
 
 def test_what_is_ready_stays_as_it_is(lab: Lab) -> None:
@@ -218,15 +228,15 @@ def test_what_must_be_done_first_is_done_at_every_start(lab: Lab) -> None:
 def restarts(lab: Lab, before: Daemon, after: Daemon, why: str) -> None:
     """`before` runs; `after` says that it does not run as wanted, and why, and its start replaces the process."""
     old = lab.pid(before)
-    answer = after.is_ready(lab.context)
-    assert not answer
-    assert why in answer.why
+    result = after.is_ready(lab.context)
+    assert not result
+    assert why in result.why
     told = Told()
     after.start(lab.context, told)
     new = lab.pid(after)
     assert new != old
     assert ours(lab) == [new]
-    assert f"starting ({answer.why})" in told.notes
+    assert f"starting ({result.why})" in told.notes
     assert after.is_ready(lab.context)
 
 
@@ -316,7 +326,7 @@ def test_one_that_was_killed_is_started_anew(lab: Lab) -> None:
     pid = lab.start(daemon)
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: start_time(pid) is None, "it is gone")
-    assert daemon.is_ready(lab.context) == Answer(False, f"its process (pid {pid}) is gone")
+    assert daemon.is_ready(lab.context) == Result(False, f"its process (pid {pid}) is gone")
     assert lab.start(daemon) != pid
     assert daemon.is_ready(lab.context)
 
@@ -333,7 +343,7 @@ def test_rubbish_in_its_file_is_no_process(lab: Lab) -> None:
     daemon = lab.daemon()
     lab.context.pidfiles.mkdir()
     daemon.record(lab.context).write_text("1\n{}")
-    assert daemon.is_ready(lab.context) == Answer(False, "not started")
+    assert daemon.is_ready(lab.context) == Result(False, "not started")
     lab.start(daemon)
 
 
@@ -393,7 +403,7 @@ def test_one_that_hangs_is_started_anew(lab: Lab, monkeypatch: pytest.MonkeyPatc
 
 def test_one_that_another_run_has_just_started_is_waited_for(lab: Lab) -> None:
     daemon = lab.daemon(ready=Http(f"http://127.0.0.1:{lab.port}/readyz"))
-    early = replace(daemon, answers=Http(f"http://127.0.0.1:{lab.port}/healthz"))
+    early = replace(daemon, started=Http(f"http://127.0.0.1:{lab.port}/healthz"))
     pid = lab.start(early)
 
     def becomes_ready(text: str) -> None:
@@ -521,12 +531,12 @@ def test_when_the_run_is_ended_it_goes_on_running_and_is_found_by_the_next(lab: 
 
 def test_whoever_needs_it_can_start_when_it_answers_and_it_is_ready_later(lab: Lab) -> None:
     url = f"http://127.0.0.1:{lab.port}"
-    daemon = lab.daemon(answers=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
+    daemon = lab.daemon(started=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
     early, ready = daemon.goals()
     assert (early.name, early.needs_started, ready.name, ready.needs_started) == ("unit:started", True, "unit", False)
     early.make(lab.context, Silent())
     assert early.holds(lab.context)
-    assert ready.holds(lab.context) == Answer(False, f"{url}/readyz: 503 ok")
+    assert ready.holds(lab.context) == Result(False, f"{url}/readyz: 503 ok")
     done, waiting = threading.Event(), threading.Event()
     told = Told(lambda text: waiting.set() if text.startswith("waiting") else None)
 
@@ -547,7 +557,7 @@ def test_whoever_needs_it_can_start_when_it_answers_and_it_is_ready_later(lab: L
 
 def test_one_that_ends_between_the_steps_is_said(lab: Lab) -> None:
     url = f"http://127.0.0.1:{lab.port}"
-    daemon = lab.daemon(answers=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
+    daemon = lab.daemon(started=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
     pid = lab.start(daemon)
 
     def end_it(text: str) -> None:
@@ -571,8 +581,8 @@ def test_one_that_was_stopped_between_the_steps_is_said(lab: Lab) -> None:
 
 
 def test_one_that_is_not_wanted_is_not_started_and_no_reason_to_run(lab: Lab) -> None:
-    daemon = lab.daemon(unwanted=lambda context: "nobody needs it")
-    assert daemon.is_ready(lab.context) == Answer(True, "nobody needs it")
+    daemon = lab.daemon(disabled_because=lambda context: "nobody needs it")
+    assert daemon.is_ready(lab.context) == Result(True, "nobody needs it")
     daemon.start(lab.context, Silent())
     daemon.await_ready(lab.context, Silent())
     assert ours(lab) == []
@@ -581,11 +591,11 @@ def test_one_that_is_not_wanted_is_not_started_and_no_reason_to_run(lab: Lab) ->
 def test_one_that_is_not_wanted_any_more_is_ended(lab: Lab) -> None:
     daemon = lab.daemon()
     lab.start(daemon)
-    unwanted = replace(daemon, unwanted=lambda context: "nobody needs it")
-    assert not unwanted.is_ready(lab.context)
-    unwanted.start(lab.context, Silent())
+    disabled_because = replace(daemon, disabled_because=lambda context: "nobody needs it")
+    assert not disabled_because.is_ready(lab.context)
+    disabled_because.start(lab.context, Silent())
     assert ours(lab) == []
-    assert unwanted.is_ready(lab.context)
+    assert disabled_because.is_ready(lab.context)
 
 
 # Stopping, and taking back
@@ -612,7 +622,7 @@ def test_taking_it_back_ends_it_and_removes_what_it_stored_and_what_was_written_
         keeps=lambda context: [state / "unit/data"],
         writes=lambda context: {state / "unit.yml": "a: b\n"},
         reads=lambda context: [state / "others.txt"],
-        take_back=lambda context: taken_back.append(bool(ours(lab))),
+        clean_up=lambda context: taken_back.append(bool(ours(lab))),
     )
     lab.start(daemon)
     (state / "unit/data/deep/er").mkdir(parents=True)
@@ -626,7 +636,7 @@ def test_taking_it_back_ends_it_and_removes_what_it_stored_and_what_was_written_
     assert (state / "mine").is_dir()
     assert taken_back == [False]  # once, when it was ended
     goal.undo(lab.context)  # with nothing there
-    assert daemon.is_ready(lab.context) == Answer(False, "not started")
+    assert daemon.is_ready(lab.context) == Result(False, "not started")
 
 
 def test_taking_it_back_spares_what_a_link_in_what_it_stored_leads_to(lab: Lab, tmp_path: Path) -> None:
@@ -672,7 +682,7 @@ def test_taking_it_back_goes_on_where_it_broke_off(lab: Lab, tmp_path: Path, bus
             (path / name).mkdir()
     with pytest.raises(OSError, match="busy"):
         daemon.undo(lab.context)
-    assert daemon.in_the_way(lab.context) == []  # what is left is still ours
+    assert daemon.foreign_directories(lab.context) == []  # what is left is still ours
     lab.start(daemon)
     with pytest.raises(OSError, match="busy"):
         daemon.undo(lab.context)
@@ -684,7 +694,7 @@ def test_taking_it_back_goes_on_where_it_broke_off(lab: Lab, tmp_path: Path, bus
 def test_what_another_has_put_there_since_is_not_touched(lab: Lab, tmp_path: Path) -> None:
     # Ours was there, and was taken away by hand; what is there now is another's.
     outside, taken_back = tmp_path / "var-lib", list[bool]()
-    daemon = lab.daemon(keeps=lambda context: [outside], take_back=lambda context: taken_back.append(True))
+    daemon = lab.daemon(keeps=lambda context: [outside], clean_up=lambda context: taken_back.append(True))
     lab.start(daemon)
     (outside / ".dmuc").unlink()
     (outside / "precious").touch()
@@ -695,7 +705,7 @@ def test_what_another_has_put_there_since_is_not_touched(lab: Lab, tmp_path: Pat
 def test_what_another_uses_now_is_not_touched_whatever_mark_it_has(lab: Lab, tmp_path: Path) -> None:
     # `doit down`; another engine is started, which finds what ours has left, and takes it for its own; `doit clean`.
     outside, taken_back = tmp_path / "var-lib", list[bool]()
-    daemon = lab.daemon(keeps=lambda context: [outside], take_back=lambda context: taken_back.append(True))
+    daemon = lab.daemon(keeps=lambda context: [outside], clean_up=lambda context: taken_back.append(True))
     lab.start(daemon)
     daemon.stop(lab.context)
     (outside / "precious").touch()
@@ -717,11 +727,11 @@ def test_what_another_uses_now_is_not_touched_whatever_mark_it_has(lab: Lab, tmp
 
 def test_rules_and_links_of_before_the_last_boot_are_not_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = lab.daemon()
-    assert not daemon.has_run_since_boot(lab.context)
+    assert not daemon.was_ready_since_boot(lab.context)
     lab.start(daemon)
-    assert daemon.has_run_since_boot(lab.context)
-    monkeypatch.setattr(daemon_module, "boot", lambda: "another")
-    assert daemon.has_run(lab.context) and not daemon.has_run_since_boot(lab.context)
+    assert daemon.was_ready_since_boot(lab.context)
+    monkeypatch.setattr(process, "boot", lambda: "another")
+    assert daemon.was_ready(lab.context) and not daemon.was_ready_since_boot(lab.context)
 
 
 @pytest.fixture
@@ -766,12 +776,23 @@ class Elsewhere(Host):
         return super().spawn(command, log=log, cwd=cwd, environment=environment)
 
 
-def test_it_can_be_placed_on_another_machine(lab: Lab) -> None:
-    here, elsewhere = Elsewhere(name="here"), Elsewhere()
-    lab.context = a_context(lab.context.state.parents[1], on=here)
-    daemon = lab.daemon(place=lambda context: elsewhere)
+def test_it_can_run_on_the_host_beside_the_machine_of_its_node(lab: Lab) -> None:
+    machine = Elsewhere()
+    lab.context = on_machine(lab.context, machine)
+    daemon = lab.daemon(on_host=True)
     lab.start(daemon)
-    assert elsewhere.started == [daemon.command(lab.context)] and here.started == []
+    assert machine.started == []
+    assert daemon.is_ready(lab.context)
+    daemon.stop(lab.context)
+    assert ours(lab) == []
+
+
+def test_it_runs_on_the_machine_of_its_node(lab: Lab) -> None:
+    machine = Elsewhere()
+    lab.context = on_machine(lab.context, machine)
+    daemon = lab.daemon()
+    lab.start(daemon)
+    assert machine.started == [daemon.command(lab.context)]
 
 
 # Where it needs what is not its own
@@ -806,14 +827,14 @@ def test_what_it_is_to_keep_outside_of_our_state_must_not_be_somebody_elses(lab:
 
 def test_what_was_never_started_here_has_nothing_to_take_back(lab: Lab) -> None:
     taken_back: list[bool] = []
-    lab.daemon(take_back=lambda context: taken_back.append(True)).undo(lab.context)
+    lab.daemon(clean_up=lambda context: taken_back.append(True)).undo(lab.context)
     assert taken_back == []
 
 
 def test_what_could_not_be_started_takes_back_nothing_of_somebody_else(lab: Lab, tmp_path: Path) -> None:
     # On the host: its own Docker runs, ours ends because of that; taking ours back must not remove its network.
     taken_back: list[bool] = []
-    daemon = lab.daemon(script=ENDING, take_back=lambda context: taken_back.append(True))
+    daemon = lab.daemon(script=ENDING, clean_up=lambda context: taken_back.append(True))
     lab.fails(daemon)
     daemon.undo(lab.context)
     assert taken_back == []
@@ -823,7 +844,7 @@ def test_what_answered_only_after_its_run_was_interrupted_is_taken_back_all_the_
     # Ctrl-C while the engine starts; `doit` again finds it answering; then `clean` is to remove its network.
     taken_back: list[bool] = []
     daemon = lab.daemon(
-        ready=Http(f"http://127.0.0.1:{lab.port}/readyz"), take_back=lambda context: taken_back.append(True)
+        ready=Http(f"http://127.0.0.1:{lab.port}/readyz"), clean_up=lambda context: taken_back.append(True)
     )
     with pytest.raises(Interrupted):
         daemon.start(lab.context, ending_the_run(lambda text: text.startswith("waiting")))

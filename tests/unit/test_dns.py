@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks import api_client, binaries, dns, kubeconfig, kubelet, pki
-from tasks.choices import wants_dns
+from tasks.choices import dns_enabled
 from tasks.core import settings
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
@@ -60,33 +60,33 @@ def test_without_the_program_it_says_what_to_do(context: Context) -> None:
     with pytest.raises(DmucError, match="coredns_bin=PATH") as error:
         dns.WANTED.make(context, Silent())
     assert "has no Debian package" in str(error.value) and "Nothing else needs CoreDNS" in str(error.value)
-    assert not wants_dns(context) and "coredns" not in wanted(context)
+    assert not dns_enabled(context) and "coredns" not in wanted(context)
 
 
 def test_on_the_host_it_is_refused(context: Context) -> None:
     there = with_program(replace(context, settings=replace(context.settings, machine="host")))
     with pytest.raises(DmucError, match="machine=NAME"):
         dns.WANTED.make(there, Silent())
-    assert not wants_dns(there)
+    assert not dns_enabled(there)
 
 
 def test_a_program_that_was_named_is_found_again_by_who_does_not_name_it(context: Context) -> None:
     dns.WANTED.make(with_program(context), Silent())
-    assert wants_dns(context) and dns.WANTED.holds(context)
+    assert dns_enabled(context) and dns.WANTED.holds(context)
     assert settings.remembered(context.state) == {"coredns_bin": str(context.state / "mine" / "coredns")}
     assert "coredns" in wanted(context)
 
 
 def test_nobody_has_asked_for_it(context: Context) -> None:
     assert dns.DNS.holds(context).why == "CoreDNS is not requested"
-    assert dns.COREDNS.unwanted(context)
+    assert dns.COREDNS.disabled_because(context)
 
 
 def test_taken_back_it_is_not_wanted_any_more(context: Context) -> None:
     dns.WANTED.make(with_program(context), Silent())
     assert dns.DNS.undo is not None
     dns.DNS.undo(context)
-    assert not wants_dns(context) and "coredns" not in wanted(context)
+    assert not dns_enabled(context) and "coredns" not in wanted(context)
 
 
 def test_with_rbac_it_is_somebody_of_its_own(context: Context) -> None:
@@ -140,20 +140,20 @@ def test_kubelets_tell_of_it_once_it_is_there(context: Context) -> None:
 
 
 @contextmanager
-def a_server(codes: int, answers: int) -> Iterator[int]:
+def a_server(codes: int, results: int) -> Iterator[int]:
     with socket.socket(type=socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(5)
 
-        def answer() -> None:
+        def result() -> None:
             question, client = server.recvfrom(512)
             assert question[12:] == b"".join(bytes([len(part)]) + part.encode() for part in NAME.split(".")) + bytes(
                 [0, 0, 1, 0, 1]
             )
-            head = question[:2] + codes.to_bytes(2) + question[4:6] + answers.to_bytes(2) + bytes(4)
-            server.sendto(head + question[12:] + ANSWER * answers, client)
+            head = question[:2] + codes.to_bytes(2) + question[4:6] + results.to_bytes(2) + bytes(4)
+            server.sendto(head + question[12:] + ANSWER * results, client)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=result)
         thread.start()
         yield server.getsockname()[1]
         thread.join()
@@ -169,12 +169,12 @@ def a_server(codes: int, answers: int) -> Iterator[int]:
 )
 def test_an_answer_is_read(context: Context, reply: tuple[int, int], yes: bool, why: str) -> None:
     with a_server(*reply) as port:
-        answer = dns.look_up(on_machine(context, Fake(port=port)), NAME)
-    assert (answer.yes, answer.why) == (yes, why)
+        result = dns.look_up(on_machine(context, Fake(port=port)), NAME)
+    assert (result.yes, result.why) == (yes, why)
 
 
 def test_no_answer_is_said(context: Context) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        answer = dns.look_up(on_machine(context, Fake(port=silent.getsockname()[1])), NAME)
-    assert not answer and answer.why == "10.96.0.10:53 does not answer: timed out"
+        result = dns.look_up(on_machine(context, Fake(port=silent.getsockname()[1])), NAME)
+    assert not result and result.why == "10.96.0.10:53 does not answer: timed out"

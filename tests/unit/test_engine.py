@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plumbum import LocalPath
 
 from tasks import container_engine, images, kubelet
 from tasks.core import iptables, ownership, probe
@@ -174,7 +175,7 @@ def a_cluster_on_the_host(root: Path, engine: str) -> Context:
     prepare = container_engine.CONTAINER_ENGINE.prepare
     assert prepare is not None
     for path in container_engine.CONTAINER_ENGINE.keeps(context):
-        ownership.claim(path, context.state)
+        ownership.claim(Host(), path, context.state)
     prepare(context)
     bridge = container_engine.ENGINES[engine].TRACES.bridge
     sh(f"ip link add {bridge} type bridge; ip address add 10.73.0.1/24 dev {bridge}")
@@ -287,7 +288,7 @@ def test_where_another_engine_has_left_something_ours_is_not_started(tmp_path: P
     Path("/run/containerd/io.containerd").mkdir(parents=True)
     prepare = container_engine.CONTAINER_ENGINE.prepare
     assert prepare is not None
-    with pytest.raises(DmucError, match="/run/containerd is there already"):
+    with pytest.raises(DmucError, match="/run/containerd already exists"):
         prepare(context)
     assert [path.name for path in Path("/run/containerd").iterdir()] == ["io.containerd"]
     Path("/run/containerd/io.containerd").rename("/run/containerd/s")  # where the shims of a Docker have their sockets
@@ -299,14 +300,14 @@ def test_what_another_engine_has_left_goes_first(context: Context, monkeypatch: 
     monkeypatch.setattr(iptables, "remove", lambda machine, chains: gone.append(chains.names[:3]))
     monkeypatch.setattr(container_engine, "run", lambda *command: "[]")
     monkeypatch.setattr(ownership, "unmount_below", lambda machine, directory: None)
-    here = on_machine(context, Elsewhere(whole=True, root=context.state / "root"))
-    prepare, take_back = container_engine.CONTAINER_ENGINE.prepare, container_engine.CONTAINER_ENGINE.take_back
-    assert prepare is not None and take_back is not None
+    here = on_machine(context, Elsewhere(disposable=True, root=context.state / "root"))
+    prepare, clean_up = container_engine.CONTAINER_ENGINE.prepare, container_engine.CONTAINER_ENGINE.clean_up
+    assert prepare is not None and clean_up is not None
     other = replace(here, settings=replace(here.settings, engine="docker"))
     for chosen, seen in ((here, []), (here, []), (other, ["CNI"]), (here, ["CNI", "DOC"])):
         prepare(chosen)
         assert gone == seen
-    take_back(other)  # it is containerd that has been there last
+    clean_up(other)  # it is containerd that has been there last
     assert gone[-1] == "CNI"
     kept = {path.name for path in container_engine.CONTAINER_ENGINE.keeps(other)}
     assert kept == {"containerd", "container_engine"}  # both have been there
@@ -318,8 +319,8 @@ class Elsewhere(Host):
 
     root: Path = Path()
 
-    def path(self, inside: str) -> Path:
-        return self.root / inside[1:]
+    def path(self, inside: str | Path) -> LocalPath:
+        return LocalPath(f"{self.root}{inside}")
 
 
 # The kubelet

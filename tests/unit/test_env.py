@@ -14,7 +14,7 @@ from tasks.api_client import administrators
 from tasks.commands import env
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
-from tasks.core.probe import Answer
+from tasks.core.result import Result
 from tests.unit.support import a_context
 
 
@@ -40,7 +40,7 @@ def in_a_shell(text: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_shell_reads_it_as_it_is_meant(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     with mock.patch.object(env, "APISERVER") as server:
-        server.ready.return_value = Answer(True, "it answers")
+        server.ready.return_value = Result(True, "it answers")
         assert env_of(context) == 0
     out, err = capsys.readouterr()
     assert err == ""

@@ -21,7 +21,7 @@ from tests.unit.support import a_program, eventually
 def look(path: Path, usage: str = "", cache: str = "cache") -> Found:
     do = "Name another."
     at = path.parent / cache
-    return look_at(path, ["--version"], says=VERSION, usage=usage, how="named in the settings", cache=at, do=do)
+    return look_at(path, ["--version"], says=VERSION, usage=usage, source="named in the settings", cache=at, do=do)
 
 
 def refused(path: Path, usage: str = "") -> str:
@@ -168,7 +168,7 @@ def test_two_files_whose_paths_look_alike_are_two(tmp_path: Path) -> None:
 
     def version(path: Path) -> str:
         cache = tmp_path / "cache"
-        found = look_at(path, ["--version"], says=VERSION, usage="", how="as you said", cache=cache, do="")
+        found = look_at(path, ["--version"], says=VERSION, usage="", source="as you said", cache=cache, do="")
         assert found.path == str(path)
         return found.version
 

@@ -112,9 +112,9 @@ def with_settings(dodo: SimpleNamespace, directory: Path, minor: str, machine: s
 
 def of_daemon(daemon: Daemon, context: Context) -> str:
     """Its command line, a flag on each line with its reason below, and its files."""
-    unwanted = daemon.unwanted(context)
-    if unwanted:
-        return f"not started: {unwanted}\n"
+    disabled_because = daemon.disabled_because(context)
+    if disabled_because:
+        return f"not started: {disabled_because}\n"
     program, *arguments = daemon.command(context)
     flags = daemon.flags(context)
     assert arguments == [flag.text for flag in flags]
@@ -265,7 +265,7 @@ def test_every_flag_is_one_that_the_programs_of_the_release_name(tmp_path: Path,
             for daemon in dodo.DMUC.daemons:
                 program = daemon.program_name(variant.context)
                 given = {flag.text.partition("=")[0] for flag in daemon.flags(variant.context)}
-                if program in known and not daemon.unwanted(variant.context):
+                if program in known and not daemon.disabled_because(variant.context):
                     looked_at.add(program)
                     unknown = {name for name in given if name.startswith("-")} - {*known[program]}
                     assert not unknown, f"{program} of {minor} {variant.title}"
@@ -294,7 +294,8 @@ def test_a_changed_flag_and_a_changed_reason_show(tmp_path: Path) -> None:
             more = [*flags, replace(flags[0], text="--one-more")]
             texts = {
                 of_daemon(
-                    replace(daemon, flags=lambda context, given=given: given, unwanted=lambda context: ""), context
+                    replace(daemon, flags=lambda context, given=given: given, disabled_because=lambda context: ""),
+                    context,
                 )
                 for given in (flags, changed, more, flags[1:])
             }

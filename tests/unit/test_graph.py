@@ -19,11 +19,11 @@ from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.goal import Goal, resolve
 from tasks.core.graph import Part, add_order, join, tasks
-from tasks.core.probe import Answer
+from tasks.core.result import Result
 from tasks.programs import catalog
 from tests.unit.support import CHECKOUT, a_context, load_dodo, set_programs
 
-YES = Answer(True, "")
+YES = Result(True, "")
 
 
 def a_goal(name: str, *needs: str, after: Sequence[str] = (), started: bool = False) -> Goal:

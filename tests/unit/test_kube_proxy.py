@@ -61,8 +61,8 @@ def said(root: Path) -> str:
     return (root / "said").read_text() if (root / "said").exists() else ""
 
 
-def prepare(context: Context, *, has_run: bool = True) -> None:
-    if has_run:
+def prepare(context: Context, *, was_ready: bool = True) -> None:
+    if was_ready:
         (context.pidfiles / "kube_proxy.ran").touch()
     assert KUBE_PROXY.prepare is not None
     KUBE_PROXY.prepare(context)
@@ -118,28 +118,28 @@ def test_without_nft_there_are_no_tables_of_it(root: Path) -> None:
 
 
 def test_what_is_not_ours_stays(root: Path) -> None:
-    prepare(cluster(root, "nftables"), has_run=False)
+    prepare(cluster(root, "nftables"), was_ready=False)
     assert said(root) == ""
 
 
 def test_what_ran_before_the_host_was_booted_has_left_nothing(root: Path) -> None:
     context = cluster(root, "nftables")
     (context.pidfiles / "kube_proxy.ran").write_text("another boot")
-    prepare(context, has_run=False)
-    take_back(context)
+    prepare(context, was_ready=False)
+    clean_up(context)
     assert said(root) == ""
 
 
-def take_back(context: Context) -> None:
-    assert KUBE_PROXY.take_back is not None
-    KUBE_PROXY.take_back(context)
+def clean_up(context: Context) -> None:
+    assert KUBE_PROXY.clean_up is not None
+    KUBE_PROXY.clean_up(context)
 
 
 def test_taking_it_back_takes_all_and_needs_no_program(root: Path) -> None:
     context = cluster(root, "nftables")
     (context.pidfiles / "kube_proxy.ran").write_text(boot())
     context.programs_file.unlink()
-    take_back(context)
+    clean_up(context)
     assert "delete table ip kube-proxy" in said(root) and "-X KUBE-SERVICES" in said(root)
 
 
@@ -149,8 +149,8 @@ def test_only_to_leave_ipvs_it_needs_its_program_and_says_so(root: Path) -> None
     a_program(root / "bin/ip", IPVS)
     context.programs_file.unlink()
     with pytest.raises(DmucError) as error:
-        take_back(context)
+        clean_up(context)
     assert "kube-ipvs0" in error.value.seen and "ip link delete kube-ipvs0" in error.value.do
     assert "-X KUBE-SERVICES" in said(root)  # all else is done
     a_program(root / "bin/ip", "exit 1")  # done by hand
-    take_back(context)
+    clean_up(context)

@@ -68,7 +68,7 @@ ALL_ROUTES = ("10.95.0.0/30", "10.96.0.0/16", "10.244.0.0/24")
 
 
 def test_a_machine_that_never_was_on_is_down(machine: Namespaces) -> None:
-    assert machine.down() == f"{NAME} was never powered on"
+    assert machine.is_up().why == f"{NAME} was never powered on"
 
 
 def test_a_machine_whose_first_process_runs_and_that_is_linked_is_up(
@@ -76,7 +76,7 @@ def test_a_machine_whose_first_process_runs_and_that_is_linked_is_up(
 ) -> None:
     power_on_as_if(machine, os.getpid())
     has_routes(monkeypatch, *ALL_ROUTES)
-    assert machine.down() is None
+    assert machine.is_up()
 
 
 def test_a_machine_whose_first_process_is_gone_is_down(
@@ -84,17 +84,17 @@ def test_a_machine_whose_first_process_is_gone_is_down(
 ) -> None:
     power_on_as_if(machine, process.pid)
     has_routes(monkeypatch, *ALL_ROUTES)
-    assert machine.down() is None
+    assert machine.is_up()
     process.kill()
     process.wait()
-    assert machine.down() == f"{NAME} is off: its first process (pid {process.pid}) is gone"
+    assert machine.is_up().why == f"{NAME} is off: its first process (pid {process.pid}) is gone"
 
 
 def test_a_record_of_another_boot_is_not_believed(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
     has_routes(monkeypatch, *ALL_ROUTES)
     record = Record.of(os.getpid(), machine._wanted(), {})
     replace(record, boot="another").save(machine.state / "run/machine.pid")
-    assert "is gone" in (machine.down() or "")
+    assert "is gone" in machine.is_up().why
 
 
 @pytest.mark.parametrize(
@@ -112,15 +112,15 @@ def test_a_machine_with_other_settings_is_not_the_one_that_is_wanted(
 ) -> None:
     power_on_as_if(machine, os.getpid())
     has_routes(monkeypatch, *ALL_ROUTES)
-    assert replace(machine, **change).down() == f"{NAME} is powered on with other settings"
+    assert replace(machine, **change).is_up().why == f"{NAME} is powered on with other settings"
 
 
 def test_a_route_that_is_missing_is_named(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
     power_on_as_if(machine, os.getpid())
     has_routes(monkeypatch, "10.95.0.0/30", "10.244.0.0/24")
-    assert machine.down() == f"the host has no route through the link {NAME} to 10.96.0.0/16"
+    assert machine.is_up().why == f"the host has no route through the link {NAME} to 10.96.0.0/16"
     has_routes(monkeypatch)
-    assert "10.244.0.0/24, 10.95.0.0/30, 10.96.0.0/16" in (machine.down() or "")
+    assert "10.244.0.0/24, 10.95.0.0/30, 10.96.0.0/16" in machine.is_up().why
 
 
 def test_routes_are_read_from_the_kernels_table(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_routes_are_read_from_the_kernels_table(machine: Namespaces, monkeypatch
     )
     power_on_as_if(machine, os.getpid())
     if sys.byteorder == "little":  # as that table is
-        assert machine.down() == f"the host has no route through the link {NAME} to 10.244.0.0/24"
+        assert machine.is_up().why == f"the host has no route through the link {NAME} to 10.244.0.0/24"
 
 
 def test_a_machine_that_is_off_cannot_be_entered(machine: Namespaces) -> None:
@@ -205,7 +205,7 @@ def test_ranges_next_to_the_hosts_are_not_refused(machine: Namespaces, monkeypat
 
 
 def test_what_the_host_uses_is_read_from_ip(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {
+    results = {
         "route": [
             {"dst": "default", "gateway": "192.168.1.1", "dev": "eth0"},
             {"dst": "0.0.0.0/1", "gateway": "10.8.0.1", "dev": "tun0"},
@@ -223,7 +223,7 @@ def test_what_the_host_uses_is_read_from_ip(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, json.dumps(answers[command[3]]), "")
+        return subprocess.CompletedProcess(command, 0, json.dumps(results[command[3]]), "")
 
     monkeypatch.setattr(subprocess, "run", run)
     assert [(str(network), where) for network, where in namespaces._ranges_on_host()] == [

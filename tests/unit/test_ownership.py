@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from plumbum import LocalPath
 
 from tasks.core import ownership
 from tasks.core.errors import DmucError
@@ -27,27 +28,27 @@ def mounted() -> set[str]:
 
 def test_a_directory_is_of_whose_mark_is_in_it(tmp_path: Path) -> None:
     directory, ours, theirs = tmp_path / "there", tmp_path / "state", tmp_path / "other"
-    assert not ownership.is_ours(directory, ours) and not ownership.is_foreign(directory, ours)
+    assert not ownership.is_ours(Host(), directory, ours) and not ownership.is_foreign(Host(), directory, ours)
     directory.mkdir()
-    assert not ownership.is_foreign(directory, ours)  # there is nothing of anyone's in it
-    ownership.claim(directory, ours)
-    assert ownership.is_ours(directory, ours) and not ownership.is_foreign(directory, ours)
-    assert ownership.is_foreign(directory, theirs) and not ownership.is_ours(directory, theirs)
+    assert not ownership.is_foreign(Host(), directory, ours)  # there is nothing of anyone's in it
+    ownership.claim(Host(), directory, ours)
+    assert ownership.is_ours(Host(), directory, ours) and not ownership.is_foreign(Host(), directory, ours)
+    assert ownership.is_foreign(Host(), directory, theirs) and not ownership.is_ours(Host(), directory, theirs)
 
 
 @pytest.mark.parametrize("names", [("a", "z"), ("z", "a")])  # on some file systems the order is that of creation
 def test_the_mark_is_removed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]) -> None:
     (tmp_path / names[0]).touch()
-    ownership.claim(tmp_path, Path("/state"))
+    ownership.claim(Host(), tmp_path, Path("/state"))
     (tmp_path / names[1]).touch()
     order: list[str] = []
-    monkeypatch.setattr(Path, "unlink", lambda path: order.append(path.name))
-    ownership.empty(tmp_path)
+    monkeypatch.setattr(LocalPath, "unlink", lambda path: order.append(path.name))
+    ownership.empty(Host(), tmp_path)
     assert sorted(order) == [".dmuc", "a", "z"] and order[-1] == ".dmuc"
 
 
 def test_nothing_to_empty_is_no_error(tmp_path: Path) -> None:
-    ownership.empty(tmp_path / "nowhere")
+    ownership.empty(Host(), tmp_path / "nowhere")
 
 
 @on_a_private_host

@@ -216,9 +216,9 @@ def remade(context: Context) -> set[str]:
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:
-    answer = PKI.holds(a_context(tmp_path))
-    assert not answer
-    assert answer.why == "ca.crt does not exist; and 12 more"
+    result = PKI.holds(a_context(tmp_path))
+    assert not result
+    assert result.why == "ca.crt does not exist; and 12 more"
 
 
 def test_what_is_made_holds_and_making_it_again_changes_nothing(context: Context) -> None:
@@ -228,9 +228,9 @@ def test_what_is_made_holds_and_making_it_again_changes_nothing(context: Context
 
 def test_another_name_gives_a_new_certificate_to_whom_it_concerns(context: Context) -> None:
     other = replace(context, settings=replace(context.settings, service_range="172.20.0.0/20"))
-    answer = PKI.holds(other)
-    assert not answer
-    assert answer.why == "apiserver.crt must have other names"
+    result = PKI.holds(other)
+    assert not result
+    assert result.why == "apiserver.crt must have other names"
     assert remade(other) == {"apiserver.crt"}
     assert "172.20.0.1" in names(other, "apiserver")
 
@@ -297,9 +297,9 @@ def test_certificates_from_a_clock_that_was_ahead_are_made_anew(
     with the_clock_shows(monkeypatch, timedelta(hours=2)):
         PKI.make(context, Silent())
         assert PKI.holds(context)
-    answer = PKI.holds(context)
-    assert re.match(r"ca\.crt is valid from .* on, and the clock says .* \(UTC\); and 11 more$", answer.why)
-    assert not answer
+    result = PKI.holds(context)
+    assert re.match(r"ca\.crt is valid from .* on, and the clock says .* \(UTC\); and 11 more$", result.why)
+    assert not result
     # Keys stay, and so does what was signed with them.
     assert all(name.endswith(".crt") for name in remade(context))
     assert certificate(context, "ca").not_valid_before_utc < datetime.now(UTC)
@@ -321,9 +321,9 @@ ALL_FILES = [
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_a_changed_file_is_noticed_and_mended(context: Context, name: str) -> None:
     (context.pki / name).write_bytes(b"rubbish")
-    answer = PKI.holds(context)
-    assert not answer
-    assert "or its key has been replaced" in answer.why
+    result = PKI.holds(context)
+    assert not result
+    assert "or its key has been replaced" in result.why
     assert name in remade(context)
 
 

@@ -189,7 +189,9 @@ def test_directories_of_somebody_else_on_the_host(
     on: Callable[..., dict[str, Row]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     theirs = tmp_path / "docker"
-    monkeypatch.setattr(Daemon, "in_the_way", lambda daemon, context: [theirs] * (daemon.name == "container_engine"))
+    monkeypatch.setattr(
+        Daemon, "foreign_directories", lambda daemon, context: [theirs] * (daemon.name == "container_engine")
+    )
     row = on(machine="host")["directories"]
     assert row.state is State.IMPOSSIBLE and str(theirs) in row.found
 

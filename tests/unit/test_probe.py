@@ -22,8 +22,9 @@ from tasks.core.context import Context
 from tasks.core.errors import DmucError, Interrupted
 from tasks.core.http_client import request
 from tasks.core.machine import Host
-from tasks.core.probe import All, Answer, Chosen, Http, Tcp, Unix, ask_api, simple, wait, wait_or_fail
+from tasks.core.probe import All, Chosen, Http, Tcp, Unix, ask_api, simple, wait, wait_or_fail
 from tasks.core.progress import Silent
+from tasks.core.result import Result
 from tests.unit.support import Site, Told, a_context, ending_the_run, free_port, on_machine, serving
 
 LONG = 60.0  # a deadline that no test reaches
@@ -62,9 +63,9 @@ def misbehaving(behave: Callable[[socket.socket], None]) -> Iterator[int]:
 
 def test_a_page_is_a_yes(context: Context, site: Site) -> None:
     site.pages["/healthz"] = (200, b"ok")
-    answer = Http(f"{site.url}/healthz")(context)
-    assert answer
-    assert answer.why == f"{site.url}/healthz answers"
+    result = Http(f"{site.url}/healthz")(context)
+    assert result
+    assert result.why == f"{site.url}/healthz answers"
     assert site.asked == ["/healthz"]
 
 
@@ -77,17 +78,17 @@ def test_a_url_without_a_path_asks_for_the_root(context: Context, site: Site, ur
 @pytest.mark.parametrize("status", [201, 204, 301, 401, 404, 500, 503])
 def test_another_status_is_a_no_that_says_it(context: Context, site: Site, status: int) -> None:
     site.pages["/"] = (status, b"no" if status != 204 else b"")
-    answer = Http(f"{site.url}/")(context)
-    assert not answer
-    assert answer.why.startswith(f"{site.url}/: {status}")
+    result = Http(f"{site.url}/")(context)
+    assert not result
+    assert result.why.startswith(f"{site.url}/: {status}")
 
 
 def test_what_is_expected_must_be_in_the_body(context: Context, site: Site) -> None:
     site.pages["/"] = (200, b'{"health":"false"}')
     assert Http(f"{site.url}/", expect='"health":"(true|false)"')(context)
-    answer = Http(f"{site.url}/", expect='"health":"true"')(context)
-    assert not answer
-    assert answer.why == f'{site.url}/: 200 {{"health":"false"}}'
+    result = Http(f"{site.url}/", expect='"health":"true"')(context)
+    assert not result
+    assert result.why == f'{site.url}/: 200 {{"health":"false"}}'
 
 
 def test_of_a_list_of_checks_the_failing_ones_are_said(context: Context, site: Site) -> None:
@@ -96,8 +97,8 @@ def test_of_a_list_of_checks_the_failing_ones_are_said(context: Context, site: S
         b"[+]ping ok\n[+]log ok\n[-]etcd failed: reason withheld\n[+]a ok\n[-]b failed: reason withheld\n"
         b"healthz check failed\n",
     )
-    answer = Http(f"{site.url}/readyz")(context)
-    assert answer.why == f"{site.url}/readyz: 500 [-]etcd failed: reason withheld; [-]b failed: reason withheld"
+    result = Http(f"{site.url}/readyz")(context)
+    assert result.why == f"{site.url}/readyz: 500 [-]etcd failed: reason withheld; [-]b failed: reason withheld"
 
 
 def test_a_long_body_is_said_in_part(context: Context, site: Site) -> None:
@@ -125,18 +126,18 @@ def test_a_url_without_a_port_means_that_of_its_scheme(context: Context, url: st
 
 def test_a_refused_connection_is_said(context: Context) -> None:
     url = f"http://127.0.0.1:{free_port()}/"
-    assert Http(url)(context) == Answer(False, f"{url}: connection refused")
+    assert Http(url)(context) == Result(False, f"{url}: connection refused")
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "result",
     [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhal"],
     ids=["no", "other", "part"],
 )
-def test_what_is_no_proper_answer_is_a_no(context: Context, answer: bytes) -> None:
+def test_what_is_no_proper_answer_is_a_no(context: Context, result: bytes) -> None:
     def behave(connection: socket.socket) -> None:
         connection.recv(4096)
-        connection.sendall(answer)
+        connection.sendall(result)
 
     with misbehaving(behave) as port:
         got = Http(f"http://127.0.0.1:{port}/")(context)
@@ -155,9 +156,9 @@ def test_an_answer_that_does_not_come_is_not_waited_for(context: Context, monkey
     for scheme in ("http", "https"):
         with misbehaving(listen_only) as port:
             begun = time.monotonic()
-            answer = Http(f"{scheme}://127.0.0.1:{port}/", own_ca=False)(context)
+            result = Http(f"{scheme}://127.0.0.1:{port}/", own_ca=False)(context)
             assert time.monotonic() - begun < 5
-        assert "timed out" in answer.why
+        assert "timed out" in result.why
 
 
 def test_an_answer_that_drips_is_not_waited_for(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +205,7 @@ def test_a_unix_socket_is_asked(context: Context, tmp_path: Path, monkeypatch: p
 
 def test_a_unix_socket_that_is_not_there_is_said(context: Context, tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/docker.sock:/_ping"
-    assert Http(url)(context) == Answer(False, f"{url}: no such file or directory")
+    assert Http(url)(context) == Result(False, f"{url}: no such file or directory")
 
 
 def test_a_unix_socket_nobody_listens_on_is_said(
@@ -218,10 +219,10 @@ def test_a_unix_socket_nobody_listens_on_is_said(
 
 def test_a_socket_that_accepts_is_a_yes(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Unix("engine.sock")(context) == Answer(False, "unix://engine.sock: no such file or directory")
+    assert Unix("engine.sock")(context) == Result(False, "unix://engine.sock: no such file or directory")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("engine.sock")
-        assert Unix("engine.sock")(context) == Answer(False, "unix://engine.sock: connection refused")
+        assert Unix("engine.sock")(context) == Result(False, "unix://engine.sock: connection refused")
         listening.listen()
         assert Unix("engine.sock")(context)
 
@@ -272,9 +273,9 @@ def test_new_certificates_are_seen(context: Context, tls_site: Site) -> None:
 
 
 def test_without_certificates_there_is_a_reason(context: Context, site: Site) -> None:
-    answer = Http(f"https://127.0.0.1:{site.server_port}/")(context)
-    assert "no certificates yet" in answer.why
-    assert str(context.pki / "ca.crt") in answer.why
+    result = Http(f"https://127.0.0.1:{site.server_port}/")(context)
+    assert "no certificates yet" in result.why
+    assert str(context.pki / "ca.crt") in result.why
 
 
 # Others
@@ -283,40 +284,40 @@ def test_without_certificates_there_is_a_reason(context: Context, site: Site) ->
 def test_a_port_that_accepts_is_a_yes(context: Context, site: Site) -> None:
     assert Tcp(site.server_port)(context)
     port = free_port()
-    assert Tcp(port)(context) == Answer(False, f"127.0.0.1:{port}: connection refused")
+    assert Tcp(port)(context) == Result(False, f"127.0.0.1:{port}: connection refused")
 
 
 def test_the_first_no_of_all_is_the_answer(context: Context) -> None:
     asked: list[str] = []
 
-    def says(name: str, yes: bool) -> Callable[[Context], Answer]:
-        def ask(context: Context) -> Answer:
+    def says(name: str, yes: bool) -> Callable[[Context], Result]:
+        def ask(context: Context) -> Result:
             asked.append(name)
-            return Answer(yes, name)
+            return Result(yes, name)
 
         return ask
 
-    assert All([says("a", True), says("b", False), says("c", False)])(context) == Answer(False, "b")
+    assert All([says("a", True), says("b", False), says("c", False)])(context) == Result(False, "b")
     assert asked == ["a", "b"]
-    assert All([says("a", True), says("b", True)])(context) == Answer(True, "b")
+    assert All([says("a", True), says("b", True)])(context) == Result(True, "b")
 
 
 def test_an_object_is_judged_only_when_it_is_there(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [(200, '{"kind": "Pod"}'), (404, "not found"), (403, "forbidden"), (200, "<html>")]
     monkeypatch.setattr(probe, "request", lambda context, url: given.pop(0))
 
-    def pod(asked: Context) -> Answer:
-        return ask_api(asked, "/api/v1/pods/web", lambda seen: Answer(seen["kind"] == "Pod", "a Pod"))
+    def pod(asked: Context) -> Result:
+        return ask_api(asked, "/api/v1/pods/web", lambda seen: Result(seen["kind"] == "Pod", "a Pod"))
 
-    assert pod(context) == Answer(True, "a Pod")
-    assert pod(context) == Answer(False, "/api/v1/pods/web: there is no such object")
-    assert pod(context) == Answer(False, "/api/v1/pods/web: 403 forbidden")
+    assert pod(context) == Result(True, "a Pod")
+    assert pod(context) == Result(False, "/api/v1/pods/web: there is no such object")
+    assert pod(context) == Result(False, "/api/v1/pods/web: 403 forbidden")
     assert not pod(context)
 
 
 def test_without_an_api_server_an_object_is_a_no(context: Context) -> None:
-    answer = ask_api(context, "/api/v1/pods/web", lambda seen: Answer(True, ""))
-    assert answer.why.startswith("the API server does not answer: ")
+    result = ask_api(context, "/api/v1/pods/web", lambda seen: Result(True, ""))
+    assert result.why.startswith("the API server does not answer: ")
 
 
 def test_a_question_leaves_no_socket_open(context: Context, site: Site) -> None:
@@ -332,15 +333,15 @@ def test_a_question_leaves_no_socket_open(context: Context, site: Site) -> None:
 # Waiting
 
 
-def after(number: int) -> Callable[[Context], Answer]:
+def after(number: int) -> Callable[[Context], Result]:
     """A probe that says yes when it has said no so many times."""
     said = iter(range(number))
-    return lambda context: Answer((left := next(said, None)) is None, f"asked {left}" if left is not None else "done")
+    return lambda context: Result((left := next(said, None)) is None, f"asked {left}" if left is not None else "done")
 
 
 def test_waiting_ends_with_the_first_yes(context: Context) -> None:
     told = Told()
-    assert wait(context, after(2), deadline=LONG, progress=told) == Answer(True, "done")
+    assert wait(context, after(2), deadline=LONG, progress=told) == Result(True, "done")
     assert told.notes == ["waiting: asked 0", "waiting: asked 1", "done"]
 
 
@@ -354,10 +355,10 @@ def test_a_yes_at_once_takes_no_time(context: Context) -> None:
 def test_waiting_ends_at_its_deadline_with_the_last_answer(context: Context) -> None:
     told = Told()
     begun = time.monotonic()
-    answer = wait(context, after(10**6), deadline=0.3, progress=told)
+    result = wait(context, after(10**6), deadline=0.3, progress=told)
     assert 0.2 <= time.monotonic() - begun < 10
-    assert not answer
-    assert told.notes[-1] == f"waiting: {answer.why}"
+    assert not result
+    assert told.notes[-1] == f"waiting: {result.why}"
     assert len(told.notes) > 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks import apiserver, controller_manager, insecure_port, service_account
 from tasks.core.context import Context
-from tasks.core.probe import Answer
+from tasks.core.result import Result
 from tests.unit.support import a_context
 
 CA = "/api/v1/namespaces/default/configmaps/kube-root-ca.crt"
@@ -24,8 +24,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The objects that there are, by their path."""
     objects: dict[str, Any] = {"/version": {}}
 
-    def ask(context: Context, path: str, judge: Callable[[Any], Answer]) -> Answer:
-        return judge(objects[path]) if path in objects else Answer(False, f"{path}: there is no such object")
+    def ask(context: Context, path: str, judge: Callable[[Any], Result]) -> Result:
+        return judge(objects[path]) if path in objects else Result(False, f"{path}: there is no such object")
 
     monkeypatch.setattr(service_account, "ask_api", ask)
     return objects
@@ -58,8 +58,8 @@ def test_since_1_21_pods_wait_for_the_ca_and_for_no_secret(
 ) -> None:
     made.update(objects)
     for release in ("1.21", "1.24", "1.36"):
-        answer = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
-        assert (answer.yes, why in answer.why) == (holds, True), answer
+        result = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
+        assert (result.yes, why in result.why) == (holds, True), result
 
 
 def test_up_to_1_20_the_token_is_in_a_secret(tmp_path: Path, made: dict[str, Any]) -> None:
@@ -69,8 +69,8 @@ def test_up_to_1_20_the_token_is_in_a_secret(tmp_path: Path, made: dict[str, Any
     made[service_account.ACCOUNT] = MOUNTS | {"secrets": [{"name": "default-token-x"}]}
     made[SECRET] = {"metadata": {"creationTimestamp": "2099-01-01T00:00:00Z"}}
     for release in ("1.19", "1.20"):
-        answer = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
-        assert answer and "default-token-x" in answer.why
+        result = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
+        assert result and "default-token-x" in result.why
 
 
 @pytest.mark.parametrize("release", ["1.19", "1.20", "1.23", "1.36"])
@@ -104,7 +104,7 @@ def test_the_insecure_port_is_the_api_servers_own_where_it_has_one(
     tmp_path: Path, release: str, door: str, why_none: str, closes: bool
 ) -> None:
     context = a_context(tmp_path, machine="one", kubernetes=release, insecure_port=door)
-    assert insecure_port.KUBECTL_PROXY.unwanted(context) == why_none
+    assert insecure_port.KUBECTL_PROXY.disabled_because(context) == why_none
     flags = [flag.text for flag in apiserver.flags(context)]
     assert ("--insecure-port=0" in flags) is closes
 

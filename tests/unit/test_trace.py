@@ -20,6 +20,7 @@ from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.machine import Host
+from tasks.core.result import Result
 from tests.unit.support import Site, a_context, a_program, serving
 
 DATA = Path(__file__).parent / "data"
@@ -145,11 +146,11 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
     def request(context: Context, url: str, **_: Any) -> tuple[int, str]:
         path = url.partition(":6443")[2]
-        answers = {
+        results = {
             "/api/v1/services": SERVICES,
             "/api/v1/namespaces/default/endpoints": list(known.values()),
         }
-        return 200, json.dumps({"items": answers[path]})
+        return 200, json.dumps({"items": results[path]})
 
     monkeypatch.setattr(probe, "request", request)
     monkeypatch.setattr(trace, "_FOLLOWS", 0)
@@ -316,7 +317,7 @@ def test_what_the_rules_know_of_a_service(stage: Stage, iptables: str, nftables:
     assert trace.known_to_rules(stage.context, "default/web") == ["10.89.80.232:80"]
     assert trace.known_to_rules(stage.context, "default/we") == trace.known_to_rules(stage.context, "web") == []
     assert "10.89.205.184:80" in trace.known_to_rules(stage.context, "default/ports")
-    assert trace.has_rules(stage.context, WEB) == probe.Answer(True, "default/web has its rules")
+    assert trace.has_rules(stage.context, WEB) == Result(True, "default/web has its rules")
     nobody = trace.has_rules(stage.context, NOBODY)
     assert not nobody and "lead to no Pod" in nobody.why
     assert "has no rules" in trace.has_rules(stage.context, HEADLESS).why

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from tasks.commands import deployment_chain, diagnosis, why
-from tasks.commands.deployment_chain import Followed
+from tasks.commands.deployment_chain import DeploymentChain
 from tasks.commands.diagnosis import Diagnosis, Finding, Link, State, broken, unknown, waits, works
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.machine import Machine
-from tasks.core.probe import Answer, Http
+from tasks.core.probe import Http
 from tasks.core.process import Record
+from tasks.core.result import Result
 from tasks.kubelet import SCHEDULABLE
 from tasks.proxies import netfilter
 from tasks.service_account import SERVICE_ACCOUNT
@@ -165,9 +166,9 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(
             deployment_chain,
             "_asked",
-            lambda context, address: Answer(page is None, page or f"http://{address}/ answers"),
+            lambda context, address: Result(page is None, page or f"http://{address}/ answers"),
         )
-        follower = Followed(context, wanted)
+        follower = DeploymentChain(context, wanted)
         links = follower.links()
 
         def read() -> Finding:
@@ -196,7 +197,7 @@ def _listed(rules: str, machine: Machine, *command: str, timeout: float) -> str:
 
 
 def _goal(goal: Any, lacks: str) -> Any:
-    return replace(goal, holds=lambda context: Answer(not lacks, lacks or "all is well"))
+    return replace(goal, holds=lambda context: Result(not lacks, lacks or "all is well"))
 
 
 def told(found: Diagnosis, capsys: pytest.CaptureFixture[str]) -> str:
