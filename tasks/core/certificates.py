@@ -128,14 +128,14 @@ def _fault(directory: Path, one: Certificate | KeyPair, made: Any) -> str:
     missing = [name for name in one.files if not (directory / name).exists()]
     try:
         if missing:
-            return f"{missing[0]} is not there"
+            return f"{missing[0]} does not exist"
         if made["print"] != _print(directory, one):
-            return f"{file} or its key is not the one that was made"
+            return f"{file} or its key has been replaced"
         if made["wanted"] != json.loads(json.dumps(asdict(one))):
-            return f"{file} is to have other names"
+            return f"{file} must have other names"
         begin, end = (datetime.fromtimestamp(made[when], UTC) for when in ("begin", "end"))
     except (OSError, KeyError, TypeError, ValueError):
-        return f"{file} is not known to be as it must be"
+        return f"{file} must be checked again"
     return "" if isinstance(one, KeyPair) else _fault_in_time(file, begin, end)
 
 
@@ -144,7 +144,7 @@ def _fault_in_time(file: str, begin: datetime, end: datetime) -> str:
     if now < begin:
         return f"{file} is valid from {begin:%F %R} on, and the clock says {now:%F %R} (UTC)"
     if now > end - RENEW_BEFORE:
-        return f"{file} {'ended' if now > end else 'ends'} on {end:%F}"
+        return f"{file} {'expired' if now > end else 'expires'} on {end:%F}"
     return ""
 
 

@@ -90,9 +90,9 @@ def pass_on(group: Path) -> None:
             control.write_text(" ".join(f"+{controller}" for controller in lacking), "utf-8")
     except OSError as error:
         raise DmucError(
-            f"passing the cgroup controllers {', '.join(lacking)} on to the groups below {group}",
+            f"enabling the cgroup controllers {', '.join(lacking)} for the groups below {group}",
             f"{control}: {error.strerror}",
-            "A group that passes controllers on may hold no process itself, and in a container that one does.\n"
+            "In a container, controllers can be enabled only if the container's own group has no processes in it.\n"
             "Move its processes to a group below it.",
         ) from None
 

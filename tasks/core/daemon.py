@@ -34,7 +34,7 @@ from .process import Record, boot, find, marks
 from .progress import Progress
 
 _CAUSES = {
-    "address already in use": "Another process has its port: `ss -ltnp` in the machine shows which.",
+    "address already in use": "Another process uses the port: `ss -ltnp` in the machine shows which.",
     "no space left on device": "The disk is full.",
 }
 Purpose = Literal["", "security", "isolation", "speed", "use"]
@@ -139,10 +139,10 @@ class Daemon:
 
     def has_run_since_boot(self, context: Context) -> bool:
         """Whether it has run since then and since the host was booted: no link and no rule outlives that."""
-        return self.has_run(context) and self._ran(context).read_text() in {boot(), ""}  # "": of an earlier dmuc
+        return self.has_run(context) and self._ran(context).read_text("utf-8") in {boot(), ""}  # "": of an earlier dmuc
 
     def _has_come_up(self, context: Context) -> None:
-        self._ran(context).write_text(boot())
+        self._ran(context).write_text(boot(), "utf-8")
 
     def directory(self, context: Context) -> Path:
         """The directory it works in."""
@@ -304,10 +304,10 @@ class Daemon:
         """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
         program = self.program_name(context)
         if self.needs_root and not is_root():
-            raise DmucError(f"starting {self.name}", f"{program} takes root.", "Run it as root.")
+            raise DmucError(f"starting {self.label}", f"{program} needs root.", "Run dmuc as root.")
         if self.needs_root and context.settings.shares_host:
-            seen = f"{program} takes all of a machine; beside others there can be what needs no root."
-            raise DmucError(f"starting {self.name}", seen, "Use a machine of its own: machine=NAME.")
+            seen = f"{program} needs a machine of its own; beside other clusters it cannot run."
+            raise DmucError(f"starting {self.label}", seen, "Use a machine of its own: machine=NAME.")
 
     def _elsewhere(self, context: Context) -> list[Path]:
         """What it keeps outside of our own state, where it could be somebody else's."""
@@ -322,7 +322,7 @@ class Daemon:
             raise DmucError(
                 f"starting {self.name}",
                 f"{context.program(program)} has no flag {', '.join(unknown)}.",
-                f"It is not of a release that dmuc knows; name another with {program.replace('-', '_')}_bin=PATH.",
+                f"dmuc does not know the program's release; name another with {program.replace('-', '_')}_bin=PATH.",
             )
 
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
@@ -331,14 +331,14 @@ class Daemon:
         if answer := self._answers_already(context, probe) or self._answers_already(context, self.ready):
             raise DmucError(
                 tried,
-                f"Something else is there already: {answer.why}, and {self.name} does not run.",
-                "See what it is with `ss -ltnp` in the machine, and end it.",
+                f"Another process already answers ({answer.why}), and {self.name} is not running.",
+                "Find the process with `ss -ltnp` in the machine, and stop it.",
             )
         for path in self.in_the_way(context):
             raise DmucError(
                 tried,
-                f"{path} is there already, and not from here.",
-                f"Use a machine of its own (machine=NAME), or see whose {path} is and move it away.",
+                f"{path} already exists and was not created by dmuc.",
+                f"Use a machine of its own (machine=NAME), or find out which program uses {path}, and move it away.",
             )
 
     def in_the_way(self, context: Context) -> list[Path]:
@@ -348,7 +348,9 @@ class Daemon:
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))
         if record is None:
-            raise DmucError(f"waiting for {self.name}", "It was stopped meanwhile.", f"Run again: {self.name}")
+            raise DmucError(
+                f"waiting for {self.label}", "The process was stopped meanwhile.", f"Run again: {self.name}"
+            )
         deadline = context.settings.deadline_of(self.name)
         answer = wait(context, probe, deadline=deadline, progress=progress, alive=record.alive)
         if answer and record.alive():
@@ -370,7 +372,9 @@ class Daemon:
             # A Go program that gives up prints its reason, and after it what every goroutine was doing.
             text = log.read().decode(errors="replace").split("\ngoroutine ")[0].rstrip()
         if ended:
-            seen = f"It ended {'by itself' if code is None else f'with exit code {code}'} after {elapsed:.1f} s."
+            seen = (
+                f"The process ended {'by itself' if code is None else f'with exit code {code}'} after {elapsed:.1f} s."
+            )
         else:
             seen = f"Not ready after {elapsed:.0f} s; it was stopped. Last answer: {answer.why}"
         causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
@@ -393,12 +397,12 @@ class Daemon:
 def _changes(record: Record, command: Sequence[str], inputs: Mapping[str, str]) -> str:
     """Say what is different from how the process was started; empty when nothing is."""
     if record.command[0] != command[0]:
-        return f"its program is another: {record.command[0]} runs, {command[0]} is wanted"
+        return f"its program must change: {record.command[0]} is running, {command[0]} is wanted"
     gone, new = (
         " ".join(x for x in a if x not in b) for a, b in ((record.command, command), (command, record.command))
     )
     if list(record.command) != list(command) and not gone and not new:
-        return "its flags are in another order"
+        return "the order of its flags changed"
     if list(record.command) != list(command):
         return f"its command line changed: {gone or 'nothing'} became {new or 'nothing'}"
     changed = [name for name in {**record.inputs, **inputs} if record.inputs.get(name) != inputs.get(name)]

@@ -17,7 +17,7 @@ class Database(JsonDB):  # type: ignore[misc]
     doit's own is left truncated by a full disk or a kill, and then no command works any more, `clean` included.
     """
 
-    desc = "JSON file, written whole or not at all"
+    desc = "JSON file, written atomically"
 
     def _load(self) -> Any:
         try:

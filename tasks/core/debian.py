@@ -59,7 +59,7 @@ def install(packages: Sequence[str], progress: Progress) -> None:
             f"installing the Debian packages {names}",
             "Only root can install packages.",
             f"Run dmuc as root, or: sudo apt-get install --no-install-recommends {names}\n"
-            "(which also starts the services that are in them; dmuc does not).",
+            "(which also starts their services; dmuc does not).",
         )
     progress.note(f"install {names}")
     with tempfile.TemporaryDirectory(prefix="dmuc-", dir=_DPKG) as directory:
@@ -94,7 +94,7 @@ def fetch_debs(packages: Sequence[str], into: Path, progress: Progress) -> list[
     Gives their paths, in the order of apt-get. Those that are there already are kept. Raises DmucError when apt-get
     does not know one or cannot fetch it.
     """
-    progress.note(f"fetch {' '.join(packages)}")
+    progress.note(f"downloading {' '.join(packages)}")
     into.mkdir(parents=True, exist_ok=True)
     # One line for each: 'URI' FILE SIZE HASH
     uris = _apt_get("download", "--print-uris", *packages, progress=progress)
@@ -118,7 +118,7 @@ def fetch_source(package: str, into: Path, progress: Progress) -> Path:
     Gives the unpacked tree. The host's apt configuration and lists stay as they are: apt-get is given lists of its
     own, for the repositories of the host's sources. Needs dpkg-dev. Raises DmucError when apt-get cannot.
     """
-    progress.note(f"fetch the source of {package}")
+    progress.note(f"downloading the source of {package}")
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="apt-", dir=into) as directory:
         private = Path(directory)
@@ -170,7 +170,7 @@ def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), d
         try:
             while process.poll() is None:
                 if progress.stop.wait(0.1):
-                    raise Interrupted(tried, "the run was ended")
+                    raise Interrupted(tried, "the run was interrupted")
                 if news := _NEWS.findall(Path(output.name).read_text("utf-8", "replace")):
                     progress.note(news[-1][:100])
         finally:
@@ -180,14 +180,14 @@ def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), d
         raise DmucError(
             tried,
             f"exit code {process.returncode}\n{_tail(said, 10)}",
-            "When something cannot be found or fetched: does apt-get update work on this machine?",
+            "If a package cannot be found or downloaded: check that apt-get update works on this machine.",
         )
     return said
 
 
 def _check_available(tried: str) -> None:
     if not available():
-        raise DmucError(tried, "There is no apt-get here: this is not a Debian machine.")
+        raise DmucError(tried, "There is no apt-get: this is not a Debian system.")
 
 
 def _end(process: PopenWithAddons[str]) -> None:

@@ -111,7 +111,7 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
                 f"checking the download of {wanted.url}",
                 f"its SHA-256 sum is {actual}\n"
                 f"but it should be   {expected} ({'pinned' if wanted.sha256 else wanted.sums_url})",
-                "The file was thrown away. Run again; when the sum is wrong again, this is not the file we want.",
+                "The file was deleted. Run again; if the sum is wrong again, the site has another file.",
             )
     part.replace(to)
     progress.note("downloaded")
@@ -150,7 +150,7 @@ class _Waiting:
         begin, came = time.monotonic(), 0
         while piece := response.read1(1 << 18):
             if self.stop.is_set() or self.over.is_set():
-                raise Interrupted(f"downloading {response.url}", "the run was ended")
+                raise Interrupted(f"downloading {response.url}", "the run was interrupted")
             yield piece
             came += len(piece)
             seconds = time.monotonic() - begin
@@ -173,7 +173,7 @@ def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None
         if error.headers["Content-Range"] == f"bytes */{have}":
             return  # there is nothing after what we have: it was complete already
         part.unlink()
-        raise _BrokenOff("what an earlier run left is not the beginning of this file") from None
+        raise _BrokenOff("the partial file of an earlier run is not the beginning of this file") from None
     with response, part.open("ab" if response.status == http.client.PARTIAL_CONTENT else "wb") as file:
         done = file.tell()
         length = response.headers["Content-Length"]
@@ -199,7 +199,9 @@ def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
         digest, _, file = line.strip().partition(" ")
         if re.fullmatch("[0-9a-fA-F]{64}", digest) and PurePosixPath(file.strip(" *")).name in ("", name):
             return digest
-    raise DmucError(f"looking up the SHA-256 sum of {name}", f"{sums_url} has none for it:\n{text[:200].rstrip()}")
+    raise DmucError(
+        f"looking up the SHA-256 sum of {name}", f"{sums_url} has no sum for this file:\n{text[:200].rstrip()}"
+    )
 
 
 def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: threading.Event) -> _T:
@@ -219,7 +221,7 @@ def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: thread
             reraise=True,
         )(action)
     except urllib.error.HTTPError as error:  # before URLError and OSError, which it is as well
-        do = "It has no such file." if error.code == http.client.NOT_FOUND else ""
+        do = "The site has no such file." if error.code == http.client.NOT_FOUND else ""
         raise DmucError(tried, f"the server answers: {error.code} {error.reason}", do) from None
     except urllib.error.URLError as error:  # urllib says this of whatever goes wrong before the request is sent
         raise Unreachable(
@@ -227,9 +229,9 @@ def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: thread
         ) from None
     except passing as error:
         if run_ends.is_set():
-            raise Interrupted(tried, "the run was ended") from None
+            raise Interrupted(tried, "the run was interrupted") from None
         seen = f"{TRIES} tries, the last: {str(error) or type(error).__name__}"
-        raise DmucError(tried, seen, "Run again: it goes on where it stopped.") from None
+        raise DmucError(tried, seen, "Run again: the download resumes.") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and part:
             raise _disk_full(tried, part) from None
@@ -244,5 +246,5 @@ def _disk_full(tried: str, part: Path) -> DmucError:
     return DmucError(
         f"{tried} to {part}",
         f"The file system at {mount} is full: {free / 1e6:.0f} MB are free.",
-        "Make room there, or choose another place with cache=DIRECTORY; then run again: it goes on where it stopped.",
+        "Free some space there, or choose another place with cache=DIRECTORY; then run again: the download resumes.",
     )

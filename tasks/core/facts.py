@@ -163,7 +163,7 @@ class HostFacts:
         """
         try:
             command = ["env", f"PATH={self.path}", "iptables", "--version"]
-            said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
+            said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=5).stdout
         except (OSError, subprocess.SubprocessError):
             return "", ""
         version = re.search(r"v([\d.]+)", said)

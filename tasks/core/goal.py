@@ -80,7 +80,7 @@ def task(goal: Goal, cluster: Context) -> dict[str, Any]:
             try:
                 goal.make(context, context.run.board.progress(goal.name))
             except Interrupted:
-                return TaskFailed("ended with the run", report=False)
+                return TaskFailed("interrupted with the run", report=False)
             except Exception as error:
                 context.run.stop.set()  # the other tasks have nothing to wait for any more
                 if not isinstance(error, DmucError):
@@ -103,7 +103,7 @@ def _told(goal: Goal, context: Context, error: Exception) -> str:
     if isinstance(error, DmucError):
         return str(error)
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    do = f"Make room on the disk that {context.state} is on." if full else "Look with: scripts/doit logs dmuc"
+    do = f"Free some space on the disk with {context.state}." if full else "See: scripts/doit logs dmuc"
     return str(DmucError(f"trying to {goal.doc}", _summary(error), do))
 
 

@@ -40,7 +40,11 @@ def request(
     if scheme == "http":
         return _ask(_plain_connection(_connect(context, host, int(port or 80)), host), path, keep=False)
     # A TLS handshake takes milliseconds of CPU time on either side, so connections are kept for the next question.
-    tls = tls_context(context.pki, own_ca, ca, client)
+    try:
+        tls = tls_context(context.pki, own_ca, ca, client)
+    except OSError:
+        _connect(context, host, int(port or 443)).close()  # where nothing listens, that is the reason to tell
+        raise
     kept = context.run.connections.setdefault((host, port, tls), [])
     with contextlib.suppress(ConnectionError, http.client.BadStatusLine, IndexError):  # it was closed meanwhile
         connection = kept.pop()

@@ -56,9 +56,9 @@ def _locked(path: Path, name: str) -> int:
             except BlockingIOError:
                 holder = os.pread(handle, 20, 0).decode()
                 raise DmucError(
-                    f"taking the machine {name}",
-                    f"Another doit is at work on it{f' (pid {holder})' if holder else ''}.",
-                    "Wait for it or end it; or work on another machine: machine=NAME.",
+                    f"locking the machine {name}",
+                    f"Another doit is using it{f' (pid {holder})' if holder else ''}.",
+                    "Wait until it ends, or stop it; or use another machine: machine=NAME.",
                 ) from None
             if os.path.samestat(os.fstat(handle), path.stat()):
                 opened.pop_all()
@@ -85,6 +85,6 @@ def turn(directory: Path, doing: str, progress: Progress) -> Iterator[None]:
         )(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except tenacity.RetryError:
-        raise Interrupted(f"waiting for another run that is {doing}", "the run was ended") from None
+        raise Interrupted(f"waiting for another run that is {doing}", "the run was interrupted") from None
     finally:
         os.close(handle)

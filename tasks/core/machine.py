@@ -93,15 +93,13 @@ def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0)
         # A session of its own: nsenter and sh have children, which would otherwise outlive them and hold the pipes.
         process = local[argv[0]][argv[1:]].popen(stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except CommandNotFound:
-        raise DmucError(
-            tried, f"there is no program {argv[0]} here", f"Install it, e.g. the package of {argv[0]}."
-        ) from None
+        raise DmucError(tried, f"there is no program {argv[0]}", f"Install {argv[0]}.") from None
     try:
         out, errors = _communicate(process, stdin.encode(), timeout, machine.stop)
     except subprocess.TimeoutExpired:
         if machine.stop.is_set():
-            raise Interrupted(tried, "the run was ended") from None
-        raise DmucError(tried, f"not done after {timeout:g} s; ended") from None
+            raise Interrupted(tried, "the run was interrupted") from None
+        raise DmucError(tried, f"not done after {timeout:g} s; stopped") from None
     finally:
         _end_group(process)
     if process.returncode:

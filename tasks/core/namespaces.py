@@ -72,7 +72,7 @@ class Namespaces:
     def _anchor(self) -> int:
         record = Record.load(self._record)
         if record is None or not record.alive():
-            raise DmucError(f"entering {self.name}", "It is not powered on.", "Run: scripts/doit machine")
+            raise DmucError(f"entering {self.name}", "The machine is not powered on.", "Run: scripts/doit machine")
         return record.pid
 
     # Machine: is it up?
@@ -85,7 +85,7 @@ class Namespaces:
         if not record.alive():
             return f"{self.name} is off: its first process (pid {record.pid}) is gone"
         if record.command != self._wanted():
-            return f"{self.name} runs with other settings than these"
+            return f"{self.name} is powered on with other settings"
         missing = set(self._host_routes()) - set(_routes_of(self.name))
         if missing:
             return f"the host has no route through the link {self.name} to {', '.join(sorted(missing))}"
@@ -146,22 +146,22 @@ class Namespaces:
         if not is_root():
             raise DmucError(
                 f"powering on {self.name}",
-                "A machine of its own takes namespaces, links and mounts, and these take root.",
-                "Run it as root; or with machine=host, where what needs no root works without.",
+                "A machine of its own needs namespaces, links and mounts, and these need root.",
+                "Run dmuc as root; or use machine=host, where components that need no root can run.",
             )
         foreign = self._foreign()
         if foreign:
             raise DmucError(
                 f"powering on {self.name}",
-                f"A machine of this name is on already (pid {foreign[0]}), with its state in {foreign[1]}.",
-                "Power that one off, or give this one another name: machine=NAME, with ranges of its own.",
+                f"Another machine with this name is powered on (pid {foreign[0]}), with its state in {foreign[1]}.",
+                "Power off the other machine, or choose another name: machine=NAME, with ranges of its own.",
             )
         self.power_off()
         if self._link_alias() is not None:
             raise DmucError(
                 f"powering on {self.name}",
-                f"The host has a network link called {self.name}, and it is not from here.",
-                "Give the machine another name: machine=NAME.",
+                f"The host has a network link called {self.name}, which was not created by dmuc.",
+                "Choose another name for the machine: machine=NAME.",
             )
         self.refuse_overlaps()
         for directory in ("run", "logs", "home", *self.disk.values()):
@@ -231,7 +231,7 @@ class Namespaces:
                 if ipaddress.IPv4Network(text).overlaps(network):
                     raise DmucError(
                         f"powering on {self.name}",
-                        f"{setting}={text} overlaps {network}, which is taken already ({where}).",
+                        f"{setting}={text} overlaps {network}, which is already in use ({where}).",
                         f"Choose another range with {setting}=…",
                     )
 
@@ -269,7 +269,7 @@ class Namespaces:
             f"powering on {self.name}",
             f"its first process ended with exit code {launcher.wait()}; the last lines of {self._log}:\n"
             + "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-10:]),
-            "See what this host lacks: namespaces, overlayfs, or the right to mount.",
+            "Find out what this host lacks (namespaces, overlayfs, or the permission to mount): scripts/doit preflight",
         )
 
     def _make_link(self) -> None:
@@ -316,7 +316,7 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
             lines.append(f"mkdir {point}")
         lines.append(f"mount -t {kind} cgroup {point}")
     lines += [
-        "# Its own /run; and /etc, /var and /usr/libexec as the host has them, but what is written there stays here.",
+        "# Its own /run; and overlays on the host's /etc, /var and /usr/libexec, so that changes stay in the machine.",
         f"cd {q(str(state))}",
         "mount -t tmpfs -o mode=755 tmpfs /run",
         "for d in /etc /var /usr/libexec; do",
@@ -325,14 +325,14 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
         '  mount -t overlay -o "lowerdir=$d,upperdir=$up,workdir=$work" overlay "$d"',
         "done",
         "mkdir -p /run/lock /var/log /var/lib",
-        f"mount --no-canonicalize --bind . {q(str(state))}  # wherever it is: also below /var",
-        "# What is to outlive the machine.",
+        f"mount --no-canonicalize --bind . {q(str(state))}  # it may be below /var",
+        "# Directories that outlive the machine.",
     ]
     for inside, directory in machine.disk.items():
         lines += [f"mkdir -p {inside}", f"mount --bind {q(str(state / directory))} {inside}"]
     if machine.kernel:
         lines += [
-            "# The host's kernel is not ours to tune: who writes to these writes to a file.",
+            "# Settings of the host's kernel: writes to these go to a file instead.",
             *(f"modprobe -q {module} 2> /dev/null || :  # or it is built in" for module in machine.modules),
             f"for file in {' '.join(machine.kernel)}; do",
             '  [ -e "$file" ] || continue',
@@ -341,17 +341,17 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
             "done",
         ]
     lines += [
-        "# Its own names. Nobody answers at the name server: names that are not here fail at once.",
+        "# Its own names. There is no name server at this address, so that other names fail at once.",
         "rm -f /etc/hosts /etc/hostname /etc/resolv.conf",
         f"printf '127.0.0.1 localhost\\n{own} {name}\\n' > /etc/hosts",
         f"echo {name} > /etc/hostname",
         f"echo {name} > /proc/sys/kernel/hostname",
         "echo nameserver 127.0.0.1 > /etc/resolv.conf",
-        "# On before a container engine turns it on and then drops what it does not know.",
+        "# A container engine that enables forwarding itself may also set the policy of FORWARD to DROP.",
         "echo 1 > /proc/sys/net/ipv4/ip_forward",
         "echo up",
         "exec > /dev/null",
-        "# A shell, for it takes in the orphans of the machine, as a first process must.",
+        "# A shell, which reaps the orphaned processes of the machine, as a first process must.",
         "while :; do sleep 3600; done",
     ]
     return "\n".join(lines)

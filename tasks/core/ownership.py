@@ -16,13 +16,13 @@ MARK = ".dmuc"  # a file that holds the path of its owner's state directory
 def claim(directory: Path, state: Path) -> None:
     """Make the directory, and put our mark into it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / MARK).write_text(str(state))
+    (directory / MARK).write_text(str(state), "utf-8")
 
 
 def is_ours(directory: Path, state: Path) -> bool:
     """Whether the mark in it is ours: a directory without one is not."""
     try:
-        return (directory / MARK).read_text() == str(state)
+        return (directory / MARK).read_text("utf-8") == str(state)
     except OSError:
         return False
 

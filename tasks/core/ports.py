@@ -43,5 +43,5 @@ def a_free_one(taken: Collection[int]) -> int:
     for number in random.sample(_RANGE, 200):
         if number not in taken and is_free(number):
             return number
-    seen = f"Of 200 ports from {_RANGE.start} to {_RANGE.stop - 1} all are taken."
-    raise DmucError("looking for a free port", seen, "See what has them with `ss -ltnp`, and end it.")
+    seen = f"200 ports from {_RANGE.start} to {_RANGE.stop - 1} were tried, and all are in use."
+    raise DmucError("looking for a free port", seen, "Find the processes with `ss -ltnp`, and stop some.")

@@ -171,7 +171,7 @@ def wait(
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )(ask)
     if not answer and progress.stop.is_set():
-        raise Interrupted("the run was ended", f"while waiting: {answer.why}")
+        raise Interrupted("the run was interrupted", f"while waiting: {answer.why}")
     return answer
 
 
@@ -182,6 +182,6 @@ def wait_or_fail(context: Context, probe: Probe, *, deadline: float, progress: P
         raise DmucError(
             f"{tried}: not within {deadline:g} s",
             f"last answer: {answer.why}",
-            "Look with: scripts/doit status. More time: deadline=SECONDS.",
+            "See: scripts/doit status. More time: deadline=SECONDS.",
         )
     return answer

@@ -171,7 +171,7 @@ def find(kubernetes: str) -> Release:
         raise DmucError(
             f"looking up the Kubernetes release {kubernetes!r}",
             "dmuc does not know this release.",
-            f"It knows {first} to {last}. Set one with kubernetes=…; programs of your own: PROGRAM_bin=PATH.",
+            f"It knows {first} to {last}: kubernetes=… For programs of your own: PROGRAM_bin=PATH.",
         )
     return RELEASES[match["minor"]]
 
@@ -243,7 +243,7 @@ def step(before: str, now: str) -> str:
     """
     old, new = _numbers(before), _numbers(now)
     if new < old:
-        return f"from {before} back to {now}: Kubernetes does not support going back"
+        return f"from {before} to {now}: Kubernetes does not support downgrades"
     if new > (old[0], old[1] + 1):
         return f"from {before} to {now}: Kubernetes supports one minor release at a time"
     return ""

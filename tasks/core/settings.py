@@ -190,7 +190,7 @@ def load(
     own_programs: dict[str, str] = {}
     deadlines: dict[str, float] = {}
     layers: Sequence[tuple[str, Mapping[str, object]]] = (
-        ("what this cluster was made with", remembered or {}),
+        ("what this cluster was created with", remembered or {}),
         (str(path), _from_file(path)),
         ("environment", {k[5:].lower(): v for k, v in environment.items() if k.startswith("DMUC_")}),
         ("command line", arguments),
@@ -205,14 +205,14 @@ def load(
                 hint = (
                     f"Did you mean {near[0]}?"
                     if near
-                    else f"There are: {', '.join(sorted(_PLAIN))}, PROGRAM_bin and deadline_TASK."
+                    else f"Settings: {', '.join(sorted(_PLAIN))}, PROGRAM_bin and deadline_TASK."
                 )
                 raise _bad(source, f"there is no setting called {name!r}", hint)
             if isinstance(value, dict | list | bool) or not str(value).strip():
-                raise _bad(source, f"{name}={value!r}: a plain value is needed")
+                raise _bad(source, f"{name}={value!r}: must be a plain value")
             if name == "kubernetes" and not isinstance(value, str):
                 raise _bad(
-                    source, f"{name}={value}: not a release but a number", 'Put it in quotes: kubernetes = "1.20".'
+                    source, f"{name}={value}: this is a number, not a release", 'Put it in quotes: kubernetes = "1.20".'
                 )
             if name in by_setting:
                 own_programs[by_setting[name]] = str(value)
@@ -224,14 +224,14 @@ def load(
     if settings.on_host and settings.uses_insecure_port:
         raise _bad(
             "insecure_port=on",
-            "On the host every local user could do everything through localhost:8080.",
+            "on the host, every process could do everything in the cluster through localhost:8080",
             "Use a machine of its own: machine=NAME.",
         )
     if settings.security == "rbac" and settings.uses_insecure_port:
         raise _bad(
             "security=rbac, insecure_port=on",
-            "Every request to the insecure port is the administrator's, so RBAC would decide nothing.",
-            "Leave one of them out.",
+            "every client of the front door is the administrator, so RBAC has no effect",
+            "Leave out one of them.",
         )
     return settings
 
@@ -243,7 +243,7 @@ def _checked(source: str, name: str, value: object) -> object:
     if name == "cache":
         return Path(text).expanduser().absolute()
     if name == "machine" and not _NAME.match(text.removeprefix(f"{HOST}.")):
-        raise _bad(source, f"machine={text}: not a name", "Use up to 13 small letters, digits and dashes.")
+        raise _bad(source, f"machine={text}: not a valid name", "Use up to 13 lower-case letters, digits and dashes.")
     if name == "link_range":
         return _range(source, name, text, 30)
     if name in {"service_range", "pod_range"}:

@@ -94,7 +94,7 @@ KUBE_PROXY = Daemon(
     needs_root=True,
     causes={
         "ProxyMode: Invalid value": "This kube-proxy does not have the mode of proxy_mode=; nftables came with 1.29.",
-        "nft.*executable file not found": "kube-proxy needs the program nft, of the package nftables.",
+        "nft.*executable file not found": "The program nft, of the package nftables, is missing.",
     },
 )
 

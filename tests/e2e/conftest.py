@@ -148,7 +148,8 @@ def take() -> host_picture.Picture:
     return host_picture.take(
         roots=[*own_host.EMPTY, own_host.VAR],
         layers=own_host.LAYERS,
-        ignore_files=[own_host.OWN, ROOT / ".pytest_cache", Path("/tmp/pytest-of-root")],
+        # The checkout, perhaps below /tmp, is a layer; the cache is kept.
+        ignore_files=[own_host.OWN, own_host.CACHE, ROOT, ROOT / ".pytest_cache", Path("/tmp/pytest-of-root")],
     )
 
 

@@ -255,7 +255,7 @@ def test_another_program_or_setting_restarts_just_that_component(cluster: None, 
     assert "have not been looked for" in doit("info", setting, "binaries", status=1).stdout
     done = doit(setting, "service_reachable")
     assert executed(done) == {"binaries", "packages", "scheduler"}, done.stdout
-    assert f"its program is another: {own}" not in done.stdout
+    assert f"its program must change: {own}" not in done.stdout
     assert f"{own} is wanted" in done.stdout
     assert {n for n in DAEMONS if pid_of(n) != pids[n]} == {"scheduler"}
     doit("service_reachable")  # and back
@@ -295,7 +295,7 @@ def test_ranges_that_the_host_routes_are_refused(cluster: None) -> None:
     # The cluster that is up has taken some: another machine is told so, and nothing of it is left.
     ranges = ("link_range=10.97.0.0/30", "pod_range=10.246.0.0/24")
     done = doit("machine=e2e-two", *ranges, "service_range=10.99.128.0/17", "machine", status=1)
-    assert "service_range=10.99.128.0/17 overlaps 10.99.0.0/16, which is taken already" in done.stderr
+    assert "service_range=10.99.128.0/17 overlaps 10.99.0.0/16, which is already in use" in done.stderr
     assert not Path("/sys/class/net/e2e-two").exists()
     doit("machine=e2e-two", "clean")
     assert not (ROOT / "var" / "e2e-two").exists()

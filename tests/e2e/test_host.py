@@ -19,7 +19,7 @@ def test_without_root_everything_up_to_the_scheduler_works(before: host_picture.
         seen = subprocess.run([*kubectl, "get", "all"], capture_output=True, text=True, check=True).stdout
         assert "deployment.apps/web   0/1" in seen
         refused = user.doit("machine=host", "kubelet", status=3)
-        assert "dockerd takes root." in refused.stderr
+        assert "dockerd needs root." in refused.stderr
     finally:
         user.doit("machine=host", "clean")
     assert not (user.checkout / "var").exists()
@@ -27,7 +27,7 @@ def test_without_root_everything_up_to_the_scheduler_works(before: host_picture.
 
 def test_without_root_a_machine_of_its_own_is_refused(before: host_picture.Picture, user: User) -> None:
     done = user.doit("machine", status=1)
-    assert "A machine of its own takes namespaces, links and mounts, and these take root." in done.stderr
+    assert "A machine of its own needs namespaces, links and mounts, and these need root." in done.stderr
     assert "machine=host" in done.stderr
 
 

@@ -144,7 +144,7 @@ def test_a_user_deploys_in_her_namespace_and_nowhere_else(cluster: None) -> None
 
 
 def test_bad_names_are_said(cluster: None) -> None:
-    assert "name=Ada: not a name" in doit("user", "name=Ada", status=3).stderr
+    assert "name=Ada: not a valid name" in doit("user", "name=Ada", status=3).stderr
     assert "no setting called 'nam'" in doit("user", "nam=ada", status=None).stderr
 
 

@@ -139,7 +139,7 @@ def test_a_file_that_is_taken_away_is_made_and_then_gone(tmp_path: Path) -> None
     ("said", "broke", "showed"),
     [
         (
-            "\n✗ etcd failed\netcd did not start\nIt ended with exit code 1 after 0.1 s.\ncommand: etcd\n"
+            "\n✗ etcd failed\netcd did not start\nThe process ended with exit code 1 after 0.1 s.\ncommand: etcd\n"
             "log: x, its last lines:\n  I1123 09:00:00.1  12 a.go:1] begin\n"
             "  E1123 09:00:00.1  12 a.go:1] must be | given\n  bye\n\n✗ other failed\nno\n",
             "etcd",

@@ -101,7 +101,7 @@ def test_in_v2_a_group_that_may_not_pass_on_says_so(unified: Path, monkeypatch: 
     monkeypatch.setattr(Path, "write_text", busy)
     with pytest.raises(DmucError) as error:
         cgroups.make("m")
-    assert "passing the cgroup controllers cpuset, io, pids on" in error.value.tried
+    assert "enabling the cgroup controllers cpuset, io, pids for" in error.value.tried
     assert error.value.seen == f"{unified}/cgroup.subtree_control: Device or resource busy"
     assert "Move its processes to a group below it" in error.value.do
 

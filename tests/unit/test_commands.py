@@ -79,7 +79,7 @@ def test_an_unknown_setting_is_said(checkout: Checkout) -> None:
     ("word", "parts"),
     [
         ("kubernetes=1.99", ("'1.99'", "It knows ")),
-        ("machine=Not_A_Name", ("machine=Not_A_Name: not a name",)),
+        ("machine=Not_A_Name", ("machine=Not_A_Name: not a valid name",)),
         ("pod_range=10.0.0.0/30", ("pod_range=10.0.0.0/30: too small",)),
         ("deadline_etcd=soon", ("deadline_etcd=soon: this must be a number",)),
         ("deadline_etc=5", ("'deadline_etc'", "Did you mean deadline_etcd?")),

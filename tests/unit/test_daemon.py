@@ -281,7 +281,7 @@ def test_another_program_is_named(lab: Lab, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.symlink_to(sys.executable)
     lab.set_program(other)
-    restarts(lab, daemon, daemon, f"its program is another: {sys.executable} runs, {other} is wanted")
+    restarts(lab, daemon, daemon, f"its program must change: {sys.executable} is running, {other} is wanted")
 
 
 def test_a_program_that_was_built_again_is_named(lab: Lab, tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_one_that_ends_is_said_at_once_with_all_there_is_to_know(lab: Lab) -> No
     assert time.monotonic() - begun < 30  # of the 60 that it may take
     assert error.tried == "unit did not start"
     seen = error.seen.splitlines()
-    assert seen[0].startswith("It ended with exit code 3 after ")
+    assert seen[0].startswith("The process ended with exit code 3 after ")
     # The script has several lines: so has the command.
     command = error.seen[error.seen.index("command: ") : error.seen.index("\nlog: ")].removeprefix("command: ")
     assert shlex.split(command) == daemon.command(lab.context)
@@ -556,14 +556,14 @@ def test_one_that_ends_between_the_steps_is_said(lab: Lab) -> None:
 
     with pytest.raises(DmucError) as error:
         daemon.await_ready(lab.context, Told(end_it))
-    assert "It ended with exit code 137" in error.value.seen
+    assert "The process ended with exit code 137" in error.value.seen
 
 
 def test_one_that_was_stopped_between_the_steps_is_said(lab: Lab) -> None:
     daemon = lab.daemon()
     lab.start(daemon)
     daemon.stop(lab.context)
-    with pytest.raises(DmucError, match="It was stopped meanwhile"):
+    with pytest.raises(DmucError, match="The process was stopped meanwhile"):
         daemon.await_ready(lab.context, Silent())
 
 

@@ -178,7 +178,7 @@ def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_machine_without_apt_get_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert not debian.available()
-    with pytest.raises(DmucError, match="not a Debian machine"):
+    with pytest.raises(DmucError, match="not a Debian system"):
         debian.install(["etcd-server"], Silent())
 
 

@@ -301,7 +301,7 @@ def test_without_any_sum_nothing_is_downloaded(site: Site, to: Path) -> None:
 def test_what_else_can_be_done_is_said(site: Site, to: Path) -> None:
     with pytest.raises(DmucError) as error:
         fetch(Download(site.url("/nothing"), to, SUM, None, else_do="Name another site."), Silent())
-    assert error.value.do == "It has no such file.\nName another site."
+    assert error.value.do == "The site has no such file.\nName another site."
 
 
 def test_404_is_said_at_once(site: Site, to: Path) -> None:

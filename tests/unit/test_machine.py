@@ -41,7 +41,7 @@ def test_a_command_that_fails_is_told_with_its_exit_code_and_what_it_said() -> N
 
 def test_a_command_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
     begun = time.monotonic()
-    with pytest.raises(DmucError, match=r"not done after 0\.5 s; ended"):
+    with pytest.raises(DmucError, match=r"not done after 0\.5 s; stopped"):
         run(Host(), *with_a_child(tmp_path / "child"), timeout=0.5)
     assert time.monotonic() - begun < LONG / 2
     child = int((tmp_path / "child").read_text())

@@ -112,7 +112,7 @@ def test_a_machine_with_other_settings_is_not_the_one_that_is_wanted(
 ) -> None:
     power_on_as_if(machine, os.getpid())
     has_routes(monkeypatch, *ALL_ROUTES)
-    assert replace(machine, **change).down() == f"{NAME} runs with other settings than these"
+    assert replace(machine, **change).down() == f"{NAME} is powered on with other settings"
 
 
 def test_a_route_that_is_missing_is_named(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_routes_are_read_from_the_kernels_table(machine: Namespaces, monkeypatch
 def test_a_machine_that_is_off_cannot_be_entered(machine: Namespaces) -> None:
     with pytest.raises(DmucError) as error:
         machine.enter()
-    assert str(error.value) == f"entering {NAME}\nIt is not powered on.\nRun: scripts/doit machine"
+    assert str(error.value) == f"entering {NAME}\nThe machine is not powered on.\nRun: scripts/doit machine"
     with pytest.raises(OSError, match="not powered on"):
         machine.connect("127.0.0.1", 80, 1)
     with pytest.raises(OSError, match="not powered on"):
@@ -182,7 +182,7 @@ def test_a_range_that_the_host_uses_is_refused(
     monkeypatch.setattr(namespaces, "_ranges_on_host", lambda: taken)
     with pytest.raises(DmucError) as error:
         machine.power_on(Silent())
-    assert error.value.seen == f"{setting} overlaps {on_host}, which is taken already ({where})."
+    assert error.value.seen == f"{setting} overlaps {on_host}, which is already in use ({where})."
     assert error.value.do == f"Choose another range with {setting.partition('=')[0]}=…"
 
 
@@ -190,7 +190,9 @@ def test_a_range_that_the_host_uses_is_refused(
 def test_ranges_that_overlap_each_other_are_refused(machine: Namespaces) -> None:
     with pytest.raises(DmucError) as error:
         replace(machine, pods="10.96.7.0/24").power_on(Silent())
-    assert error.value.seen == ("pod_range=10.96.7.0/24 overlaps 10.96.0.0/16, which is taken already (service_range).")
+    assert error.value.seen == (
+        "pod_range=10.96.7.0/24 overlaps 10.96.0.0/16, which is already in use (service_range)."
+    )
 
 
 @pytest.mark.usefixtures("as_root")

@@ -218,7 +218,7 @@ def remade(context: Context) -> set[str]:
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     answer = PKI.holds(a_context(tmp_path))
     assert not answer
-    assert answer.why == "ca.crt is not there; and 12 more"
+    assert answer.why == "ca.crt does not exist; and 12 more"
 
 
 def test_what_is_made_holds_and_making_it_again_changes_nothing(context: Context) -> None:
@@ -230,7 +230,7 @@ def test_another_name_gives_a_new_certificate_to_whom_it_concerns(context: Conte
     other = replace(context, settings=replace(context.settings, service_range="172.20.0.0/20"))
     answer = PKI.holds(other)
     assert not answer
-    assert answer.why == "apiserver.crt is to have other names"
+    assert answer.why == "apiserver.crt must have other names"
     assert remade(other) == {"apiserver.crt"}
     assert "172.20.0.1" in names(other, "apiserver")
 
@@ -270,10 +270,10 @@ def test_they_are_remade_well_before_their_end(context: Context, monkeypatch: py
     with the_clock_shows(monkeypatch, end - RENEW_BEFORE - timedelta(hours=1)):
         assert PKI.holds(context)
     with the_clock_shows(monkeypatch, end - RENEW_BEFORE + timedelta(hours=1)):
-        assert re.match(r"apiserver\.crt ends on 20\d\d-\d\d-\d\d; and 9 more$", PKI.holds(context).why)
+        assert re.match(r"apiserver\.crt expires on 20\d\d-\d\d-\d\d; and 9 more$", PKI.holds(context).why)
         assert not PKI.holds(context)
     with the_clock_shows(monkeypatch, end + timedelta(hours=1)):
-        assert re.match(r"apiserver\.crt ended on 20", PKI.holds(context).why)
+        assert re.match(r"apiserver\.crt expired on 20", PKI.holds(context).why)
         before = content(context)
         PKI.make(context, Silent())
         assert PKI.holds(context)
@@ -286,7 +286,7 @@ def test_just_the_one_that_nears_its_end_is_renewed(context: Context) -> None:
     made = json.loads((context.pki / "made.json").read_text())
     made["kube-scheduler"]["end"] = time.time() + 3600
     (context.pki / "made.json").write_text(json.dumps(made))
-    assert PKI.holds(context).why.startswith("kube-scheduler.crt ends on ")
+    assert PKI.holds(context).why.startswith("kube-scheduler.crt expires on ")
     assert remade(context) == {"kube-scheduler.crt"}
 
 
@@ -323,14 +323,14 @@ def test_a_changed_file_is_noticed_and_mended(context: Context, name: str) -> No
     (context.pki / name).write_bytes(b"rubbish")
     answer = PKI.holds(context)
     assert not answer
-    assert "not the one that was made" in answer.why
+    assert "or its key has been replaced" in answer.why
     assert name in remade(context)
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_a_missing_file_is_noticed_and_mended(context: Context, name: str) -> None:
     (context.pki / name).unlink()
-    assert PKI.holds(context).why.startswith(f"{name} is not there")
+    assert PKI.holds(context).why.startswith(f"{name} does not exist")
     assert name in remade(context)
 
 

@@ -95,11 +95,11 @@ def test_its_own_are_not_free_and_stay(context: Context) -> None:
 
 def test_where_all_are_taken_that_is_said(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "is_free", lambda number: False)
-    with pytest.raises(DmucError, match="all are taken"):
+    with pytest.raises(DmucError, match="all are in use"):
         chosen(context)
 
 
 def test_what_takes_the_whole_machine_is_refused(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "is_root", lambda: True)
-    with pytest.raises(DmucError, match="takes all of a machine"):
+    with pytest.raises(DmucError, match="needs a machine of its own"):
         replace(SERVER, needs_root=True).start(context, Silent())

@@ -72,7 +72,7 @@ def test_without_sys_resource_containerd_is_told_in_its_file(on: Callable[..., d
     assert found["engine"].found == "containerd"
     row = found["capabilities"]
     assert "restrict_oom_score_adj = true (in containerd.toml): Without CAP_SYS_RESOURCE" in row.does
-    assert on(may_all=True, kubernetes="1.36")["capabilities"].state is State.FINE
+    assert on(kubernetes="1.36")["capabilities"].state is State.FINE
 
 
 # What is adapted to, each with the reason that the component gives

@@ -38,7 +38,7 @@ def test_a_release_that_is_not_known_is_answered_with_those_that_are(text: str) 
     with pytest.raises(DmucError) as error:
         find(text)
     assert repr(text) in error.value.tried
-    assert "It knows 1.19 to 1.36." in error.value.do
+    assert "It knows 1.19 to 1.36:" in error.value.do
     assert "kubernetes=" in error.value.do
 
 
@@ -117,7 +117,7 @@ def test_skew_that_is_not_supported_is_said(versions: dict[str, str], said: list
         ("v1.19.16", "v1.20.2", ""),
         ("v1.19.16", "v1.21.0", "one minor release at a time"),
         ("v1.31.14", "v1.36.3", "one minor release at a time"),
-        ("v1.20.2", "v1.19.16", "going back"),
+        ("v1.20.2", "v1.19.16", "downgrades"),
     ],
 )
 def test_a_step_that_is_not_supported_is_said(before: str, now: str, said: str) -> None:

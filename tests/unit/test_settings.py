@@ -104,7 +104,7 @@ def test_something_else_entirely_is_answered_with_what_there_is(tmp_path: Path) 
     error = refused(tmp_path, environment={"DMUC_XYZZY": "1"})
     assert error.tried == "reading the settings (environment)"
     assert "'xyzzy'" in error.seen
-    assert error.do.startswith("There are: bin_dir, cache, deadline, ")
+    assert error.do.startswith("Settings: bin_dir, cache, deadline, ")
     assert "programs" not in error.do  # what the dataclass holds, but nobody can set by that name
 
 
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     "text", ["machine = true", "[machine]\nname = 1", "machine = []", 'machine = ""', "deadline = []"]
 )
 def test_what_is_no_plain_value_is_refused(tmp_path: Path, text: str) -> None:
-    assert "a plain value is needed" in refused(tmp_path, text).seen
+    assert "must be a plain value" in refused(tmp_path, text).seen
 
 
 def test_a_release_without_quotes_in_the_file_is_not_taken_for_another(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_range_that_cannot_be_is_refused(tmp_path: Path, name: str, value: str
 )
 def test_a_machine_name_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     error = refused(tmp_path, words={"machine": name})
-    assert "plain value" in error.seen if not name.strip() else "not a name" in error.seen
+    assert "plain value" in error.seen if not name.strip() else "not a valid name" in error.seen
 
 
 @pytest.mark.parametrize("name", ["a", "dmuc2", "thirteen-char", "host"])
@@ -244,7 +244,7 @@ def test_a_choice_that_there_is_not_is_answered_with_those_that_there_are(tmp_pa
 
 def test_the_insecure_port_is_not_opened_on_the_host(tmp_path: Path) -> None:
     error = refused(tmp_path, words={"machine": "host", "insecure_port": "on"})
-    assert "every local user" in error.seen and "machine=NAME" in error.do
+    assert "every process" in error.seen and "machine=NAME" in error.do
 
 
 def test_what_a_cluster_was_made_with_counts_where_nobody_says_otherwise(tmp_path: Path) -> None:

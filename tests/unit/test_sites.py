@@ -211,7 +211,7 @@ def test_a_release_that_is_not_there_is_said_with_what_else_can_be_done(context:
         download_sites.obtain(using(context, site.url, "1.20.99"), [(KUBERNETES, n) for n in OF_KUBERNETES], Silent())
     assert re.fullmatch(rf"downloading {site.url}/release/v1.20.99/bin/linux/amd64/[\w-]+.sha256", error.value.tried)
     assert error.value.seen == "the server answers: 404 Not Found"
-    assert error.value.do.startswith("It has no such file.\nAnother release: kubernetes=VERSION. ")
+    assert error.value.do.startswith("The site has no such file.\nAnother release: kubernetes=VERSION. ")
     assert "kubernetes_site=URL" in error.value.do and "bin_dir=DIRECTORY" in error.value.do
     assert in_cache(context) == []
 

@@ -1,0 +1,36 @@
+"""What a user reads is in plain English: README, the tour, and each string of the code (docstring, reason, message)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.support import CHECKOUT
+
+EXEMPT: tuple[str, ...] = ("tasks/core",)  # folders that are not rewritten yet
+AVOIDED = re.compile(
+    r"\b(somebody|nobody|whoever|everybody|whom|anew|mend|take[ns]? back|slides?|wish(es)?|stands in|is to)\b", re.I
+)
+PATTERNS = ("README.md", "dodo.py", "tasks/**/*.toml", "tasks/**/*.py", "scripts/*.py")
+FILES = sorted(str(path.relative_to(CHECKOUT)) for pattern in PATTERNS for path in CHECKOUT.glob(pattern))
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the strings of a Python file, or the lines of another file, with their line numbers."""
+    if path.suffix != ".py":
+        yield from enumerate(path.read_text().splitlines(), 1)
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith(EXEMPT)])
+def test_no_avoided_word(name: str) -> None:
+    plain = [(line, " ".join(re.sub(r"https?://\S+", "", text).split())) for line, text in texts(CHECKOUT / name)]
+    found = [f"{name}:{line}: {match[0]!r} in: {text}" for line, text in plain if (match := AVOIDED.search(text))]
+    assert not found, "\n".join(found)
