@@ -106,7 +106,7 @@ def flags(daemon: Daemon, context: Context) -> dict[str, str]:
 
 
 def counts(directory: Path) -> Iterator[str]:
-    """What minimal means to the walk-through, counted; its own numbers are those of its last slide."""
+    """Count what minimal means; the numbers of the walk-through are those that it ends with."""
     # etcd, API server, controller manager, Docker, kubelet, scheduler, kube-proxy; --etcd-servers, --kubeconfig,
     # three times --master; ~/.kube/config.
     columns = {"the walk-through": (7, 5, 1, 0)}
@@ -160,7 +160,7 @@ def releases() -> Iterator[str]:
         engines = "docker, containerd" if row.dockershim else "containerd"
         token = "from the API server" if row.projected_tokens else "in a Secret"
         modes = ", ".join(f"{mode} (alpha)" if gate else mode for mode, gate in row.proxy_modes.items())
-        cgroups = "refuses, unless told" if row.fail_cgroup_v1 else "runs"
+        cgroups = "refuses by default" if row.fail_cgroup_v1 else "runs"
         rows.setdefault((row.security, engines, token, modes, cgroups), []).append(row.minor)
     for seen, minors in rows.items():
         name = minors[0] if len(minors) == 1 else f"{minors[0]} to {minors[-1]}"

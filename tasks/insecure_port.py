@@ -1,6 +1,6 @@
 """The insecure port: plain HTTP on localhost:8080, as in the walk-through, where every request is the administrator's.
 
-Up to 1.19 the API server itself serves it. Since 1.20 it does not, and `kubectl proxy` stands in front of the API
+Up to 1.19 the API server itself serves it. Since 1.20 it does not, and `kubectl proxy` runs in front of the API
 server and shows the administrator's certificate with each request. So it is there only with insecure_port=on, and only
 inside the machine. With it, every command of the walk-through can be typed as printed, and the components are started
 with the walk-through's flags.

@@ -77,7 +77,7 @@ class Followed:
         for kind, path in _KINDS.items():
             answer = ask_api(self.context, path, partial(keep, kind))
             if not answer:  # asking again only takes time
-                return unknown(f"the API server cannot be asked: {answer.why}")
+                return unknown(f"cannot be asked: {answer.why}")
         self.objects = found
         return works("")
 

@@ -304,10 +304,10 @@ class Daemon:
         """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
         program = self.program_name(context)
         if self.needs_root and not is_root():
-            raise DmucError(f"starting {self.label}", f"{program} needs root.", "Run dmuc as root.")
+            raise DmucError(f"starting {self.name}", f"{program} needs root.", "Run dmuc as root.")
         if self.needs_root and context.settings.shares_host:
             seen = f"{program} needs a machine of its own; beside other clusters it cannot run."
-            raise DmucError(f"starting {self.label}", seen, "Use a machine of its own: machine=NAME.")
+            raise DmucError(f"starting {self.name}", seen, "Use a machine of its own: machine=NAME.")
 
     def _elsewhere(self, context: Context) -> list[Path]:
         """What it keeps outside of our own state, where it could be somebody else's."""
@@ -348,9 +348,7 @@ class Daemon:
     def _wait(self, context: Context, probe: Probe, progress: Progress) -> None:
         record = Record.load(self.record(context))
         if record is None:
-            raise DmucError(
-                f"waiting for {self.label}", "The process was stopped meanwhile.", f"Run again: {self.name}"
-            )
+            raise DmucError(f"waiting for {self.name}", "The process was stopped meanwhile.", f"Run again: {self.name}")
         deadline = context.settings.deadline_of(self.name)
         answer = wait(context, probe, deadline=deadline, progress=progress, alive=record.alive)
         if answer and record.alive():

@@ -240,7 +240,7 @@ def _check_version(program: Path) -> None:
         said, right = str(error), False
     if not right:
         raise DmucError(
-            f"asking the {program.name} of Debian for its version",
+            f"asking the {program.name} of Debian's source or package for its version",
             said.strip(),
             f"It must contain {VERSION}, as in Debian 12. Elsewhere, use your own programs: bin_dir=DIRECTORY.",
         )

@@ -137,7 +137,8 @@ class Stage:
                 continue
             old = before[daemon.name].command[1:] if daemon.name in before else []
             name = Path(record.command[0]).name
-            self.say(f"  restarted {name}; only this has changed:" if old else f"  started {name}", "green")
+            changed = "" if [*old] == [*record.command[1:]] else "; only this has changed:"
+            self.say(f"  restarted {name}{changed}" if old else f"  started {name}", "green")
             why = {flag.text: flag.why for flag in daemon.flags(self.cluster.context)}
             for text in old:
                 if text not in record.command:

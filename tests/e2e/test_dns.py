@@ -18,7 +18,7 @@ RESOLV_CONF = ("cat", "/etc/resolv.conf")
 def test_without_coredns_it_is_said_and_nothing_else_needs_it(cluster: None) -> None:
     done = doit("obtain=debian", "dns", status=1)
     said = done.stdout + done.stderr
-    assert "not among Debian's packages" in said and "coredns_bin=PATH" in said, said
+    assert "has no Debian package" in said and "coredns_bin=PATH" in said, said
     assert executed(doit("service_reachable")) == set()
 
 

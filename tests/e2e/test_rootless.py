@@ -112,7 +112,7 @@ def what_an_ordinary_user_can_ask(user: User) -> None:
     assert re.search("^R scheduler ", listed, re.MULTILINE)
     why = user.doit(ONE, "why", status=1).stdout
     assert "controller_manager" in why
-    assert "takes root" in user.doit(ONE, "kubelet", status=3).stderr
+    assert "needs root" in user.doit(ONE, "kubelet", status=3).stderr
 
 
 def one_that_is_killed_heals(user: User) -> None:
@@ -155,7 +155,7 @@ def test_a_checkout_that_is_somebody_elses(prepared: None, user: User, tmp_path:
     if what == "not whole":
         (user.checkout / ".venv").unlink()
         done = guest.run("env", f"HOME={home}", "scripts/doit", "list", status=3)
-        assert "you may not write there" in done.stderr
+        assert "you have no permission to update it" in done.stderr
         return
     state = home / ".local" / "state" / "dmuc" / "host.guest"
     guest.run("env", f"HOME={home}", "scripts/doit", "machine=host.guest", "pki")

@@ -166,7 +166,7 @@ def test_what_has_ended_or_is_not_valid_yet_is_renewed_and_its_readers_restarted
     begun, key = pids(), (PKI / "kube-scheduler.key").read_bytes()
     make_at(-timedelta(days=400), component("kube-scheduler"))
     make_at(timedelta(hours=2), component("kube-proxy"))
-    assert "kube-scheduler.crt ended on 20" in doit("info", "pki", status=1).stdout
+    assert "kube-scheduler.crt expired on 20" in doit("info", "pki", status=1).stdout
     done = doit("service_reachable")
     assert executed(done) == {"pki", "kubeconfig", "scheduler", "kube_proxy"}, done.stdout
     assert restarted(begun) == {"scheduler", "kube_proxy"}
@@ -180,7 +180,7 @@ def test_when_all_has_ended_the_next_doit_renews_it(cluster: None) -> None:
     admin = Certificate("admin", "ca", "admin", "system:masters", client=True)
     make_at(-timedelta(days=400), admin)
     text = doit("why", status=1).stdout
-    assert re.search(r"^cause: pki: admin\.crt ended on 20", text, re.MULTILINE), text
+    assert re.search(r"^cause: pki: admin\.crt expired on 20", text, re.MULTILINE), text
     assert text.endswith("\nnext: scripts/doit pki\n")
     done = doit("service_reachable")
     assert executed(done) == {"pki", "kubeconfig"}, done.stdout

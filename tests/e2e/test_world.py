@@ -77,6 +77,6 @@ def test_a_full_disk_is_said_and_can_be_cleaned(before: host_picture.Picture, si
     )
     assert "Traceback" not in done.stderr
     assert "o space left on device" in done.stderr
-    assert "Make room on the disk" in done.stderr or "The disk is full." in done.stderr
+    assert "Free some space on the disk" in done.stderr or "The disk is full." in done.stderr
     assert done.stdout.splitlines()[-2:] == ["status 1", "clean 0"] or "status 1\nclean 0" in done.stdout, done
     assert not STATE.exists()

@@ -151,8 +151,8 @@ def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) 
 
 
 def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -> None:
-    replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubectl")
-    with pytest.raises(DmucError, match="asking the new kubectl"):
+    replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubelet")
+    with pytest.raises(DmucError, match="asking the kubelet of Debian"):
         build_kubernetes.build(cache, Silent())
     assert left(cache) == []
 

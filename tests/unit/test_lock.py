@@ -76,7 +76,7 @@ def test_the_second_is_told_who_the_first_is(of_root: Path, context: Context) ->
     with another_process_holding(of_root, context) as holder:
         with pytest.raises(DmucError) as error, only_one(context):
             pytest.fail("two at a time")
-        assert error.value.tried == f"locking the machine {name}"
+        assert error.value.tried == f"locking the machine {context.settings.machine}"
         assert f"(pid {holder.pid})" in error.value.seen
         assert "machine=NAME" in error.value.do
 

@@ -49,7 +49,10 @@ hides = ["unmade"]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     checkout = Checkout(tmp_path)
-    checkout.environment["DMUC_MACHINE"] = "host.one"  # its lock is its own: other tests may run
+    # On the host, and of all runs on this host alone: of several clusters each has a lock of its own.
+    checkout.machine = f"host.{checkout.machine}"
+    checkout.state = checkout.root / "var" / checkout.machine
+    checkout.environment["DMUC_MACHINE"] = checkout.machine
     return checkout
 
 
@@ -118,7 +121,13 @@ def test_each_step_is_told_typed_shown_and_explained(checkout: Checkout) -> None
     done = tour(checkout, TWO, "--yes")
     assert (done.returncode, done.stderr) == (0, "")
     told = [
-        *("━━ Shell ━━", "1/2 Say hello [hello]", "We say hello.", "host.one# echo hello world", "| hello world"),
+        *(
+            "━━ Shell ━━",
+            "1/2 Say hello [hello]",
+            "We say hello.",
+            f"{checkout.machine}# echo hello world",
+            "| hello world",
+        ),
         *("Notice: It says hello.", "Which means: There is a shell.", "2/2 Make a file [file]", "| made"),
     ]
     places = [done.stdout.index(text) for text in told]
@@ -158,7 +167,7 @@ def test_a_command_that_goes_on_for_ever_is_ended(checkout: Checkout) -> None:
     text = text.replace('until = ["^hello"]', 'until = "^hello"')
     done = tour(checkout, text, "--yes")
     assert done.returncode == 0, done.stderr
-    pid = (checkout.root / "var/host.one/home/pid").read_text().strip()
+    pid = (checkout.state / "home/pid").read_text().strip()
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
@@ -211,11 +220,11 @@ def test_it_does_not_go_backwards(checkout: Checkout) -> None:
 
 
 def test_it_does_not_begin_on_a_cluster_that_is_there(checkout: Checkout) -> None:
-    logs = checkout.root / "var" / "host.one" / "logs"
+    logs = checkout.state / "logs"
     logs.mkdir(parents=True)
     (logs / "etcd.log").write_text("--- it has run here\n")
     is_told(tour(checkout, TWO, "--yes"), "starts with an empty machine", "clean", "machine=NAME")
-    assert not (checkout.root / "var/host.one/tour.json").exists()
+    assert not (checkout.state / "tour.json").exists()
 
 
 def test_the_walk_through_takes_a_machine_of_its_own(checkout: Checkout) -> None:
@@ -292,7 +301,7 @@ def test_enter_goes_on_and_q_leaves(checkout: Checkout) -> None:
     status, shown = at_a_terminal(checkout, [("q: leave]", "\n"), ("There is a shell", ""), ("q: leave]", "q\n")])
     assert status == 0
     assert "The cluster stays as it is" in shown
-    assert not (checkout.root / "var/host.one/home/made").exists()
+    assert not (checkout.state / "home/made").exists()
     assert "✓ hello" in tour(checkout, TWO, "--list").stdout
 
 

@@ -69,7 +69,7 @@ COMMIT
 COMMIT
 """
 NO_TOKEN = 'Error creating: No API token found for service account "default", retry after the token is automatically c'
-UNREADABLE = "the API server cannot be asked: the API server does not answer: connection refused"
+UNREADABLE = "cannot be asked: the API server does not answer: connection refused"
 
 # Objects
 
