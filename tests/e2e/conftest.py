@@ -148,17 +148,20 @@ def take() -> host_picture.Picture:
     return host_picture.take(
         roots=[*own_host.EMPTY, own_host.VAR],
         layers=own_host.LAYERS,
-        ignore_files=[own_host.OWN, ROOT / ".pytest_cache", Path("/tmp/pytest-of-root")],
+        # The checkout, perhaps below /tmp, is a layer; the cache is kept.
+        ignore_files=[own_host.OWN, own_host.CACHE, ROOT, ROOT / ".pytest_cache", Path("/tmp/pytest-of-root")],
     )
 
 
 def prepare() -> None:
     """On the real host, have everything that is obtained once: Debian's packages, programs and images in the cache."""
-    doit("clean")
-    # Building Kubernetes takes minutes, once for each machine that the tests run on.
-    doit("binaries", "image_content", timeout=3600)
-    doit("engine=containerd", "binaries", timeout=600)
-    doit("clean")
+    machine = f"machine=e2e-{os.getpid()}"  # never powered on, and another one in another run of the tests
+    try:
+        # Building Kubernetes takes minutes, once for each machine that the tests run on.
+        doit(machine, "binaries", "image_content", timeout=3600)
+        doit(machine, "engine=containerd", "binaries", timeout=600)
+    finally:
+        doit(machine, "clean")
 
 
 @pytest.fixture(scope="session")

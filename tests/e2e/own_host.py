@@ -2,10 +2,10 @@
 
     python -m tests.e2e.own_host tests/e2e [ARGUMENT OF PYTEST ...]
 
-It has processes, links, mounts, IPC and cgroups of its own. /tmp, /var/tmp, /run, /dev/shm and the checkout's var/ are
-empty at first. The other directories are overlays on the real ones: their upper layers are all that was written on this
-host, whatever other programs write below meanwhile. The cache is the real one. When the command has ended, nothing is
-left: processes, links and mounts go with the namespaces, files with a directory in the real var/.
+This host has its own processes, links, mounts, IPC and cgroups. /tmp, /var/tmp, /run, /dev/shm and the checkout's var/
+are empty at first. The other directories are overlays on the real ones: their upper layers hold all that was written on
+this host, and nothing that other programs write on the real one. The cache is the real one. When the command has ended,
+nothing is left: processes, links and mounts end with the namespaces, files with a directory in the real var/.
 
 What no namespace holds is the real host's: the kernel's modules, loop devices, swap, most of /proc/sys outside of net/.
 """
@@ -55,15 +55,16 @@ def run(command: Sequence[str]) -> int:
     name = f"tests-{os.getpid()}"
     groups = [hierarchy.group(name) for hierarchy in cgroups.mounted()]
     with tempfile.TemporaryDirectory(prefix=f"own-host-{os.getpid()}-", dir=VAR) as disk:
-        cgroups.make(name)
         joining = cgroups.joining(group / "cgroup.procs" for group in groups)
         inside = (sys.executable, "-m", "tests.e2e.own_host", _INSIDE, disk, *command)
-        process = subprocess.Popen([*_UNSHARE, *joining, "unshare", "--cgroup", *inside], cwd=ROOT)
         try:
-            return process.wait()
+            cgroups.make(name)
+            with subprocess.Popen([*_UNSHARE, *joining, "unshare", "--cgroup", *inside], cwd=ROOT) as process:
+                try:
+                    return process.wait()
+                finally:
+                    process.kill()  # and with it all that runs there, see --kill-child
         finally:
-            process.kill()  # and with it all that runs there, see --kill-child
-            process.wait()
             for group in groups:
                 cgroups.remove(group)
 
@@ -119,14 +120,8 @@ def _overlay(layer: Layer) -> None:
     lower, upper = (str(path.relative_to(OWN)) for path in (layer.lower, layer.upper))
     work = _new(f"work/{Path(upper).name}")
     layer.directory.mkdir(parents=True, exist_ok=True)
-    _mount(
-        "-t",
-        "overlay",
-        "-o",
-        f"lowerdir={lower},upperdir={_new(upper)},workdir={work}",
-        "overlay",
-        str(layer.directory),
-    )
+    options = f"lowerdir={lower},upperdir={_new(upper)},workdir={work}"
+    _mount("-t", "overlay", "-o", options, "overlay", str(layer.directory))
     shutil.copystat(lower, layer.directory)  # what it has is the upper layer's
     os.chown(layer.directory, Path(lower).stat().st_uid, Path(lower).stat().st_gid)
 

@@ -62,13 +62,12 @@ def test_plain_output_says_where_each_part_is(
 
 GOOD = ("kubeconfig",)  # which needs pki
 BAD = ("pki", "binaries", "kubelet_bin=/nosuch")  # side by side: pki, and _packages, which fails
-FAILURE = [
-    "",
-    "✗ packages failed",
-    "asking /nosuch for its version",
-    "There is no such file.",
-    "Name another program with kubelet_bin=PATH or bin_dir=DIRECTORY.",
-]
+
+
+def is_told_of_failure(lines: Sequence[str]) -> bool:
+    """Whether these are a blank line, what has failed, and why."""
+    blank, what, *why = lines
+    return (blank, what) == ("", "✗ packages failed") and any("/nosuch" in line for line in why)
 
 
 @pytest.fixture
@@ -152,10 +151,10 @@ def test_in_a_pipe_each_task_has_a_line_when_it_begins_and_one_when_it_has_ended
 
 
 def test_in_a_pipe_what_has_failed_comes_last(checkout: Checkout) -> None:
-    lines = in_a_pipe(checkout, *BAD)
-    assert lines[-5:] == FAILURE
-    assert len(lines) == 4 + len(FAILURE) == len({*lines}), lines  # two of each task, none twice
-    assert "✗ packages             failed, N s" in without_seconds(lines)
+    lines = without_seconds(in_a_pipe(checkout, *BAD))
+    tasks, told = lines[:4], lines[4:]
+    assert "✗ packages             failed, N s" in tasks and is_told_of_failure(told), lines
+    assert sorted(line[2:6] for line in tasks) == ["pack", "pack", "pki ", "pki "]
 
 
 def test_on_a_terminal_each_task_has_one_row(checkout: Checkout) -> None:
@@ -168,6 +167,6 @@ def test_on_a_terminal_each_task_has_one_row(checkout: Checkout) -> None:
 
 
 def test_on_a_terminal_what_has_failed_comes_below_the_rows(checkout: Checkout) -> None:
-    *rows, last = on_a_terminal(checkout, *BAD)
-    assert rows[-5:] == FAILURE and last == ""
-    assert sorted(line.split()[1:3] for line in rows[:-5]) == [["packages", "failed"], ["pki", "ready"]]
+    lines = on_a_terminal(checkout, *BAD)
+    assert sorted(line.split()[1:3] for line in lines[:2]) == [["packages", "failed"], ["pki", "ready"]]
+    assert is_told_of_failure(lines[2:]), lines
