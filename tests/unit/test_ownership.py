@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plumbum import LocalPath
 
 from tasks.core import ownership
 from tasks.core.errors import DmucError
@@ -42,6 +41,8 @@ def test_the_mark_is_removed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ownership.claim(Host(), tmp_path, Path("/state"))
     (tmp_path / names[1]).touch()
     order: list[str] = []
+    from plumbum import LocalPath  # it takes the environment as it is when it is imported
+
     monkeypatch.setattr(LocalPath, "unlink", lambda path: order.append(path.name))
     ownership.empty(Host(), tmp_path)
     assert sorted(order) == [".dmuc", "a", "z"] and order[-1] == ".dmuc"
