@@ -57,7 +57,7 @@ def _daemon(context: Context) -> Daemon:
 
 
 def _used(context: Context) -> list[str]:
-    return (context.decided(_USED) or choices.engine(context)).split()
+    return (context.decided(context.of_node(_USED)) or choices.engine(context)).split()
 
 
 def _keeps(context: Context) -> Sequence[Path]:
@@ -71,7 +71,7 @@ def _prepare(context: Context) -> None:
         _clean_up(context)
     if not context.machine.disposable:
         _claim(Path(ENGINES[chosen].TRACES.run), context)
-    context.decide(_USED, " ".join([*(name for name in used if name != chosen), chosen]))
+    context.decide(context.of_node(_USED), " ".join([*(name for name in used if name != chosen), chosen]))
     if (prepare := _daemon(context).prepare) is not None:
         prepare(context)
 
@@ -133,6 +133,7 @@ def _remove_bridge(context: Context, name: str) -> None:
 
 CONTAINER_ENGINE = Daemon(
     name="container_engine",
+    nodes="each",
     doc="start the container engine, which runs the containers: Docker or containerd",
     program=lambda context: _daemon(context).program_name(context),
     tools=lambda context: resolve(_daemon(context).tools, context),

@@ -39,6 +39,7 @@ def _remove(context: Context) -> None:
 
 IMAGES = Goal(
     name="images",
+    nodes="each",
     doc="pull the images into the engine: nginx, and pause for the Pod sandbox",
     holds=_are_there,
     make=_pull,

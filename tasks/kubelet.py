@@ -19,7 +19,6 @@ from .core.goal import Goal
 from .core.graph import Part
 from .core.iptables import Chains
 from .core.probe import All, Http, ask_api, wait_or_fail
-from .core.process import Record
 from .core.progress import Progress
 from .core.release import CONTAINERD_SOCKET
 from .core.result import Result
@@ -123,7 +122,7 @@ def _has_registered(context: Context) -> Result:
 
 
 def _node_is_ready(context: Context) -> Result:
-    record = Record.load(context.pidfiles / "kubelet.pid")
+    record = KUBELET.process(context)
     begun = record.since if record else 0.0
 
     def judge(node: Any) -> Result:
@@ -153,6 +152,7 @@ def _clean_up(context: Context) -> None:
 
 KUBELET = Daemon(
     name="kubelet",
+    nodes="each",
     doc="start the kubelet, which registers the machine as a node and runs its Pods",
     program="kubelet",
     flags=flags,
@@ -202,6 +202,7 @@ def _await_schedulable(context: Context, progress: Progress) -> None:
 # A new node has the taint not-ready until the controller manager has seen that it is Ready; no Pod is scheduled before.
 SCHEDULABLE = Goal(
     name="schedulable",
+    nodes="each",
     hidden=True,
     doc="wait until Pods can be scheduled on the node",
     holds=_is_schedulable,

@@ -43,6 +43,7 @@ def _power_on(context: Context, progress: Progress) -> None:
 
 MACHINE = Goal(
     name="machine",
+    nodes="each",
     doc="power on the machine dmuc1, on which no component runs yet",
     holds=_is_on,
     make=_power_on,

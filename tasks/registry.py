@@ -102,6 +102,7 @@ def _local_files(context: Context) -> Mapping[Path, str]:
 
 REGISTRY = Daemon(
     name="registry",
+    nodes="each",
     hidden=True,
     doc="start the registry that serves the images built by dmuc",
     program="docker-registry",

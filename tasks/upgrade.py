@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from . import binaries
 from .core.context import Context
-from .core.process import Record
 
 
 def if_upgrading(context: Context, *names: str) -> Sequence[str]:
@@ -24,6 +23,7 @@ def if_upgrading(context: Context, *names: str) -> Sequence[str]:
 def _replaces(context: Context) -> bool:
     """Return whether a process runs whose program is not the wanted one; the programs may not be known yet."""
     wanted = {found.path: found.fingerprint for found in binaries.known(context).values()}
-    records = [record for path in context.pidfiles.glob("*.pid") if (record := Record.load(path))]
-    programs = [(record.command[0], record) for record in records if record.alive()]
+    processes = context.machine.processes
+    records = [record for record in processes.all_recorded(context.pidfiles) if processes.is_alive(record)]
+    programs = [(record.command[0], record) for record in records]
     return any(wanted.get(program) != record.inputs.get(program) for program, record in programs)

@@ -18,7 +18,6 @@ from ..core.context import Context
 from ..core.daemon import Daemon
 from ..core.errors import DmucError
 from ..core.goal import Goal, resolve
-from ..core.process import Record
 from .checklist import WIDTH
 
 if TYPE_CHECKING:
@@ -111,10 +110,10 @@ def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
         running = daemon.running(context)
         if not running:
             return broken("; ".join(filter(None, (running.why, last_words(daemon, context)))))
-        ready, record = daemon.is_ready(context), Record.load(daemon.record(context))
+        ready, record = daemon.is_ready(context), daemon.process(context)
         if ready:
             return works(f"{running.why}: {ready.why}")
-        if record and record.alive() and time.time() - record.since < YOUNG:
+        if record and context.machine.processes.is_alive(record) and time.time() - record.since < YOUNG:
             return waits(f"started {time.time() - record.since:.0f} s ago; {ready.why}")
         return broken(f"{running.why}: {ready.why}")
 

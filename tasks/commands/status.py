@@ -12,7 +12,6 @@ from ..core import api, release
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.probe import ask_api
-from ..core.process import Record
 from ..core.result import Result
 from .base import Command
 
@@ -49,18 +48,18 @@ def show(cluster: Cluster) -> int:
     for heading in ("COMPONENT", "PID", "SINCE", "VERSION", "STATE"):
         table.add_column(heading, no_wrap=heading != "STATE")
     all_ready = is_up.yes
-    for daemon in cluster.daemons:
-        if daemon.disabled_because(context) or (context.settings.shares_host and daemon.needs_root):
+    for task, daemon, there in cluster.placed():
+        if daemon.disabled_because(there) or (context.settings.shares_host and daemon.needs_root):
             continue  # not part of this cluster
-        record = Record.load(daemon.record(context))
-        alive = record is not None and record.alive()
-        result = daemon.is_ready(context)
+        record = daemon.process(there)
+        alive = record is not None and there.machine.processes.is_alive(record)
+        result = daemon.is_ready(there)
         all_ready = all_ready and result.yes
         table.add_row(
-            daemon.name,
+            task,
             str(record.pid) if record and alive else "-",
             _ago(time.time() - record.since) if record and alive else "-",
-            versions.get(daemon.program_name(context), "-"),
+            versions.get(daemon.program_name(there), "-"),
             "[green]ready[/]" if result else f"[red]not ready[/]: {escape(result.why)}",
         )
     console.print(table)

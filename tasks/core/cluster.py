@@ -32,6 +32,20 @@ class Cluster:
         """The parts that are processes, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
 
+    def placed(self) -> list[tuple[str, Daemon, Context]]:
+        """Return every daemon on every node that it is on: its task, itself, and the cluster as seen from there."""
+        nodes = [node.name for node in self.context.nodes]
+        several = len(nodes) > 1
+        return [
+            (
+                f"{daemon.name}:{node}" if several and daemon.nodes == "each" else daemon.name,
+                daemon,
+                self.context.on(node),
+            )
+            for daemon in self.daemons
+            for node in (nodes if daemon.nodes == "each" else nodes[:1])
+        ]
+
     def refuse_impossible(self, names: Collection[str]) -> None:
         """Raise DmucError when one of these tasks can never be on the host, before the others take their time."""
         for daemon in self.daemons if self.context.settings.on_host else ():
@@ -39,9 +53,9 @@ class Cluster:
                 daemon.refuse_where_it_cannot_be(self.context)
 
     def running(self) -> dict[str, Record]:
-        """Give the daemons that run, by label."""
-        records = {daemon.name: Record.load(daemon.record(self.context)) for daemon in self.daemons}
-        return {label: record for label, record in records.items() if record and record.alive()}
+        """Return the daemons that run, by task."""
+        records = {task: (daemon.process(there), there) for task, daemon, there in self.placed()}
+        return {task: r for task, (r, there) in records.items() if r and there.machine.processes.is_alive(r)}
 
     def choose_ports(self) -> None:
         """Have a port for everything that listens, before anything is started that must know it."""
@@ -57,9 +71,9 @@ class Cluster:
         _run_all("powering off", self._power_off())
 
     def _power_off(self) -> list[Step]:
-        # The machine, and those that were not in it.
-        stops = [(daemon.name, partial(daemon.stop, self.context)) for daemon in reversed(self.daemons)]
-        return [("machine", self.context.machine.power_off), *stops]
+        machines = [(node.machine.name, node.machine.power_off) for node in reversed(self.context.nodes)]
+        # Then what was not in them.
+        return [*machines, *((task, partial(daemon.stop, there)) for task, daemon, there in reversed(self.placed()))]
 
     def undo(self, names: Collection[str], done: Callable[[str], None]) -> None:
         """Take back those of the goals that can be, the last first; `done` is told of each.
@@ -71,14 +85,14 @@ class Cluster:
     def undos(self) -> list[Step]:
         """Return how the goals are taken back, the last first."""
         goals = reversed(join(self.parts, self.context))
-        return [(goal.name, partial(goal.undo, self.context)) for goal in goals if goal.undo is not None]
+        return [(goal.name, partial(goal.undo, self.context.on(goal.node))) for goal in goals if goal.undo is not None]
 
     def remove(self) -> None:
         """Power off and remove all state. Can be interrupted anywhere and repeated.
 
         Raises DmucError when something is left, after all else was removed; the state stays then: it tells of the rest.
         """
-        undos = [] if self.context.machine.disposable else self.undos()
+        undos = [] if all(node.machine.disposable for node in self.context.nodes) else self.undos()
         _run_all("removing the cluster", [*undos, *self._power_off()])
         state = self.context.state
         if state.exists():

@@ -90,6 +90,10 @@ class Context:
         found: str | None = read_json(self._decisions).get(question)
         return found
 
+    def of_node(self, question: str) -> str:
+        """Return the question as it is asked about this node, for `decided` and `decide`."""
+        return question if self.node is self.nodes[0] else f"{question} of {self.node.name}"
+
     def decide(self, question: str, result: str) -> None:
         """Remember, until clean, what was found out once and must not change under a running cluster."""
         with _deciding:

@@ -45,7 +45,8 @@ def join(parts: Sequence[Part], context: Context) -> list[Goal]:
 
     def joined(goal: Goal, node: str) -> Goal:
         def those(names: Sequence[str], started: bool) -> list[str]:
-            return [full(f"{n}{STARTED}" if started and n in have_a_start else n, node) for n in names]
+            found = (full(f"{n}{STARTED}" if started and n in have_a_start else n, node) for n in names)
+            return [*dict.fromkeys(found)]
 
         there = context.on(node) if node else context
         needs = those(resolve(goal.needs, there), goal.needs_started)

@@ -52,6 +52,9 @@ class Processes(Protocol):
     def recorded(self, pidfile: Path) -> Record | None:
         """Return the process that the file remembers; None when there is no such file, or it is not one of ours."""
 
+    def all_recorded(self, directory: Path) -> list[Record]:
+        """Return the processes that the files in the directory remember."""
+
     def save(self, pidfile: Path, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int) -> None:
         """Remember the live process `pid` in the file."""
 

@@ -210,6 +210,10 @@ class LocalProcesses:
         """Return the process that the file remembers."""
         return Record.load(pidfile)
 
+    def all_recorded(self, directory: Path) -> list[Record]:
+        """Return the processes that the files in the directory remember."""
+        return [record for path in directory.glob("*.pid") if (record := Record.load(path))]
+
     def save(self, pidfile: Path, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int) -> None:
         """Remember the live process `pid` in the file."""
         Record.of(pid, command, inputs, log_start).save(pidfile)

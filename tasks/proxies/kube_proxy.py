@@ -82,6 +82,7 @@ def _remove_other_rules(context: Context) -> None:
 
 KUBE_PROXY = Daemon(
     name="kube_proxy",
+    nodes="each",
     doc="start kube-proxy, which makes Services reachable",
     program="kube-proxy",
     flags=flags,
