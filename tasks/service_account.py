@@ -12,7 +12,9 @@ The walk-through lists three ways past the missing token, and service_account= c
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import base64
+import hashlib
+import json
 from typing import Any
 
 from .core import api
@@ -42,9 +44,8 @@ def _ask(context: Context) -> tuple[Result, list[str]]:
         return Result(bool(names), "the ServiceAccount default has no token yet")
 
     def is_of_our_key(secret: Any) -> Result:
-        made = datetime.strptime(secret["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        if made.timestamp() < int((context.pki / "sa.key").stat().st_mtime):
-            return Result(False, f"the token in the Secret {name} was signed with an old key")
+        if _key_of(secret) != key_id((context.pki / "sa.pub").read_text("utf-8")):
+            return Result(False, f"the token in the Secret {name} was signed with another key")
         return Result(True, f"the token is in the Secret {name}")
 
     result = ask_api(context, ACCOUNT, has_one)
@@ -53,6 +54,24 @@ def _ask(context: Context) -> tuple[Result, list[str]]:
         if result:
             break
     return result, names
+
+
+def key_id(public_key: str) -> str:
+    """Return the name that Kubernetes gives a key in the tokens that it signs with it; `public_key` is in PEM.
+
+    See keyIDFromPublicKey in pkg/serviceaccount/jwt.go of Kubernetes.
+    """
+    der = base64.b64decode("".join(line for line in public_key.splitlines() if "-----" not in line))
+    return base64.urlsafe_b64encode(hashlib.sha256(der).digest()).decode().rstrip("=")
+
+
+def _key_of(secret: Any) -> str:
+    """Return the id of the key that has signed the token in a Secret; empty when there is no such token (RFC 7515)."""
+    try:
+        header = base64.b64decode(secret["data"]["token"]).decode().partition(".")[0]
+        return str(json.loads(base64.urlsafe_b64decode(f"{header}==")).get("kid", ""))
+    except (KeyError, ValueError):
+        return ""
 
 
 def _is_given_to_pods(context: Context) -> Result:

@@ -252,7 +252,7 @@ def _write_key(path: Path, key: EllipticCurvePrivateKey) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if path.exists() and path.read_bytes() == content:  # the time of a key is when it was made: see service_account.py
+    if path.exists() and path.read_bytes() == content:
         path.chmod(0o600)
         return
     write_atomic(path, content.decode(), 0o600)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from tasks import apiserver, controller_manager, insecure_port, service_account
+from tasks.core.certificates import KeyPair, make
 from tasks.core.context import Context
 from tasks.core.result import Result
 from tests.unit.support import a_context
@@ -67,10 +71,37 @@ def test_up_to_1_20_the_token_is_in_a_secret(tmp_path: Path, made: dict[str, Any
     for release in ("1.19", "1.20"):
         assert not service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
     made[service_account.ACCOUNT] = MOUNTS | {"secrets": [{"name": "default-token-x"}]}
-    made[SECRET] = {"metadata": {"creationTimestamp": "2099-01-01T00:00:00Z"}}
+    make(tmp_path / "other", [KeyPair("sa")])
     for release in ("1.19", "1.20"):
-        result = service_account.SERVICE_ACCOUNT.holds(a_cluster(tmp_path, release, "keys"))
+        context = a_cluster(tmp_path, release, "keys")
+        make(context.pki, [KeyPair("sa")])
+        made[SECRET] = a_secret(context.pki / "sa.pub")
+        result = service_account.SERVICE_ACCOUNT.holds(context)
         assert result and "default-token-x" in result.why
+        os.utime(context.pki / "sa.key")  # as `cp` and a restored backup do: it is still this key
+        assert service_account.SERVICE_ACCOUNT.holds(context)
+        for other in (a_secret(tmp_path / "other/sa.pub"), {"data": {"token": "bm8gdG9rZW4="}}, {}):
+            made[SECRET] = other
+            result = service_account.SERVICE_ACCOUNT.holds(context)
+            assert not result and "signed with another key" in result.why
+
+
+def a_secret(public_key: Path) -> dict[str, Any]:
+    """A Secret as the controller manager makes it; of the token only the header tells the key."""
+    header = json.dumps({"alg": "ES256", "kid": service_account.key_id(public_key.read_text())}).encode()
+    token = f"{base64.urlsafe_b64encode(header).decode().rstrip('=')}.claims.signature"
+    return {"data": {"token": base64.b64encode(token.encode()).decode()}}
+
+
+def test_the_id_of_a_key_is_the_one_that_kubernetes_makes() -> None:
+    """The key of a cluster, and what the header of a token said that its kube-controller-manager 1.20.2 had signed."""
+    key = """\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE3RJlHnwZeAfKPDyjtPJK8WeFxfdu
+LcyLX19PeL7/lLvx08UnufoI7Jnh5ALq7nvrwI8ihe1qRk/g/fhfvwfsJA==
+-----END PUBLIC KEY-----
+"""
+    assert service_account.key_id(key) == "AD11lX_O6TbXeeZykVf-l-ieZWGlill_E8IpoWBOYak"
 
 
 @pytest.mark.parametrize("release", ["1.19", "1.20", "1.23", "1.36"])
