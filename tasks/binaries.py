@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -181,6 +180,8 @@ def _site_reachable(site: str) -> bool:
 
 def find_all(context: Context) -> dict[str, Found | None]:
     """Return each wanted program where it is now; None for a missing one. Raise DmucError, as `find` does."""
+    from concurrent.futures import ThreadPoolExecutor
+
     programs = wanted(context)
     with ThreadPoolExecutor(max(len(programs), 1)) as pool:
         return dict(zip(programs, pool.map(lambda p: find(context, p), programs.values()), strict=True))

@@ -8,7 +8,6 @@ Beside other clusters (machine=host.NAME), etcd listens on a free port.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +73,8 @@ def _data(context: Context) -> Path:
 
 
 def _identify(context: Context) -> None:
+    import uuid
+
     if not (_data(context) / "member").exists() or not identity(context).exists():
         write_atomic(identity(context), f"{uuid.uuid4()}\n")
 

@@ -6,12 +6,14 @@ It is kube-proxy, as in the walk-through (proxies/kube_proxy.py); another one is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .core.context import Context
 from .core.daemon import Daemon
 from .proxies import kube_proxy
-from .proxies.netfilter import Table
+
+if TYPE_CHECKING:
+    from .proxies.netfilter import Table
 
 
 class ServiceProxy(Protocol):

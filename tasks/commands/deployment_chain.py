@@ -5,7 +5,6 @@ Each step is a check of `doit why` (see why.py), based on API objects, on kube-p
 
 from __future__ import annotations
 
-import http.client
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -271,7 +270,7 @@ class DeploymentChain:
         url = f"{self.context.server}{path}?container={container}&tailLines=1&previous={before}"
         try:
             status, text = request(self.context, url)
-        except (OSError, http.client.HTTPException):
+        except OSError:
             return ""
         return f"; its log ends: {text.strip()}" if status == 200 and text.strip() else ""
 
@@ -364,7 +363,7 @@ def _asked(context: Context, address: str) -> Result:
     url = f"http://{address}/"
     try:
         status, body = request(context, url)
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         return Result(False, f"{url} does not answer: {error or type(error).__name__}")
     title = re.search(r"<title>\s*(.*?)\s*</title>", body, re.DOTALL | re.IGNORECASE)
     return Result(status < 500, f"{url} answers: {title[1] if title else status}")

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import http.client
 import os
 import re
 import shutil
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import DmucError, Interrupted
 from .progress import Progress
+
+if TYPE_CHECKING:
+    import http.client
 
 _T = TypeVar("_T")
 
@@ -53,6 +52,8 @@ def fetch_all(wanted: Sequence[Download], progress: Progress, patience: float = 
 
     When one cannot be had, the others stop where they are.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     over = threading.Event()
 
     def one(file: Download) -> None:
@@ -119,6 +120,10 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
 
 def reachable(url: str, timeout: float = 2.0) -> bool:
     """Whether the server at `url` answers a HEAD request, with any status, within `timeout` seconds."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
     answered = threading.Event()
 
     def ask() -> None:
@@ -162,6 +167,10 @@ class _Waiting:
 
 def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None:
     """Get what `part` does not have yet, or all of it when the server cannot resume."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
     part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -189,6 +198,7 @@ def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None
 
 def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
     """Give the SHA-256 sum that is published for the file `name`."""
+    import urllib.request
 
     def read() -> str:
         with urllib.request.urlopen(sums_url, timeout=waiting.patience) as response:
@@ -206,6 +216,9 @@ def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
 
 def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: threading.Event) -> _T:
     """Do `action`; again when the connection stalls or breaks off. Whatever else goes wrong is said as a DmucError."""
+    import http.client
+    import urllib.error
+
     import tenacity
 
     tried = f"downloading {url}"

@@ -4,7 +4,6 @@ the component that the fact is about.
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
 import subprocess
@@ -128,6 +127,8 @@ class HostFacts:
     @cached_property
     def _kernel_config(self) -> str:
         """The configuration that the kernel was built with; empty where it is not published."""
+        import gzip
+
         try:
             return gzip.decompress((self.root / "proc/config.gz").read_bytes()).decode()
         except OSError:

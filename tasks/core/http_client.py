@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import http.client
 import socket
 import time
 from collections.abc import Hashable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import http.client
     import ssl
 
     from .context import Context
@@ -29,7 +29,7 @@ def request(
     """GET `url` (http, https, or unix://SOCKET:PATH) from inside the machine; return the status and the body.
 
     With https the server's certificate must be signed by the CA `ca`, and the certificate `client` is shown, unless
-    `own_ca` is false. Raises OSError or http.client.HTTPException when there is no proper answer within LIMIT seconds.
+    `own_ca` is false. Raises OSError when there is no proper answer within LIMIT seconds.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
@@ -46,7 +46,7 @@ def request(
         _connect(context, host, int(port or 443)).close()  # where nothing listens, that is the reason to tell
         raise
     kept = context.run.connections.setdefault((host, port, tls), [])
-    with contextlib.suppress(ConnectionError, http.client.BadStatusLine, IndexError):  # it was closed meanwhile
+    with contextlib.suppress(ConnectionError, IndexError):  # it was closed meanwhile
         connection = kept.pop()
         result = _ask(connection, path, keep=True)
         kept.append(connection)
@@ -79,6 +79,8 @@ def connect_unix(context: Context, path: str) -> socket.socket:
 
 
 def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConnection:
+    import http.client
+
     connection = http.client.HTTPConnection(host)
     connection.auto_open = 0  # it must never connect by itself, from outside of the machine
     connection.sock = stream
@@ -87,6 +89,8 @@ def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConne
 
 def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tuple[int, str]:
     """Send the request and return status and body; close the connection unless it is kept and all is well."""
+    import http.client
+
     complete = False
     try:
         connection.request("GET", "/" + path.lstrip("/"), headers={} if keep else {"Connection": "close"})
@@ -101,6 +105,10 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tu
         response.close()  # so that the connection can take the next request
         complete = True
         return response.status, body.decode(errors="replace")
+    except ConnectionError:  # among them http.client's own, of a connection that was closed
+        raise
+    except http.client.HTTPException as error:
+        raise OSError(str(error) or type(error).__name__) from error
     finally:
         if not keep or not complete:
             connection.close()

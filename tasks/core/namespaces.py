@@ -13,7 +13,6 @@ host's end of the link are left for us to remove.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import ipaddress
 import json
@@ -397,6 +396,8 @@ def _only_child(parent: subprocess.Popen[Any]) -> int | None:
 @contextlib.contextmanager
 def _network_of(pid: int) -> Iterator[None]:
     """Be in the network namespace of `pid`, this thread alone (setns(2)); os.setns comes only with Python 3.12."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(namespace: int) -> None:

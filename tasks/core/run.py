@@ -6,7 +6,6 @@ shows. Outside of `doit run` the selection is empty, and nobody sets the stop si
 
 from __future__ import annotations
 
-import http.client
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from .report import Board
 
 if TYPE_CHECKING:
+    import http.client
+
     from .machine import Spawned
 
 

@@ -5,13 +5,11 @@ What a cluster was made with < `cluster.toml` < environment (`DMUC_NAME`) < `doi
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import itertools
 import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -155,10 +153,12 @@ def _range(source: str, name: str, value: str, shortest: int) -> str:
 
 
 def _from_file(path: Path) -> dict[str, object]:
+    if not path.exists():
+        return {}
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
     except OSError as error:
         raise _bad(str(path), f"it cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -201,6 +201,8 @@ def load(
             if name != given and layer is not remembered:
                 warn(f"deprecated: the setting {given} is now called {name} ({source})")
             if name not in known:
+                import difflib
+
                 near = difflib.get_close_matches(name, sorted(known), 1)
                 hint = (
                     f"Did you mean {near[0]}?"

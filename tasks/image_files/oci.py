@@ -6,19 +6,20 @@ can pull. Registry: the filesystem layout of distribution 2.8 (registry/storage/
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
-import platform
 import stat
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.errors import DmucError
 from ..core.machine import ARCHITECTURES
+
+if TYPE_CHECKING:
+    import tarfile
 
 # Raise it when the same recipe comes out as other bytes, here or in recipes.py: then images in caches are made again.
 FORMAT = 1
@@ -64,6 +65,8 @@ def pack(root: Path, config: ImageConfig) -> Image:
 
     Raise DmucError on a processor that is not in ARCHITECTURES.
     """
+    import gzip
+
     tree = _tar(root)
     layer = gzip.compress(tree, mtime=0)
     details = {
@@ -111,6 +114,8 @@ def store(registry_root: Path, repository: str, tag: str, image: Image) -> str:
 
 
 def _tar(root: Path) -> bytes:
+    import tarfile
+
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path in sorted(root.rglob("*")):
@@ -128,6 +133,8 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _architecture() -> str:
+    import platform
+
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise DmucError(

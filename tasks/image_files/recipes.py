@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -122,6 +121,8 @@ def registry_root(cache: Path) -> Path:
     Its name is a digest of the recipes, of how they are packed, and of the processor. So a changed recipe is built into
     another directory, and a registry can still serve the old one.
     """
+    import platform
+
     made_of = [oci.FORMAT, platform.machine(), *(asdict(recipe) for recipe in RECIPES)]
     return cache / "images" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
 

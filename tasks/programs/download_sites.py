@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +137,8 @@ def _file(context: Context, project: Project, program: str) -> Download:
 
 def _unpack(archive: Path, wanted: Iterable[str]) -> None:
     """Unpack all programs of the archive beside it, and remove it. Raise DmucError when a wanted program is missing."""
+    import tarfile
+
     part = archive.with_name("unpacking.part")
     try:
         with tarfile.open(archive) as opened:

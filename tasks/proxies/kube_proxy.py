@@ -7,6 +7,7 @@ the kernel's load balancer, and some iptables rules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from .. import api_client, upgrade
 from ..core import iptables
@@ -17,7 +18,9 @@ from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import All, Http
 from ..core.result import Result
-from .netfilter import Table, read_iptables, read_nftables
+
+if TYPE_CHECKING:
+    from .netfilter import Table
 
 IDENTITY = "kube-proxy"
 
@@ -29,6 +32,8 @@ def modes(context: Context) -> Mapping[str, str]:
 
 def rules(context: Context) -> Mapping[str, Table] | None:
     """Return the rules that kube-proxy has written; see ServiceProxy."""
+    from .netfilter import read_iptables, read_nftables
+
     tables = read_iptables(context.machine)
     if "nat" in tables and "KUBE-SERVICES" in tables["nat"].chains:
         return tables
