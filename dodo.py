@@ -24,10 +24,10 @@ from tasks import (
     scheduler,
     service,
     service_account,
+    service_proxy,
 )
 from tasks.commands.loader import ClusterLoader
 from tasks.core.graph import Part
-from tasks.proxies import kube_proxy
 
 PARTS: list[Part] = [
     *machine.PARTS,  # a machine, on which no component runs yet
@@ -45,7 +45,7 @@ PARTS: list[Part] = [
     *kubelet.PARTS,  # registers the machine as a node
     *scheduler.PARTS,  # assigns nodes to Pods
     *service.PARTS,  # kubectl expose deployment web --port=80
-    *kube_proxy.PARTS,  # makes Services reachable
+    *service_proxy.PARTS,  # makes Services reachable
     *service.REACHABLE,  # Welcome to nginx!
     *dns.PARTS,  # not in the walk-through: names for Services, if requested
 ]

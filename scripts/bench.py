@@ -191,7 +191,7 @@ STEPS: dict[str, Callable[[Context], None]] = {
     "scheduler": start(scheduler.SCHEDULER),
     "Pod runs": await_pod("Running"),
     "kubectl expose": lambda context: kubectl(context, "expose", "deployment", "web", "--port=80"),
-    "kube-proxy": start(kube_proxy.KUBE_PROXY),
+    "kube-proxy": start(kube_proxy.DAEMON),
     "answer": lambda context: service.SERVICE_REACHABLE.make(context, Silent()),
 }
 

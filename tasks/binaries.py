@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from . import choices, etcd
+from . import etcd
 from .core import debian, download, release
 from .core.context import Context
 from .core.errors import DmucError
@@ -32,6 +32,7 @@ from .core.machine import SYSTEM_PATH
 from .core.progress import Progress
 from .core.result import Result
 from .core.settings import Settings
+from .engines.chosen import ENGINES, engine, refuse_kubelet
 from .programs import build_kubernetes, download_sites, executable
 from .programs.catalog import PROGRAMS, Program, tools, wanted
 from .programs.executable import Found
@@ -147,7 +148,8 @@ def _are_known(context: Context) -> Result:
         server, *others = kubernetes
         said.append(f"Kubernetes {programs[server].version} ({programs[server].source})")
         kubernetes = [name for name in others if programs[name].version != programs[server].version]
-    told = [name for name in (*kubernetes, "etcd", "dockerd", "containerd") if name in programs]
+    engines = [one.DAEMON.program_name(context) for one in ENGINES.values()]
+    told = [name for name in (*kubernetes, "etcd", *engines) if name in programs]
     said += [f"{name} {programs[name].version}" for name in told]
     skew = release.skew(versions(context))
     return Result(True, "; ".join([", ".join(said), *skew]))
@@ -293,8 +295,8 @@ def _obtain(context: Context, progress: Progress) -> None:
             "Name the programs with bin_dir=DIRECTORY, or choose where to get them: obtain=download or obtain=debian.",
         )
     if kubelet := found.get("kubelet"):
-        containerd = found.get("containerd")
-        choices.refuse_kubelet(context, release.of(kubelet.version), containerd.version if containerd else "")
+        its_engine = found.get(engine(context).DAEMON.program_name(context))
+        refuse_kubelet(context, release.of(kubelet.version), its_engine.version if its_engine else "")
     before = _server_before(context)
     there = _found_earlier(context) | {name: program for name, program in found.items() if program is not None}
     for name, program in there.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .core.context import Context
 from .core.errors import DmucError
-from .core.release import Release, cri_of_containerd
 
 DNS_DECISION = "dns"  # "yes" after `doit dns`, until `doit clean dns`
 
@@ -28,25 +27,10 @@ def dns_enabled(context: Context) -> bool:
     return context.decided(DNS_DECISION) == "yes"
 
 
-def refuse_kubelet(context: Context, its: Release, containerd: str = "") -> None:
-    """Raise DmucError when a kubelet of the release `its` cannot use the engine; `containerd` is a version."""
-    if engine(context) == "docker" and not its.dockershim:
-        said = (
-            "engine=docker" if context.settings.engine != "auto" else f"Docker is the engine of {context.release.minor}"
-        )
-        seen = f"{said}: a kubelet of {its.minor} cannot use Docker; 1.23 is the last release that can."
-        raise DmucError("choosing the container engine", seen, "Use engine=containerd.")
-    if engine(context) == "containerd" and containerd and not {*its.cri} & {*cri_of_containerd(containerd)}:
-        seen = f"A kubelet of {its.minor} needs CRI {', '.join(its.cri)}, which containerd {containerd} does not have."
-        raise DmucError("choosing the container engine", seen, "Use another with containerd_bin=PATH, such as 1.7.")
-
-
 def refuse_impossible(context: Context) -> None:
     """Raise DmucError when the release, or the kernel, does not support what the settings ask for."""
     row, chosen = context.release, context.settings
     tried = f"reading the settings for Kubernetes {chosen.kubernetes}"
-    if "kubelet" not in chosen.programs:  # the user's own kubelet may be of another release, and is checked later
-        refuse_kubelet(context, row)
     if chosen.proxy_mode not in row.proxy_modes and "kube-proxy" not in chosen.programs:  # likewise
         seen = f"proxy_mode={chosen.proxy_mode}: this kube-proxy has {', '.join(row.proxy_modes)}."
         raise DmucError(tried, seen, "nftables came with 1.29.")

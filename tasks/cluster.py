@@ -24,6 +24,7 @@ from .core.node import Node
 from .core.report import Reporter
 from .core.run import Run
 from .core.settings import Settings
+from .engines.chosen import refuse_kubelet
 from .machine import DISK, KERNEL, MODULES
 from .programs.catalog import PROGRAMS
 
@@ -56,6 +57,8 @@ def load(
     node = Node(_node_name(chosen), _machine(chosen, state, run), chosen.address, chosen.pod_range, state)
     context = Context(chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts())
     _refuse_path(state)
+    if "kubelet" not in chosen.programs:  # the user's own kubelet may be of another release, and is checked later
+        refuse_kubelet(context, context.release)
     choices.refuse_impossible(context)
     behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
     return Cluster(context, parts, words, behind_dashes)

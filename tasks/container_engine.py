@@ -11,7 +11,6 @@ import ipaddress
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from . import choices, upgrade
 from .core import iptables, ownership
@@ -20,36 +19,11 @@ from .core.daemon import Daemon
 from .core.errors import DmucError
 from .core.goal import resolve
 from .core.machine import Machine, run
-from .core.probe import Chosen, Probe
-from .engines import Traces, containerd, docker
+from .core.probe import Chosen
+from .engines import containerd, docker
+from .engines.chosen import ENGINES, engine
 
-
-class Engine(Protocol):
-    """The interface of an engine: a module such as docker.py or containerd.py."""
-
-    DAEMON: Daemon
-    TRACES: Traces
-
-    def pause_image(self, context: Context) -> str:
-        """Return the name of the image for Pod sandboxes."""
-
-    def has(self, image: str) -> Probe:
-        """Return a probe that asks the engine whether it has the image."""
-
-    def pull(self, context: Context, image: str) -> None:
-        """Pull the image. Raise DmucError when that fails."""
-
-    def remove(self, context: Context, image: str) -> None:
-        """Remove the image from the engine."""
-
-
-ENGINES: dict[str, Engine] = {"docker": docker, "containerd": containerd}
 _USED = "engines"  # the engines that have been started on this machine, the last one last
-
-
-def engine(context: Context) -> Engine:
-    """Return the chosen engine."""
-    return ENGINES[choices.engine(context)]
 
 
 def _daemon(context: Context) -> Daemon:

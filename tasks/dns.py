@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import binaries, etcd
+from . import binaries, etcd, service_proxy
 from .api_client import administrators
 from .choices import DNS_DECISION, dns_enabled, rbac_enabled
 from .core import api, settings
@@ -219,7 +219,7 @@ DNS = Goal(
     holds=_resolves,
     make=_make,
     undo=_undo,
-    needs=("coredns", "controller_manager", "kubelet", "kube_proxy"),
+    needs=("coredns", "controller_manager", "kubelet", service_proxy.TASK),
 )
 
 PARTS: list[Part] = [WANTED, COREDNS, DNS]

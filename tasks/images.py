@@ -5,13 +5,14 @@ The kubelet would pull nginx itself; pulling it earlier saves time.
 
 from __future__ import annotations
 
-from .container_engine import CONTAINER_ENGINE, engine
+from .container_engine import CONTAINER_ENGINE
 from .core.context import Context
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import All
 from .core.progress import Progress
 from .core.result import Result
+from .engines.chosen import engine
 from .registry import PARTS as REGISTRY_PARTS
 
 NGINX = "nginx:latest"

@@ -22,6 +22,7 @@ from .core.goal import Goal
 from .core.node import Node
 from .core.progress import Progress
 from .core.result import Result
+from .service_proxy import proxy
 
 CONTROL_PLANE = ("kube-controller-manager", "kube-scheduler")  # the names of their certificates
 
@@ -88,12 +89,14 @@ def _own(context: Context) -> dict[Path, str]:
     control_plane = (*CONTROL_PLANE, *(["coredns"] if dns_enabled(context) else []))
     own = {context.state / "kubeconfigs" / who: who for who in control_plane}
     for node in context.nodes:
-        own |= {node.state / "kubeconfigs" / who: certificate for who, certificate in _of_node(node).items()}
+        own |= {node.state / "kubeconfigs" / who: certificate for who, certificate in _of_node(context, node).items()}
     return own
 
 
-def _of_node(node: Node) -> dict[str, str]:
-    return {"kube-proxy": "kube-proxy", "kubelet": f"{node.prefix}kubelet"}
+def _of_node(context: Context, node: Node) -> dict[str, str]:
+    """Return the components on a node, each with the name of its certificate."""
+    identity = proxy(context).IDENTITY
+    return {identity: identity, "kubelet": f"{node.prefix}kubelet"}
 
 
 def _wanted(context: Context) -> dict[Path, str]:
@@ -153,7 +156,7 @@ def write(file: Path, content: str) -> None:
 
 def _remove(context: Context) -> None:
     for node in context.nodes:
-        for who in (*CONTROL_PLANE, "coredns", *_of_node(node)):
+        for who in (*CONTROL_PLANE, "coredns", *_of_node(context, node)):
             (node.state / "kubeconfigs" / who).unlink(missing_ok=True)
     administrators(context).unlink(missing_ok=True)
     in_home(context).unlink(missing_ok=True)

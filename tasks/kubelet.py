@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import api_client, dns, upgrade
-from .choices import engine, rbac_enabled
+from .choices import rbac_enabled
 from .core import api, iptables
 from .core.context import Context
 from .core.daemon import Daemon, Flag
@@ -20,8 +20,8 @@ from .core.graph import Part
 from .core.iptables import Chains
 from .core.probe import All, Http, ask_api, wait_or_fail
 from .core.progress import Progress
-from .core.release import CONTAINERD_SOCKET
 from .core.result import Result
+from .engines.chosen import engine
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -80,13 +80,15 @@ def flags(context: Context) -> Sequence[Flag]:
     if row.fail_cgroup_v1 and context.facts.has_cgroup_v1:
         why = "The host has cgroup v1; by default the kubelet refuses to start then."
         flags.append(Flag("--fail-cgroupv1=false", why))
-    if engine(context) == "containerd" and row.runtime_flag:
+    chosen = engine(context)
+    if chosen.ENDPOINT and row.runtime_flag:
         why = (
             "Uses a container runtime through CRI; up to 1.23 the default is the built-in Docker support (dockershim)."
         )
         flags.append(Flag("--container-runtime=remote", why))
-    if engine(context) == "containerd" and row.endpoint != CONTAINERD_SOCKET:
-        flags.append(Flag(f"--container-runtime-endpoint=unix://{CONTAINERD_SOCKET}", "CRI socket of containerd."))
+    if chosen.ENDPOINT and row.endpoint != chosen.ENDPOINT:
+        why = f"CRI socket of {chosen.NAME}."
+        flags.append(Flag(f"--container-runtime-endpoint=unix://{chosen.ENDPOINT}", why))
     return flags
 
 

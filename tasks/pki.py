@@ -20,6 +20,7 @@ from .core.goal import Goal
 from .core.node import Node
 from .core.progress import Progress
 from .core.result import Result
+from .service_proxy import proxy
 
 MASTERS = "system:masters"  # a group that may do everything, in any authorization mode
 
@@ -66,7 +67,7 @@ def _with_rbac(context: Context) -> Sequence[Certificate]:
     return [
         component("kube-controller-manager"),
         component("kube-scheduler"),
-        component("kube-proxy"),
+        component(proxy(context).IDENTITY),
         *(certificate for node in context.nodes for certificate in _of_node(node)),
         *([component("coredns")] if dns_enabled(context) else []),
         component("apiserver-kubelet-client", "kube-apiserver-kubelet-client", MASTERS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import service_proxy
 from .core import api
 from .core.context import Context
 from .core.goal import Goal
@@ -84,7 +85,7 @@ SERVICE_REACHABLE = Goal(
     make=_await_answer,
     needs=(
         *("service", "service_account", "controller_manager", "images"),
-        *("kubelet", "schedulable", "scheduler", "binding", "kube_proxy"),
+        *("kubelet", "schedulable", "scheduler", "binding", service_proxy.TASK),
     ),
 )
 

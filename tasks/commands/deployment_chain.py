@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .. import deployment, service
+from .. import deployment, service, service_proxy
 from ..core.api import full_name
 from ..core.context import Context
 from ..core.errors import DmucError
@@ -56,8 +56,8 @@ class DeploymentChain:
             "ready": (self._ready, running, ("container",)),
             "service": (self._service, (), ("deployment",)),
             "endpoints": (self._endpoints, ("ready", "controller_manager"), ("service",)),
-            "rules": (self._rules, ("kube_proxy", "endpoints"), ("service",)),
-            "page": (self._page, ("service", "endpoints", "kube_proxy", "rules", *running), ("machine",)),
+            "rules": (self._rules, (service_proxy.TASK, "endpoints"), ("service",)),
+            "page": (self._page, ("service", "endpoints", service_proxy.TASK, "rules", *running), ("machine",)),
             "others": (self._others, ("controller_manager", "scheduler", *running), ("objects",)),
         }
         links = {name: Link(name, check, wait, needs, asks) for name, (check, needs, asks) in about.items()}

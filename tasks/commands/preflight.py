@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .. import binaries, choices
+from .. import binaries, choices, service_proxy
 from ..core import debian, release
 from ..core.cluster import Cluster
 from ..core.context import Context
@@ -214,7 +214,7 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
         yield Row("nftables", "the kernel has no nf_tables", "", State.IMPOSSIBLE, do)
     else:
         where = {True: "the kernel has nf_tables", False: "the kernel has no nf_tables", None: "unknown"}[there]
-        modes = ", ".join(context.release_of("kube-proxy").proxy_modes)
+        modes = ", ".join(service_proxy.proxy(context).modes(context))
         yield Row("nftables", where, f"proxy_mode={mode}; this release has {modes}")
     yield Row(
         "ip_vs",

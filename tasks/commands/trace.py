@@ -19,6 +19,7 @@ from fractions import Fraction
 from itertools import zip_longest
 from typing import Any
 
+from .. import service_proxy
 from ..core.api import full_name
 from ..core.cluster import Cluster
 from ..core.context import Context
@@ -27,7 +28,7 @@ from ..core.machine import run
 from ..core.probe import ask_api, wait
 from ..core.progress import Silent
 from ..core.result import Result
-from ..proxies.netfilter import VERDICTS, Packet, Table, read_iptables, read_nftables
+from ..proxies.netfilter import VERDICTS, Packet, Table
 from .base import Command
 from .checklist import WIDTH
 
@@ -37,7 +38,7 @@ _FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at mos
 _LIMIT = 1.0  # seconds for one request
 _LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
-_PROXY = "Run: scripts/doit kube_proxy; its log: scripts/doit logs kube_proxy"
+_PROXY = f"Run: scripts/doit {service_proxy.TASK}; its log: scripts/doit logs {service_proxy.TASK}"
 _ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
 _MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
 
@@ -139,10 +140,7 @@ def _needs_none(service: Any) -> str | None:
 
 
 def _rules(context: Context) -> Mapping[str, Table] | None:
-    tables = read_iptables(context.machine)
-    if "nat" in tables and "KUBE-SERVICES" in tables["nat"].chains:
-        return tables
-    return read_nftables(context.machine, "kube-proxy") or None
+    return service_proxy.proxy(context).rules(context)
 
 
 def entries(service: Any, address: str) -> list[Entry]:

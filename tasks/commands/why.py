@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from doit.exceptions import InvalidCommand
 
+from .. import service_proxy
 from ..choices import dns_enabled
 from ..core.cluster import Cluster
 from ..core.daemon import Daemon
@@ -37,7 +38,7 @@ CHAIN = (
         "node",
         "scheduler",
     ),
-    *("scheduled", "container", "ready", "service", "endpoints", "kube_proxy", "rules", "page"),
+    *("scheduled", "container", "ready", "service", "endpoints", service_proxy.TASK, "rules", "page"),
     *("coredns", "dns", "others"),
 )
 _MEANS = {
@@ -52,7 +53,7 @@ _MEANS = {
     "kubelet": "no container is started or restarted, and after 40 s the node and its Pods become NotReady",
     "scheduler": "no new Pod gets a node; Pods that have a node are not affected",
     "coredns": "Services cannot be found by name, only by address",
-    "kube_proxy": "the rules are not updated: new Services, and new Pods of a Service, cannot be reached",
+    service_proxy.TASK: "the rules are not updated: new Services, and new Pods of a Service, cannot be reached",
 }
 
 

@@ -181,19 +181,9 @@ def of(version: str) -> Release:
 
     A program of one's own may be older or newer than the table: then it is the row that is nearest.
     """
-    wanted = _numbers(version)
-    rows = [row for row in RELEASES.values() if _numbers(row.minor) <= wanted]
+    wanted = minor_of(version)
+    rows = [row for row in RELEASES.values() if minor_of(row.minor) <= wanted]
     return rows[-1] if rows else next(iter(RELEASES.values()))
-
-
-def cri_of_containerd(version: str) -> Sequence[str]:
-    """Give the versions of the CRI that a containerd of `version` serves.
-
-    https://github.com/containerd/containerd/blob/main/RELEASES.md#kubernetes-support
-    """
-    if _numbers(version) < (1, 6):
-        return ("v1alpha2",)
-    return ("v1", "v1alpha2") if _numbers(version) < (2, 0) else ("v1",)
 
 
 def fits(wanted: str, version: str) -> bool:
@@ -202,7 +192,8 @@ def fits(wanted: str, version: str) -> bool:
     return have[: len(want)] == want
 
 
-def _numbers(version: str) -> tuple[int, int]:
+def minor_of(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version ("v1.20.2": 1 and 20); zeros when it has none."""
     match = _IN_TEXT.match(version)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
@@ -215,7 +206,7 @@ def skew(versions: Mapping[str, str]) -> list[str]:
     server = versions.get("kube-apiserver")
     if server is None:
         return []
-    (_, at), older_kubelet = _numbers(server), of(server).older_kubelet
+    (_, at), older_kubelet = minor_of(server), of(server).older_kubelet
     limits = {  # how many minor releases older, and newer, than the API server
         "kube-controller-manager": (1, 0),
         "kube-scheduler": (1, 0),
@@ -227,7 +218,7 @@ def skew(versions: Mapping[str, str]) -> list[str]:
     for program, (older, newer) in limits.items():
         if program not in versions:
             continue
-        minor = _numbers(versions[program])[1]
+        minor = minor_of(versions[program])[1]
         what = f"{program} {versions[program]} with kube-apiserver {server}: Kubernetes supports it"
         if minor > at + newer:
             found.append(f"{what} at most {newer} minor releases newer" if newer else f"{what} never newer")
@@ -241,7 +232,7 @@ def step(before: str, now: str) -> str:
 
     https://kubernetes.io/releases/version-skew-policy/#kube-apiserver-1
     """
-    old, new = _numbers(before), _numbers(now)
+    old, new = minor_of(before), minor_of(now)
     if new < old:
         return f"from {before} to {now}: Kubernetes does not support downgrades"
     if new > (old[0], old[1] + 1):

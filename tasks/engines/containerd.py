@@ -1,32 +1,42 @@
 """containerd with CNI plugins: the default container engine since Kubernetes 1.24, which no longer supports Docker.
 
 The kubelet uses containerd through its socket (CRI, the container runtime interface). containerd connects each Pod to
-the network with CNI plugins: `bridge` creates cni0 and a veth pair to the Pod, `host-local` assigns an address,
-`portmap` sets up host ports. The images are in /var/lib/containerd, which in the machine is a directory of its own.
+the network with CNI plugins (cni.py). The images are in /var/lib/containerd, which in the machine is a directory of its
+own.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..core.context import Context
 from ..core.daemon import Daemon, Flag
 from ..core.files import quoted
-from ..core.iptables import Chains
-from ..core.machine import Machine, run
+from ..core.machine import run
 from ..core.probe import Probe, Unix
-from ..core.release import CONTAINERD_SOCKET
+from ..core.release import CONTAINERD_SOCKET, minor_of
 from ..core.result import Result
 from ..machine import DISK
 from ..registry import mirrors
-from . import Traces
+from . import cni
+from .interface import Traces
 
 _STATE = "/run/containerd"  # the default of containerd, and the directory of CONTAINERD_SOCKET
-_NETWORK = "dmuc"
 PAUSE = "registry.k8s.io/pause:3.10"
+NAME = "containerd"
+ENDPOINT = CONTAINERD_SOCKET
+USES_CNI = True
+
+
+def cri(version: str) -> Sequence[str]:
+    """Return the versions of CRI that a containerd of this version serves.
+
+    https://github.com/containerd/containerd/blob/main/RELEASES.md#kubernetes-support
+    """
+    if minor_of(version) < (1, 6):
+        return ("v1alpha2",)
+    return ("v1", "v1alpha2") if minor_of(version) < (2, 0) else ("v1",)
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -38,14 +48,6 @@ def _config(context: Context) -> Path:
     return context.node.state / "containerd.toml"
 
 
-def _plugins(context: Context) -> Path:
-    return context.state / "cni" / "bin"  # see binaries.py
-
-
-def _networks(context: Context) -> Path:
-    return context.node.state / "cni" / "net.d"
-
-
 def _registries(context: Context) -> Path:
     return context.node.state / "registries"
 
@@ -53,7 +55,7 @@ def _registries(context: Context) -> Path:
 def _files(context: Context) -> Mapping[Path, str]:
     return {
         _config(context): _settings(context),
-        _networks(context) / "10-dmuc.conflist": _network(context),
+        cni.networks(context) / "10-dmuc.conflist": cni.network(context),
         _registries(context) / "_default" / "hosts.toml": _mirrors(context),
     }
 
@@ -83,8 +85,8 @@ netns_mounts_under_state_dir = true
 runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = {quoted(str(_plugins(context)))}
-conf_dir = {quoted(str(_networks(context)))}
+bin_dir = {quoted(str(cni.plugins(context)))}
+conf_dir = {quoted(str(cni.networks(context)))}
 
 [plugins."io.containerd.grpc.v1.cri".registry]
 # Directory of the files that name registry mirrors.
@@ -98,21 +100,6 @@ restrict_oom_score_adj = true
 """
 
 
-def _network(context: Context) -> str:
-    """Return the CNI configuration. https://github.com/containernetworking/cni/blob/spec-v0.4.0/SPEC.md"""
-    bridge: dict[str, Any] = {
-        "type": "bridge",
-        "bridge": "cni0",
-        "isDefaultGateway": True,  # the bridge has the first address of the range, and is the Pods' default gateway
-        "hairpinMode": True,  # a Pod can reach itself through its Service
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": context.node.pod_range}]]},
-    }
-    if context.settings.on_host:  # a machine of its own has no route to other networks
-        bridge["ipMasq"] = True
-    plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
-    return json.dumps({"cniVersion": "0.4.0", "name": _NETWORK, "plugins": plugins}, indent=1) + "\n"
-
-
 def _mirrors(context: Context) -> str:
     """Return the file with the mirrors that containerd asks for an image before the registry in the image's name.
 
@@ -123,24 +110,11 @@ def _mirrors(context: Context) -> str:
 
 def _keeps(context: Context) -> Sequence[Path]:
     if context.settings.on_host:
-        return [Path("/var/lib/containerd"), Path("/var/lib/cni/networks", _NETWORK)]
+        return [Path("/var/lib/containerd"), cni.LEASES]
     return [context.node.state / DISK["/var/lib/containerd"]]
 
 
-def _results(machine: Machine) -> Iterable[Any]:
-    """What CNI remembers of our Pods, as NETWORK-POD-LINK; the network of a loopback has the same name everywhere."""
-    directory = machine.path("/var/lib/cni/results")
-    ours = {path.name.split("-")[1] for path in directory.glob(f"{_NETWORK}-{'[0-9a-f]' * 64}-*")}
-    return [path for path in directory.glob("*-*-*") if path.name.split("-")[-2] in ours]
-
-
-# All CNI plugins of the host share these; a network's name says whose each is.
-TRACES = Traces(
-    run=_STATE,
-    bridge="cni0",
-    chains=Chains("CNI-.*", led_to_by=rf'name: \\"{_NETWORK}\\" id: ', shared="CNI-HOSTPORT-.*"),
-    files=_results,
-)
+TRACES = Traces(run=_STATE, bridge=cni.BRIDGE, chains=cni.CHAINS, files=cni.results)
 
 
 DAEMON = Daemon(

@@ -20,9 +20,18 @@ from ..core.machine import run
 from ..core.probe import Http, Probe
 from ..machine import DISK
 from ..registry import mirrors
-from . import Traces
+from .interface import Traces
 
 _SOCKET = "/run/docker.sock"
+NAME = "Docker"
+ENDPOINT = ""
+USES_CNI = False
+
+
+def cri(version: str) -> Sequence[str]:
+    """Return no version of CRI: the kubelet up to 1.23 talks to Docker itself (dockershim)."""
+    return ()
+
 
 # Without CAP_SYS_RESOURCE no process may lower its oom_score_adj, and runc fails to start the Pod sandbox, for which
 # Docker requests that ("can't get final child's PID from pipe"). This wrapper replaces negative values by 0.

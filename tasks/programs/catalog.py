@@ -43,12 +43,8 @@ class Program:
         return self.project.name if self.project else self.name
 
 
-def _with_docker(context: Context) -> bool:
-    return engine(context) == "docker"
-
-
-def _with_containerd(context: Context) -> bool:
-    return engine(context) == "containerd"
+def _with(name: str) -> Callable[[Context], bool]:
+    return lambda context: engine(context) == name
 
 
 _ENGINE = ("container_engine",)
@@ -65,7 +61,7 @@ def _cni_plugin(name: str) -> Program:
         (),
         project=download_sites.CNI_PLUGINS,
         package="containernetworking-plugins",
-        wanted=_with_containerd,
+        wanted=_with("containerd"),
         says_version=rf"(?<=CNI {name} plugin ).+",
         places=("/opt/cni/bin", "/usr/lib/cni"),
         links="cni/bin",
@@ -88,8 +84,8 @@ PROGRAMS = {
             project=download_sites.KUBERNETES,
             package="kubernetes-client",
         ),
-        Program("dockerd", _ENGINE, package="docker.io", wanted=_with_docker),  # Docker publishes no sums
-        Program("docker", _ENGINE, package="docker.io", wanted=_with_docker),
+        Program("dockerd", _ENGINE, package="docker.io", wanted=_with("docker")),  # Docker publishes no sums
+        Program("docker", _ENGINE, package="docker.io", wanted=_with("docker")),
         Program("containerd", _ENGINE, project=download_sites.CONTAINERD, package="containerd"),
         Program(
             "containerd-shim-runc-v2",
@@ -97,9 +93,9 @@ PROGRAMS = {
             ("-v",),
             project=download_sites.CONTAINERD,
             package="containerd",
-            wanted=_with_containerd,
+            wanted=_with("containerd"),
         ),
-        Program("ctr", _ENGINE, project=download_sites.CONTAINERD, package="containerd", wanted=_with_containerd),
+        Program("ctr", _ENGINE, project=download_sites.CONTAINERD, package="containerd", wanted=_with("containerd")),
         *map(_cni_plugin, ("bridge", "host-local", "loopback", "portmap")),
         Program("runc", _ENGINE, project=download_sites.RUNC, package="runc"),
         Program("docker-registry", ["registry", "pull_through"], package="docker-registry"),

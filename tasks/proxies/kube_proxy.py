@@ -6,7 +6,7 @@ the kernel's load balancer, and some iptables rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import api_client, upgrade
 from ..core import iptables
@@ -17,14 +17,30 @@ from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import All, Http
 from ..core.result import Result
+from .netfilter import Table, read_iptables, read_nftables
+
+IDENTITY = "kube-proxy"
+
+
+def modes(context: Context) -> Mapping[str, str]:
+    """Return the modes of this kube-proxy, each with the feature gate that it needs; see the table of releases."""
+    return context.release_of("kube-proxy").proxy_modes
+
+
+def rules(context: Context) -> Mapping[str, Table] | None:
+    """Return the rules that kube-proxy has written; see ServiceProxy."""
+    tables = read_iptables(context.machine)
+    if "nat" in tables and "KUBE-SERVICES" in tables["nat"].chains:
+        return tables
+    return read_nftables(context.machine, "kube-proxy") or None
 
 
 def flags(context: Context) -> Sequence[Flag]:
     """Return the flags of kube-proxy, with their reasons."""
-    flags, mode = [api_client.flag(context, "kube-proxy")], context.settings.proxy_mode
+    flags, mode = [api_client.flag(context, IDENTITY)], context.settings.proxy_mode
     if mode != "iptables":
         flags.append(Flag(f"--proxy-mode={mode}", f"Implements Services with {mode}; the default is iptables."))
-    if gate := context.release_of("kube-proxy").proxy_modes.get(mode):
+    if gate := modes(context).get(mode):
         flags.append(Flag(f"--feature-gates={gate}=true", f"In this release the mode {mode} needs a feature gate."))
     if context.settings.on_host:
         flags.append(Flag("--conntrack-max-per-core=0", "Leaves the kernel's nf_conntrack_max as it is on this host."))
@@ -65,7 +81,7 @@ def _leave_ipvs(context: Context) -> None:
 
 def _remove_rules(context: Context, *, but: str = "") -> None:
     """Remove what it has written in any mode but this one, since the host was booted: before is no trace of it."""
-    if not KUBE_PROXY.was_ready_since_boot(context):
+    if not DAEMON.was_ready_since_boot(context):
         return
     if but != "nftables":
         run(context.machine, "sh", "-c", _DROP_TABLES)
@@ -80,7 +96,7 @@ def _remove_other_rules(context: Context) -> None:
     _remove_rules(context, but=context.settings.proxy_mode)
 
 
-KUBE_PROXY = Daemon(
+DAEMON = Daemon(
     name="kube_proxy",
     nodes="each",
     doc="start kube-proxy, which makes Services reachable",
@@ -99,5 +115,3 @@ KUBE_PROXY = Daemon(
         "nft.*executable file not found": "The program nft, of the package nftables, is missing.",
     },
 )
-
-PARTS = [KUBE_PROXY]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.process import start_time
+from tests.e2e import own_host
 from tests.e2e.conftest import ROOT, User, a_user, executed
 
 DAEMONS = {"etcd", "apiserver", "controller_manager"}
@@ -32,7 +33,19 @@ def left_of(user: User) -> list[str]:
     processes = [pid for pid in pids if start_time(int(pid)) is not None]  # where nobody reaps, what has ended is there
     where = ("/tmp", "/var", "/run", "/dev/shm", "/home", "/root")
     runs = user.checkout.parents[2]  # pytest keeps those of its last runs, with the checkouts of this same user
-    ours = ["-path", str(user.checkout), "-o", "-path", f"{runs}/*", "!", "-path", f"{user.checkout.parents[1]}*"]
+    ours = [
+        "-path",
+        str(own_host.OWN),
+        "-o",
+        "-path",
+        str(user.checkout),
+        "-o",
+        "-path",
+        f"{runs}/*",
+        "!",
+        "-path",
+        f"{user.checkout.parents[1]}*",
+    ]
     command = ["find", *where, "(", *ours, ")", "-prune", "-o", "-uid", str(user.uid), "-print"]
     return [*processes, *subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()]
 

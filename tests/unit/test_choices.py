@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import dodo
-from tasks.choices import engine, rbac_enabled, refuse_kubelet
+from tasks.choices import engine, rbac_enabled
 from tasks.cluster import load
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.facts import HostFacts
 from tasks.core.release import RELEASES
+from tasks.engines.chosen import refuse_kubelet
 
 
 def a_cluster(root: Path, host: HostFacts | None = None, /, **settings: str) -> Context:

@@ -25,6 +25,7 @@ from tasks.core.process import boot, marks, start_time
 from tasks.core.progress import Silent
 from tasks.core.release import RELEASES
 from tasks.engines import containerd, docker
+from tasks.engines.chosen import ENGINES
 from tasks.image_files.recipes import PAUSE
 from tests.unit.private_host import on_a_private_host
 from tests.unit.support import a_context, a_host, a_program, on_machine
@@ -56,9 +57,7 @@ def test_the_engine_that_is_chosen_is_the_one_that_is_started(context: Context) 
     for name, program in engines.items():
         chosen = replace(context, settings=replace(context.settings, engine=name))
         assert container_engine.CONTAINER_ENGINE.program_name(chosen) == program
-        assert probe.simple(container_engine.CONTAINER_ENGINE.ready, chosen) == [
-            container_engine.ENGINES[name].DAEMON.ready
-        ]
+        assert probe.simple(container_engine.CONTAINER_ENGINE.ready, chosen) == [ENGINES[name].DAEMON.ready]
 
 
 def test_containerd_finds_its_plugins_networks_and_mirrors_where_we_put_them(context: Context) -> None:
@@ -177,7 +176,7 @@ def a_cluster_on_the_host(root: Path, engine: str) -> Context:
     for path in container_engine.CONTAINER_ENGINE.keeps(context):
         ownership.claim(Host(), path, context.state)
     prepare(context)
-    bridge = container_engine.ENGINES[engine].TRACES.bridge
+    bridge = ENGINES[engine].TRACES.bridge
     sh(f"ip link add {bridge} type bridge; ip address add 10.73.0.1/24 dev {bridge}")
     return context
 

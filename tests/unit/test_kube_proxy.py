@@ -12,7 +12,7 @@ from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.machine import Host
 from tasks.core.process import boot
-from tasks.proxies.kube_proxy import KUBE_PROXY
+from tasks.proxies.kube_proxy import DAEMON as KUBE_PROXY
 from tests.unit.support import a_context, a_program, on_machine, set_programs
 
 RULES = """\
