@@ -1,4 +1,4 @@
-"""What a user reads is in plain English: README, the tour, and each string of the code (docstring, reason, message)."""
+"""What people read is in plain English: README, CONTRIBUTING, the tour, and every string of the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXEMPT: tuple[str, ...] = ("tasks/core",)  # folders that are not rewritten yet
 AVOIDED = re.compile(
     r"\b(somebody|nobody|whoever|everybody|whom|anew|mend|take[ns]? back|slides?|wish(es)?|stands in|is to)\b", re.I
 )
-PATTERNS = ("README.md", "dodo.py", "tasks/**/*.toml", "tasks/**/*.py", "scripts/*.py")
+PATTERNS = ("README.md", "CONTRIBUTING.md", "dodo.py", "tasks/**/*.toml", "tasks/**/*.py", "scripts/*.py")
 FILES = sorted(str(path.relative_to(CHECKOUT)) for pattern in PATTERNS for path in CHECKOUT.glob(pattern))
 
 
