@@ -63,7 +63,7 @@ def _locked(path: Path, name: str) -> int:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 opened.pop_all()
                 return handle
-    raise DmucError(f"locking the machine {name}", f"{path} cannot be created.", f"See what {path.parent} is.")
+    raise DmucError(f"locking the machine {name}", f"{path} cannot be made.", f"See what {path.parent} is.")
 
 
 @contextlib.contextmanager
