@@ -63,7 +63,7 @@ def load(
 
 
 def _node_name(settings: Settings) -> str:
-    """Return the kubelet's default name for its node: the machine's host name, in small letters."""
+    """Return the kubelet's default name for its node: the machine's host name, in lower case."""
     return socket.gethostname().lower() if settings.on_host else settings.machine
 
 

@@ -11,7 +11,7 @@ from .base import EndsQuietly, OnCluster, reporting_errors
 
 
 class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
-    """The command `doit clean`: with names, undo these tasks, last first; without names, remove the whole machine."""
+    """The command `doit clean`: undo the named tasks, last first; without names, remove the machine, in any state."""
 
     cmd_options = (opt_clean_dryrun,)
     doc_purpose = "undo tasks, or remove the whole cluster"

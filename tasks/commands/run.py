@@ -1,4 +1,4 @@
-"""`doit [run] NAME ...`: doit's own command, which locks the machine, adds the order, and ends cleanly by Ctrl-C."""
+"""`doit [run] NAME ...`: doit's own command, which locks the machine, adds the order, and ends cleanly on Ctrl-C."""
 
 from __future__ import annotations
 

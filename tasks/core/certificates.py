@@ -94,7 +94,7 @@ def make(directory: Path, wanted: Collection[Certificate | KeyPair]) -> None:
         else:
             _make_pair(directory, one)
         what = {"wanted": asdict(one), "begin": begin.timestamp(), "end": end.timestamp()}
-        made[one.name] = {**json.loads(json.dumps(what)), "print": _print(directory, one)}
+        made[one.name] = {**json.loads(json.dumps(what)), "print": _fingerprint(directory, one)}
     _write(directory / RECORD, json.dumps(made, indent=1).encode())
 
 
@@ -117,7 +117,7 @@ def _made(directory: Path) -> dict[str, Any]:
     return read_json(directory / RECORD)
 
 
-def _print(directory: Path, one: Certificate | KeyPair) -> str:
+def _fingerprint(directory: Path, one: Certificate | KeyPair) -> str:
     """Return a fingerprint of the files of a certificate or key pair, and of the CA that signed it."""
     files = [*one.files, *([f"{one.ca}.key"] if isinstance(one, Certificate) else [])]
     return hashlib.sha256(b"\0".join((directory / file).read_bytes() for file in files)).hexdigest()
@@ -129,7 +129,7 @@ def _fault(directory: Path, one: Certificate | KeyPair, made: Any) -> str:
     try:
         if missing:
             return f"{missing[0]} does not exist"
-        if made["print"] != _print(directory, one):
+        if made["print"] != _fingerprint(directory, one):
             return f"{file} or its key has been replaced"
         if made["wanted"] != json.loads(json.dumps(asdict(one))):
             return f"{file} must have other names"

@@ -70,7 +70,7 @@ def make(name: str) -> None:
 def make_leaves(name: str) -> None:
     """Move the processes of the machine's cgroup into a child, and enable all controllers (cgroup v2 only).
 
-    This is possible only once the cgroup is the root of the machine's cgroup namespace.
+    The cgroup must be the root of the machine's cgroup namespace already.
     """
     for group in (h.group(name) for h in mounted() if h.is_v2):
         (group / _LEAF).mkdir(exist_ok=True)

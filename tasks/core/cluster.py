@@ -29,7 +29,7 @@ class Cluster:
 
     @property
     def daemons(self) -> list[Daemon]:
-        """The parts that are processes, in the order of the walk-through."""
+        """The daemons among the parts, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
 
     def placed(self) -> list[tuple[str, Daemon, Context]]:

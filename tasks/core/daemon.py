@@ -134,19 +134,19 @@ class Daemon:
         return context.pidfiles / f"{self.name}.pid"
 
     def _ready_mark(self, context: Context) -> Path:
-        """Return the file that says that the daemon has answered.
+        """Return the file that says that the daemon has run: it has answered, or lived until its deadline.
 
         A daemon that ended at once may have ended because of another program's files, which clean must not remove.
         """
         return context.pidfiles / f"{self.name}.ran"
 
     def was_ready(self, context: Context) -> bool:
-        """Return whether the daemon has answered since it was last undone on this machine."""
+        """Return whether the daemon has run (see _ready_mark) since it was last undone on this machine."""
         mark = self._ready_mark(context)
         return context.machine.fingerprints((), [mark]) != {str(mark): MISSING}
 
     def was_ready_since_boot(self, context: Context) -> bool:
-        """Return the same, but only if this was after the last boot of the host: links and rules are lost at a boot."""
+        """Return whether the daemon has run since then and since the host's boot, which removes links and rules."""
         mark = context.machine.path(self._ready_mark(context))
         since = {context.machine.processes.boot(), ""}  # "": written by an earlier version of dmuc
         return bool(mark.exists()) and mark.read_text("utf-8") in since
@@ -187,14 +187,14 @@ class Daemon:
     def is_started(self, context: Context) -> Result:
         """Return whether the daemon runs as it must, and answers."""
         context = self._there(context)
-        return self._judged(context, self.started or self.ready)
+        return self._check(context, self.started or self.ready)
 
     def is_ready(self, context: Context) -> Result:
         """Return whether the daemon runs as it must, and is ready."""
         context = self._there(context)
-        return self._judged(context, self.ready)
+        return self._check(context, self.ready)
 
-    def _judged(self, context: Context, probe: Probe) -> Result:
+    def _check(self, context: Context, probe: Probe) -> Result:
         disabled_because = self.disabled_because(context)
         if disabled_because:
             return Result(self.process(context) is None, disabled_because)

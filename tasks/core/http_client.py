@@ -133,5 +133,5 @@ def _tls_from(files: Sequence[Path], _fingerprint: Hashable) -> ssl.SSLContext:
 
 
 def in_words(error: Exception) -> str:
-    """Return the text of an error of a connection or a request, in small letters, without the error's type."""
+    """Return the text of an error of a connection or a request, in lower case, without the error's type."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -220,7 +220,7 @@ class Namespaces(Local):
             return None
 
     def _foreign(self) -> tuple[int, str] | None:
-        """Return a pid and the state directory of a running machine with this name that another checkout owns."""
+        """Return a pid and the state directory of a running machine of another checkout with this name, if any."""
         for pid in sorted({p for h in cgroups.mounted() for p in cgroups.pids_in(h.group(self.name))}):
             with contextlib.suppress(OSError):
                 argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")

@@ -13,14 +13,14 @@ MARK = ".dmuc"  # a file that contains the path of the owner's state directory
 
 
 def claim(machine: Machine, directory: Path, state: Path) -> None:
-    """Create the directory, and write the mark of the cluster with the directory `state` into it."""
+    """Create the directory, and write the mark of the cluster with the state directory `state` into it."""
     place = machine.path(directory)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     (place / MARK).write_text(str(state), "utf-8")
 
 
 def is_ours(machine: Machine, directory: Path, state: Path) -> bool:
-    """Return whether the directory has the mark of the cluster with the directory `state`."""
+    """Return whether the directory has the mark of the cluster with the state directory `state`."""
     try:
         return (machine.path(directory) / MARK).read_text("utf-8") == str(state)
     except OSError:
@@ -28,7 +28,7 @@ def is_ours(machine: Machine, directory: Path, state: Path) -> bool:
 
 
 def is_foreign(machine: Machine, directory: Path, state: Path) -> bool:
-    """Return whether the directory has content, and no mark of the cluster with the directory `state`."""
+    """Return whether the directory has content, and no mark of the cluster with the state directory `state`."""
     place = machine.path(directory)
     return place.is_dir() and not is_ours(machine, directory, state) and any(place.iterdir())
 
