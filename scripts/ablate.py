@@ -48,7 +48,7 @@ SETTINGS = ("link_range=10.77.0.0/30", "service_range=10.78.0.0/16", "pod_range=
 TABLE = Path(__file__).with_suffix(".md")
 GOAL = "service_reachable"
 BASELINE_EVERY = 8  # rows
-NOTHING = "nothing"  # the word in the table when nothing broke
+NOTHING = "nothing"  # the word in the table for a removal that breaks nothing
 
 # The reason to keep a file or a component whose removal breaks nothing.
 KEPT = {
@@ -184,7 +184,7 @@ class Outcome:
 
 
 def doit_without(name: str, words: Sequence[str]) -> int:
-    """Run doit on the cluster without this thing (empty: the whole cluster), in this process; see `run`."""
+    """Run doit on the cluster without the thing `name` (empty: the whole cluster), in this process; see `run`."""
     from doit.cmd_base import ModuleTaskLoader
     from doit.doit_cmd import DoitMain
 
@@ -198,7 +198,7 @@ def doit_without(name: str, words: Sequence[str]) -> int:
 
 
 def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000) -> tuple[float, str]:
-    """Run doit without this thing in a process of its own; return its seconds, and its output if it failed."""
+    """Run doit without the thing `name` in a process of its own; return its seconds, and its output if it failed."""
     command = [sys.executable, "-m", "scripts.ablate", "--one", name, *settings, *words, f"deadline={deadline:.0f}"]
     pipe, begin = subprocess.PIPE, time.monotonic()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, encoding="utf-8") as child:
@@ -213,7 +213,7 @@ def run(name: str, settings: Sequence[str], *words: str, deadline: float = 1000)
 
 
 def outcome(name: str, settings: Sequence[str], cluster: Cluster, deadline: float) -> Outcome:
-    """Start the cluster without this thing, twice if that works, and remove it; return the result."""
+    """Start the cluster without the thing `name`, twice if that works, and remove the cluster; return the result."""
 
     def clean() -> None:
         with only_one(cluster.context):
@@ -289,7 +289,7 @@ def read_table(text: str) -> dict[str, tuple[str, str]]:
 
 
 def write_table(rows: Sequence[str], order: Sequence[str]) -> None:
-    """Write these rows into the table; the other rows stay as they are."""
+    """Write these rows into the table, in this order of things; the other rows stay as they are."""
     text = TABLE.read_text("utf-8")
     all_rows = {n: f"| `{n}` | {broke} | {rest} |" for n, (broke, rest) in read_table(text).items()}
     all_rows |= {name: line for line in rows for name in read_table(line)}

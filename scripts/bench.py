@@ -56,10 +56,10 @@ from tasks.proxies import kube_proxy
 
 DMUC, BY_HAND = "bench", "bench-by-hand"  # the machines
 SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=10.93.0.0/24", "registry=local")
-AIM = 0.2  # of the by-hand time, from nothing
-NOOP_AIM = 0.5  # seconds
+AIM = 0.2  # dmuc's time from nothing, as a fraction of the by-hand time
+NOOP_AIM = 0.5  # seconds of a run with nothing to do
 
-# Reverts the settings with which dmuc avoids delays in the machine; see namespaces.py for these.
+# Reverts the settings with which dmuc avoids delays in the machine (see namespaces.py).
 _AS_IT_IS = """
 ip link delete eth0
 ip link add eth0 type bridge
@@ -101,7 +101,7 @@ def noop(settings: Sequence[str]) -> float:
 
 
 def by_hand(cluster: Cluster) -> tuple[float, dict[str, float]]:
-    """Do the walk-through; return the seconds that it took, and those of each step."""
+    """Do the walk-through; return its seconds, and the seconds of each step."""
     context = cluster.context
     context.state.mkdir(mode=0o700, parents=True)
     for goal in (binaries.BINARIES, registry.UPSTREAM, registry.CONTENT):

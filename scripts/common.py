@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]  # the checkout
 
 @contextmanager
 def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
-    """Clean up before and after the body, whatever happens."""
+    """Call `clean` before and after the body, even if the body fails or is interrupted."""
     clean()
     try:
         yield

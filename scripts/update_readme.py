@@ -1,4 +1,4 @@
-"""The tables of README, in the code's own words: `scripts/update-readme` writes them, and a unit test checks them."""
+"""The tables of README, made from the code: `scripts/update-readme` writes them, and a unit test checks them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FREE_PORTS = {f"port {name}": str(20001 + number) for number, name in enumerate(
 
 @dataclass(frozen=True)
 class Case:
-    """What command lines depend on: the settings, files of the host, and what was decided at the first start."""
+    """A case on which command lines depend: the settings, files of the host, and decisions of the first start."""
 
     settings: Settings = field(default_factory=Settings)
     files: Mapping[str, str] = field(default_factory=dict)
     decided: Mapping[str, str] = field(default_factory=dict)
 
     def context(self, directory: Path) -> Context:
-        """Return the context of such a cluster, with its host's files and its state below `directory`."""
+        """Return the context of a cluster in this case, with the host's files and the state below `directory`."""
         plain = {
             "host/proc/self/status": f"CapEff:\t{2**41 - 1:016x}\n",
             "host/proc/self/mountinfo": "30 29 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
@@ -75,7 +75,7 @@ COUNTED = {
 
 
 def tasks() -> Iterator[str]:
-    """What each task does."""
+    """Yield the table of tasks."""
     yield from ("| Task | What it does |", "|---|---|")
     for part in dodo.PARTS:
         for goal in part.goals():
@@ -84,7 +84,7 @@ def tasks() -> Iterator[str]:
 
 
 def command_lines(directory: Path) -> Iterator[str]:
-    """Each daemon's flags with their reasons: those of the default cluster, then what other cases add."""
+    """Yield the table of each daemon's flags with their reasons: for the default cluster, then those of other cases."""
     yield from ("| Command line | Why |", "|---|---|")
     plain = Case().context(directory / "plain")
     others = {title: case.context(directory / str(n)) for n, (title, case) in enumerate(OTHERWISE.items())}
@@ -101,14 +101,14 @@ def command_lines(directory: Path) -> Iterator[str]:
 
 
 def flags(daemon: Daemon, context: Context) -> dict[str, str]:
-    """The daemon's flags, each with its reason."""
+    """Return the daemon's flags: text -> reason."""
     return {flag.text.replace(str(context.state), "$PWD/var/dmuc1"): flag.why for flag in daemon.flags(context)}
 
 
 def counts(directory: Path) -> Iterator[str]:
-    """Count what minimal means; the numbers of the walk-through are those that it ends with."""
-    # etcd, API server, controller manager, Docker, kubelet, scheduler, kube-proxy; --etcd-servers, --kubeconfig,
-    # three times --master; ~/.kube/config.
+    """Yield the table that counts components, flags and files; for the walk-through, as they are at its end."""
+    # The walk-through: etcd, API server, controller manager, Docker, kubelet, scheduler, kube-proxy; --etcd-servers,
+    # --kubeconfig, three times --master; ~/.kube/config.
     columns = {"the walk-through": (7, 5, 1, 0)}
     columns |= {title: count(case.context(directory / f"count {title}")) for title, case in COUNTED.items()}
     names = ("components started", "flags given", "configuration files written", "keys and certificates")
@@ -119,7 +119,7 @@ def counts(directory: Path) -> Iterator[str]:
 
 
 def count(context: Context) -> tuple[int, int, int, int]:
-    """The numbers of one column."""
+    """Return the numbers of one column of `counts`."""
     daemons = [daemon for daemon in DAEMONS if not daemon.disabled_because(context)]
     given = [text for daemon in daemons for text in flags(daemon, context) if text.startswith("--")]
     files = {path for daemon in daemons for path in daemon.writes(context)} | {*kubeconfig.files(context)}
@@ -129,18 +129,18 @@ def count(context: Context) -> tuple[int, int, int, int]:
 
 
 def settings() -> Iterator[str]:
-    """The fields of Settings, each with its text."""
+    """Yield the table of settings, each with its text."""
     yield from ("| Setting | Default | What it is |", "|---|---|---|")
     for setting in dataclasses.fields(Settings):
         text = setting.metadata[DOC]
-        # A field that stands for several settings names them first.
+        # The text of a field for several settings begins with their names.
         several = re.match(r"(`.*?)(: |$)", text)
         name = several[1] if several else f"`{setting.name}`"
         yield f"| {name} | {default(setting)} | {text[several.end() if several else 0 :]} |"
 
 
 def default(setting: dataclasses.Field[object]) -> str:
-    """The setting's default, as a user types it."""
+    """Return the setting's default, as a user types it."""
     if setting.name == "cache":
         return "`~/.cache/dmuc`"
     value = setting.default
@@ -150,7 +150,7 @@ def default(setting: dataclasses.Field[object]) -> str:
 
 
 def releases() -> Iterator[str]:
-    """What a user sees of the table of releases; one row for those that are alike in it."""
+    """Yield the table of releases, with one row for releases that have the same values in it."""
     yield from (
         "| Release | security by default | engines | a Pod's token | kube-proxy's modes | on cgroup v1 |",
         "|---|---|---|---|---|---|",
@@ -168,8 +168,8 @@ def releases() -> Iterator[str]:
 
 
 def updated(text: str) -> str:
-    """The text of README with the tables as the code has them."""
-    with tempfile.TemporaryDirectory() as name, mock.patch("os.geteuid", lambda: 0):  # a user's ports are free ones
+    """Return the text of README with the tables made from the code."""
+    with tempfile.TemporaryDirectory() as name, mock.patch("os.geteuid", lambda: 0):  # root: standard ports
         directory = Path(name)
         tables: Mapping[str, Sequence[str]] = {
             "tasks": [*tasks()],

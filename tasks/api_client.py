@@ -1,7 +1,7 @@
-"""How a component finds the API server and authenticates there: its flag, what it needs for that, what it reads.
+"""Clients of the API server: the flag by which a component finds the server and authenticates, its needs, its files.
 
-It finds the server in a kubeconfig, with its own client certificate, or with the administrator's (security=none). With
-insecure_port=on it is told http://localhost:8080, where no client authenticates.
+The flag names a kubeconfig with the component's own client certificate, or with the administrator's (security=none).
+With insecure_port=on it is http://localhost:8080, where clients do not authenticate.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def kubeconfig(context: Context, who: str) -> Path:
 
 
 def administrators(context: Context) -> Path:
-    """Return the administrator's kubeconfig: any kubectl on the host works with it, too."""
+    """Return the administrator's kubeconfig, with which any kubectl on the host works, too."""
     return context.state / "kubeconfig"
 
 
 def in_home(context: Context) -> Path:
-    """Return the kubeconfig that kubectl finds by itself in the machine."""
+    """Return the default kubeconfig of kubectl in the machine."""
     return context.home / ".kube" / "config"
 
 
@@ -44,22 +44,22 @@ def flag(context: Context, who: str) -> Flag:
 
 
 def needs(context: Context) -> Sequence[str]:
-    """Return the tasks without which a component cannot reach the API server."""
+    """Return the tasks that a client of the API server needs."""
     return ("apiserver", "kubectl_proxy" if context.settings.uses_insecure_port else "kubeconfig")
 
 
 def reads(context: Context, flags: Sequence[Flag]) -> list[Path]:
-    """Return the files after a change of which a client of the API server must be restarted.
+    """Return the files of a client of the API server; when one changes, the client must be restarted.
 
-    These are the files that its flags name, and the identity of etcd's database: another database is another cluster.
+    These are the files that its flags name, and the identity of etcd's database: a new database is a new cluster.
     """
     return [*files_of(flags), etcd.identity(context)]
 
 
 def server_flags(context: Context, port: Port, *, also_http: bool) -> list[Flag]:
-    """Return the flags that the controller manager and the scheduler have in common: where they listen, no election.
+    """Return the flags that the controller manager and the scheduler have in common: their ports, no leader election.
 
-    `also_http`: this release opens a second port, which serves plain HTTP.
+    `also_http`: in this release they open a second port, which serves plain HTTP.
     """
     flags = []
     if not context.settings.uses_insecure_port:

@@ -1,4 +1,4 @@
-"""The composition root: from the settings and the parts to the cluster. dodo.py, the scripts and the tests use it."""
+"""The composition root: makes the cluster from the settings and the parts, for dodo.py, the scripts and the tests."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ def load(
     own_words: Mapping[str, Collection[str]] | None = None,
     facts: HostFacts | None = None,
 ) -> Cluster:
-    """Return the cluster that `parts` and the settings come to.
+    """Return the cluster that consists of `parts` and has these settings.
 
     The settings are read from `root`/cluster.toml, the environment and the words of the command line (`arguments`,
-    without the program's name); `own_words` are NAME=VALUE words that are a command's own: its name -> theirs.
-    The state is under `root`/var, or under ~/.local/state/dmuc where another user owns the checkout.
+    without the program's name); `own_words` are NAMEs of NAME=VALUE words that are arguments of a command, not
+    settings: the command's name -> these NAMEs. The state is under `root`/var, or under ~/.local/state/dmuc where
+    another user owns the checkout.
 
-    Raises DmucError when a setting is wrong.
+    Raise DmucError when a setting is wrong.
     """
     words = settings.arguments(arguments, own_words)
     names = {part.name for part in parts}
@@ -65,7 +66,7 @@ def load(
 
 
 def _node_name(settings: Settings) -> str:
-    """Return the name that the kubelet gives its node by default: the machine's host name, in small letters."""
+    """Return the kubelet's default name for its node: the machine's host name, in lower case."""
     return socket.gethostname().lower() if settings.on_host else settings.machine
 
 
@@ -84,7 +85,7 @@ def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
 
 
 def _refuse_path(state: Path) -> None:
-    """Raise DmucError when what is written about this directory would mean another one."""
+    """Raise DmucError when the path of the state cannot be written into PATH or into configuration files."""
     why = "PATH cannot have a directory with a colon in its name." if ":" in str(state) else ""
     if os.fsencode(state) != str(state).encode("utf-8", "replace"):
         why = "Its name is not UTF-8, or this locale is not: configuration files are."
@@ -93,11 +94,11 @@ def _refuse_path(state: Path) -> None:
 
 
 def doit_namespace(cluster: Cluster) -> dict[str, Any]:
-    """Return what doit looks for in a module of tasks: its configuration, and a function that yields the tasks."""
+    """Return what doit expects in a module of tasks: the configuration, and a function that yields the tasks."""
     context = cluster.context
 
     def task_dmuc() -> Iterator[dict[str, Any]]:
-        """All tasks."""
+        """Yield all tasks."""
         yield from tasks(cluster.parts, context)
 
     return {
@@ -106,7 +107,7 @@ def doit_namespace(cluster: Cluster) -> dict[str, Any]:
             "backend": "robust",  # see core/database.py
             "dep_file": str(context.state / "doit.json"),
             "reporter": Reporter(context.run),
-            # A thread for every task: they mostly wait.
+            # A thread for every task: tasks mostly wait.
             "par_type": "thread",
             "num_process": 32,
         },

@@ -1,4 +1,4 @@
-"""What all doit commands share: how they end, and the cluster that they work on. pyproject.toml lists them for doit."""
+"""The base classes of all doit commands: how they end, and their cluster. pyproject.toml lists the commands."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ class EndsQuietly:
 
 
 class OnCluster:
-    """A command that works on the cluster which the loader has put together (loader.py)."""
+    """A command that works on the cluster that the loader has made (loader.py)."""
 
     loader: Any
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster."""
+        """The cluster that the command works on."""
         cluster: Cluster = self.loader.cluster
         return cluster
 
 
 class Command(EndsQuietly, OnCluster, DoitCmdBase):  # type: ignore[misc]
-    """A command of dmuc's own: `act` gets the cluster and the arguments."""
+    """A command that doit does not have: a subclass implements `act`."""
 
     cmd_options: Sequence[dict[str, object]] = ()
 
@@ -68,5 +68,5 @@ class Command(EndsQuietly, OnCluster, DoitCmdBase):  # type: ignore[misc]
         return reporting_errors(self.act)(self.cluster, pos_args)
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
-        """Carry out the command; return the exit status. Raise DmucError when that fails."""
+        """Run the command on the cluster; return the exit status. Raise DmucError when it fails."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""`doit clean`: power off and remove everything; with names, remove just what those tasks made."""
+"""`doit clean`: power off and remove everything; with names, remove only what those tasks made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import EndsQuietly, OnCluster, reporting_errors
 
 
 class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
-    """`doit clean`: with names, undo these tasks, last first; without names, remove the whole machine, in any state."""
+    """The command `doit clean`: undo the named tasks, last first; without names, remove the machine, in any state."""
 
     cmd_options = (opt_clean_dryrun,)
     doc_purpose = "undo tasks, or remove the whole cluster"

@@ -1,4 +1,4 @@
-"""`doit info NAME`: doit's own command, which also says in words why a task is not up to date."""
+"""`doit info NAME`: doit's own command, which also prints why a task is not up to date."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import EndsQuietly
 
 
 class Info(EndsQuietly, DoitInfo):  # type: ignore[misc]
-    """doit's `info`."""
+    """The command `doit info`."""
 
     doc_purpose = "show why a task would run"
 
@@ -21,9 +21,9 @@ class Info(EndsQuietly, DoitInfo):  # type: ignore[misc]
 
     @staticmethod
     def get_reasons(reasons: Any) -> str:
-        """Return the reasons as text."""
-        ours = [
+        """Return as text why a task is not up to date."""
+        checks = [
             f" * {check.result.why}" for check, _, _ in reasons.pop("uptodate_false", []) if hasattr(check, "result")
         ]
         rest = DoitInfo.get_reasons(reasons | {"uptodate_false": [], "has_no_dependencies": False})
-        return "\n".join(filter(None, [*ours, rest]))
+        return "\n".join(filter(None, [*checks, rest]))

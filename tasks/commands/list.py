@@ -1,4 +1,4 @@
-"""`doit list`: doit's own command."""
+"""`doit list`: doit's own command, without the intermediate steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import EndsQuietly
 
 
 class List(EndsQuietly, DoitList):  # type: ignore[misc]
-    """doit's `list`; what is only a means to an end is in it with --all."""
+    """The command `doit list`; hidden tasks are listed only with --all."""
 
     doc_purpose = "list the tasks; with -s, whether they are up to date (U) or would run (R)"
 

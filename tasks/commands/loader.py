@@ -1,4 +1,4 @@
-"""What doit loads in place of a module of tasks: the cluster that dodo.py's parts and the settings come to."""
+"""The loader that gives doit the tasks of the cluster, instead of a module of tasks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .user import WORDS
 
 
 class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
-    """doit's task loader; a subclass says of which parts the cluster consists. The command line is read here alone."""
+    """doit's task loader; a subclass sets the parts of the cluster. Only this class reads the command line."""
 
     root: ClassVar[Path]  # the checkout
     parts: ClassVar[Sequence[Part]]
     cluster: Cluster
 
     def setup(self, opt_values: Any) -> None:
-        """Put the cluster together; end the program with a message when the settings are wrong."""
-        for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is printed as a question mark
+        """Make the cluster; end the program with a message when the settings are wrong."""
+        for stream in (sys.stdout, sys.stderr):  # print a question mark for characters that the encoding lacks
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         try:

@@ -1,4 +1,4 @@
-"""`doit [run] NAME ...`: doit's own command, alone on the machine, in the best order, ended in good order by Ctrl-C."""
+"""`doit [run] NAME ...`: doit's own command, which locks the machine, adds the order, and ends cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import OnCluster, reporting_errors
 
 
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
-    """doit's `run`."""
+    """The command `doit run`."""
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, 130 when interrupted."""
@@ -43,7 +43,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                 try:
                     return int(DoitRun._execute(self, *args, **kwargs))
                 except KeyboardInterrupt:
-                    # A task that has just started something still stops it; until then the machine stays locked.
+                    # Each task stops the process that it has just started; until then the machine stays locked.
                     with signals.held_off("ending: each task stops what it has just started"):
                         run.end(deadline=30)
                     raise

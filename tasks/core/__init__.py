@@ -1,1 +1,1 @@
-"""What the tasks stand on; knows no component by name."""
+"""The core that the tasks are built on. It knows no component and no command."""

@@ -1,4 +1,4 @@
-"""Changes to the cluster's objects, through the API. (Questions about them are in probe.py: those must be quick.)"""
+"""Changes to the cluster's objects, through the API server. (probe.py only reads objects, and must be quick.)"""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ RBAC_GROUP = "rbac.authorization.k8s.io"
 
 
 def full_name(thing: Any) -> str:
-    """Give NAMESPACE/NAME of an object."""
+    """Return NAMESPACE/NAME of an object."""
     return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
 
 
 def load_ahead(context: Context) -> None:
-    """Begin to import the client, which takes half a second, while there is something else to wait for."""
+    """Import the kubernetes package in a thread: this takes half a second, in which the caller waits for something."""
     threading.Thread(target=importlib.import_module, args=("kubernetes.utils",), daemon=True).start()
 
 
 def create(context: Context, manifest: dict[str, Any]) -> None:
-    """Create the object that `manifest` describes, in the namespace default; one that is there already stays.
+    """Create the object that `manifest` describes, in the namespace default; keep an object that already exists.
 
-    Raises DmucError when the API says no.
+    Raise DmucError when the API server refuses.
     """
     from kubernetes import utils
 
@@ -45,7 +45,7 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
 
 
 def delete(context: Context, path: str) -> None:
-    """Delete the object at `path`, and what it owns. Does nothing when it, or the API server, is gone."""
+    """Delete the object at `path` and its dependents. Do nothing when the object or the API server is gone."""
     if Http("{server}/readyz")(context):
         send(context, "DELETE", path, {"propagationPolicy": "Background"}, accept=(HTTPStatus.NOT_FOUND,))
 
@@ -53,14 +53,14 @@ def delete(context: Context, path: str) -> None:
 def send(context: Context, method: str, path: str, body: dict[str, Any], accept: Collection[int] = ()) -> None:
     """Send `body` to `path`, by POST, PATCH (a strategic merge patch) or DELETE.
 
-    Raises DmucError when the API says no, unless with a status that is in `accept`.
+    Raise DmucError when the API server refuses, except with a status in `accept`.
     """
     from kubernetes.client.exceptions import ApiException
 
     patch = "application/strategic-merge-patch+json"
     headers = {"Content-Type": patch if method == "PATCH" else "application/json"}
     with _client(context, f"{method} {path}") as client:
-        # Not by the methods for each kind: some cannot read the answer that they get (for a Binding, a Status).
+        # Not with the package's method for each kind: some cannot parse the response (to a Binding: a Status).
         url = f"{client.configuration.host}{path}"
         response = client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=_DEADLINE)
         text = response.read()
@@ -70,13 +70,13 @@ def send(context: Context, method: str, path: str, body: dict[str, Any], accept:
 
 @contextlib.contextmanager
 def _client(context: Context, tried: str) -> Iterator[Any]:
-    """Open a client of the kubernetes package, as the administrator; its errors become DmucError."""
+    """Open a client of the kubernetes package with the administrator's certificate; turn its errors into DmucError."""
     from kubernetes import client
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
     configuration = client.Configuration(host=context.server)
-    configuration.proxy = None  # it has read the caller's proxy variables
+    configuration.proxy = None  # Configuration has read the caller's proxy variables
     try:
         with client.ApiClient(configuration) as api:
             api.rest_client.pool_manager = _connections(context)
@@ -90,7 +90,7 @@ def _client(context: Context, tried: str) -> Iterator[Any]:
 
 
 def _connections(context: Context) -> Any:
-    """Return urllib3's pool of connections, which are opened inside the machine."""
+    """Return urllib3's connection pool; its connections are opened inside the machine."""
     from urllib3 import HTTPSConnectionPool, PoolManager
     from urllib3.connection import HTTPSConnection
 

@@ -1,9 +1,9 @@
-"""Certificates and keys as files: is each there, of the right name, and valid for long enough; and making those that
-are not. Knows nobody by name: who gets which is said elsewhere.
+"""Certificates and keys as files: check that each exists, has the right names and is valid for long enough; create the
+others. This module knows no component: pki.py says which certificates there are.
 
-Elliptic curve P-256 throughout: a key is made in a millisecond, and Kubernetes takes it for TLS and for signing tokens.
+All keys are on the elliptic curve P-256: one is made in 1 ms, and Kubernetes accepts it for TLS and for signing tokens.
 
-What was made is remembered in made.json, so that a check reads no certificate: loading what reads them takes 60 ms.
+made.json records what was made, so that a check reads no certificate: importing `cryptography` takes 60 ms.
 """
 
 from __future__ import annotations
@@ -25,63 +25,63 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 LIFETIME = timedelta(days=365)
-CA_LIFETIME = timedelta(days=3650)  # whoever trusts it has a copy
-RENEW_BEFORE = timedelta(days=30)  # of its end
+CA_LIFETIME = timedelta(days=3650)  # longer: each client that trusts the CA has a copy of it
+RENEW_BEFORE = timedelta(days=30)  # a certificate is renewed so long before it expires
 CLOCK = timedelta(hours=1)  # how far a client's clock may be behind
 RECORD = "made.json"
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What somebody shows to say who they are: NAME.crt, and the key to it, NAME.key."""
+    """A certificate, NAME.crt, and its private key, NAME.key."""
 
     name: str
-    ca: str  # the name of the certificate that signs it; its own name makes it a CA
+    ca: str  # the name of the CA that signs it; its own name: a self-signed CA
     common_name: str
-    group: str = ""  # the organization: Kubernetes takes it for a group
-    client: bool = False  # it is shown to a server
-    server: Sequence[str] = ()  # it is a server's, of these names and addresses
+    group: str = ""  # the organization, which Kubernetes uses as the user's group
+    client: bool = False  # a client certificate
+    server: Sequence[str] = ()  # a serving certificate for these names and addresses
 
     @property
     def files(self) -> Sequence[str]:
-        """The names of its files."""
+        """The names of the certificate's files."""
         return f"{self.name}.crt", f"{self.name}.key"
 
     @property
     def is_ca(self) -> bool:
-        """Whether it signs others."""
+        """Whether the certificate is a CA, which signs others."""
         return self.ca == self.name
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """Two keys without a certificate: NAME.key signs, NAME.pub checks."""
+    """A key pair without a certificate: NAME.key signs, NAME.pub verifies."""
 
     name: str
 
     @property
     def files(self) -> Sequence[str]:
-        """The names of its files."""
+        """The names of the key pair's files."""
         return f"{self.name}.pub", f"{self.name}.key"
 
 
 def faults(directory: Path, wanted: Collection[Certificate | KeyPair]) -> dict[str, str]:
-    """Say which of them must be made, by name, and why. Takes a millisecond."""
+    """Return which of the wanted files must be made: name -> reason. Takes a millisecond."""
     made = _made(directory)
     found = {one.name: _fault(directory, one, made.get(one.name)) for one in wanted}
     return {name: why for name, why in found.items() if why}
 
 
 def ends(directory: Path, wanted: Collection[Certificate | KeyPair]) -> datetime:
-    """When the first of them ends, of those that have been made."""
+    """Return when the first of these certificates expires; all of them must have been made."""
     made = _made(directory)
     return datetime.fromtimestamp(min(made[one.name]["end"] for one in wanted if isinstance(one, Certificate)), UTC)
 
 
 def make(directory: Path, wanted: Collection[Certificate | KeyPair]) -> None:
-    """Make them, CAs first, each with the key that it has if that is good.
+    """Make the wanted certificates and key pairs, CAs first; keep each key that exists and is usable.
 
-    Raises OSError.
+    Raise OSError when a file cannot be read or written.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = _made(directory)
@@ -94,12 +94,12 @@ def make(directory: Path, wanted: Collection[Certificate | KeyPair]) -> None:
         else:
             _make_pair(directory, one)
         what = {"wanted": asdict(one), "begin": begin.timestamp(), "end": end.timestamp()}
-        made[one.name] = {**json.loads(json.dumps(what)), "print": _print(directory, one)}
+        made[one.name] = {**json.loads(json.dumps(what)), "print": _fingerprint(directory, one)}
     _write(directory / RECORD, json.dumps(made, indent=1).encode())
 
 
 def remove(directory: Path, wanted: Collection[Certificate | KeyPair]) -> None:
-    """Remove their files, and what is remembered."""
+    """Remove the files of these certificates and key pairs, and the record of what was made."""
     for one in wanted:
         for file in one.files:
             (directory / file).unlink(missing_ok=True)
@@ -110,15 +110,15 @@ def _now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
-# Is it as wanted?
+# Check
 
 
 def _made(directory: Path) -> dict[str, Any]:
     return read_json(directory / RECORD)
 
 
-def _print(directory: Path, one: Certificate | KeyPair) -> str:
-    """What its files are, and who has signed it."""
+def _fingerprint(directory: Path, one: Certificate | KeyPair) -> str:
+    """Return a fingerprint of the files of a certificate or key pair, and of the CA that signed it."""
     files = [*one.files, *([f"{one.ca}.key"] if isinstance(one, Certificate) else [])]
     return hashlib.sha256(b"\0".join((directory / file).read_bytes() for file in files)).hexdigest()
 
@@ -129,7 +129,7 @@ def _fault(directory: Path, one: Certificate | KeyPair, made: Any) -> str:
     try:
         if missing:
             return f"{missing[0]} does not exist"
-        if made["print"] != _print(directory, one):
+        if made["print"] != _fingerprint(directory, one):
             return f"{file} or its key has been replaced"
         if made["wanted"] != json.loads(json.dumps(asdict(one))):
             return f"{file} must have other names"
@@ -148,7 +148,7 @@ def _fault_in_time(file: str, begin: datetime, end: datetime) -> str:
     return ""
 
 
-# Making it
+# Make
 
 
 def _make_pair(directory: Path, one: KeyPair) -> None:
@@ -215,7 +215,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _usage(signs: bool) -> x509.KeyUsage:
-    """What a key is for; verifiers that go by RFC 5280 to the letter, as Python 3.13 does, ask for it."""
+    """Return the KeyUsage extension, which strict verifiers of RFC 5280 require (Python 3.13 is one)."""
     from cryptography import x509
 
     return x509.KeyUsage(
@@ -232,7 +232,7 @@ def _usage(signs: bool) -> x509.KeyUsage:
 
 
 def _key(path: Path) -> EllipticCurvePrivateKey:
-    """The key in the file if there is a good one, for what it has signed is to stay valid; else a new one."""
+    """Return the key in the file if it is usable, so that what it has signed stays valid; else a new key."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

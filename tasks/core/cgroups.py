@@ -1,4 +1,4 @@
-"""The machine's cgroups: one group by its name in every mounted hierarchy, v1 and v2 alike (cgroups(7))."""
+"""The machine's cgroups: one cgroup with its name in every mounted hierarchy, of v1 and of v2 (cgroups(7))."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from pathlib import Path
 from .errors import DmucError
 from .process import kill_all, start_time
 
-_LEAF = "daemons"  # in cgroup v2 a group with groups below it may hold no process itself: ours sit in this one
+_LEAF = "daemons"  # cgroup v2: a cgroup with children may hold no process, so the machine's processes are in this child
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A mounted cgroup hierarchy: `options` are its v1 controllers, none for v2 (cgroups(7))."""
+    """A mounted cgroup hierarchy: `options` are its controllers in v1, and empty in v2 (cgroups(7))."""
 
     mount_point: Path
     options: str
 
     @property
     def is_v2(self) -> bool:
-        """Whether this is the unified hierarchy."""
+        """Whether this is the unified hierarchy of cgroup v2."""
         return not self.options
 
     def group(self, name: str) -> Path:
-        """The directory of the machine's own group."""
-        return self.mount_point / f"dmuc-{name}"  # a machine may be called docker, and so may somebody's group
+        """Return the directory of the cgroup of the machine `name`."""
+        return self.mount_point / f"dmuc-{name}"  # the prefix, because a machine may be called docker
 
     def procs(self, name: str) -> Path:
-        """The file that a process is put into the machine's group with."""
+        """Return the file of the machine's cgroup to which a process writes its pid to join."""
         return self.group(name) / (_LEAF if self.is_v2 else "") / "cgroup.procs"
 
 
 def mounted() -> list[Hierarchy]:
-    """Give the hierarchies that are mounted here."""
+    """Return the cgroup hierarchies that are mounted on this host."""
     return hierarchies(Path("/proc/self/mountinfo").read_text("utf-8", "replace"))
 
 
 def hierarchies(mountinfo: str) -> list[Hierarchy]:
-    """Find the cgroup hierarchies in the text of /proc/self/mountinfo (proc(5))."""
+    """Return the cgroup hierarchies in `mountinfo`, the text of /proc/self/mountinfo (proc(5))."""
     found = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, super_options = after.split(" ", 2)
         mount_point = Path(before.split()[4])
-        # Network plugins and containers mount some of them again elsewhere.
+        # Network plugins and containers mount some hierarchies a second time, elsewhere.
         if kind in {"cgroup", "cgroup2"} and mount_point.is_relative_to("/sys/fs/cgroup"):
             options = [o for o in super_options.split(",") if o not in {"rw", "ro", "xattr", "clone_children"}]
             found.append(Hierarchy(mount_point, "" if kind == "cgroup2" else ",".join(options)))
@@ -55,20 +55,23 @@ def hierarchies(mountinfo: str) -> list[Hierarchy]:
 
 
 def make(name: str) -> None:
-    """Make the group `name` in every hierarchy, ready to take processes."""
+    """Create the cgroup of the machine `name` in every hierarchy, such that processes can join it."""
     there = mounted()
     for hierarchy in there:
         group = hierarchy.group(name)
         group.mkdir(exist_ok=True)
-        if hierarchy.is_v2 and len(there) == 1:  # beside v1 nobody looks for controllers in it
-            enable_controllers(hierarchy.mount_point)  # systemd has done so with some
-        for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new group, and then nothing may run in it
+        if hierarchy.is_v2 and len(there) == 1:  # in a hybrid setup the controllers are in v1
+            enable_controllers(hierarchy.mount_point)  # systemd has enabled some of them
+        for setting in ("cpuset.cpus", "cpuset.mems"):  # v1: empty in a new cgroup, which then cannot hold a process
             if not hierarchy.is_v2 and (group / setting).exists():
                 (group / setting).write_bytes((group.parent / setting).read_bytes())
 
 
 def make_leaves(name: str) -> None:
-    """v2: now that the group is the root of what the machine sees, move its processes down and turn the rest on."""
+    """Move the processes of the machine's cgroup into a child, and enable all controllers (cgroup v2 only).
+
+    The cgroup must be the root of the machine's cgroup namespace already.
+    """
     for group in (h.group(name) for h in mounted() if h.is_v2):
         (group / _LEAF).mkdir(exist_ok=True)
         for pid in (group / "cgroup.procs").read_text("utf-8").split():
@@ -77,9 +80,9 @@ def make_leaves(name: str) -> None:
 
 
 def enable_controllers(group: Path) -> None:
-    """v2: have the groups below this one get every controller that it has itself. Raises DmucError when it may not.
+    """Enable every controller of this cgroup for its children (cgroup v2). Raise DmucError when the kernel refuses.
 
-    Those that another has turned on stay as they are; none is turned off again: who else relies on it cannot be told.
+    Controllers are never disabled again, because another program may depend on them.
     https://docs.kernel.org/admin-guide/cgroup-v2.html#controlling-controllers
     """
     control = group / "cgroup.subtree_control"
@@ -98,13 +101,13 @@ def enable_controllers(group: Path) -> None:
 
 
 def joining(groups: Iterable[Path]) -> Sequence[str]:
-    """A command prefix that puts itself into these cgroups first: nsenter and unshare enter namespaces, not cgroups."""
+    """Return a command prefix that joins these cgroups first: nsenter and unshare enter namespaces, not cgroups."""
     script = 'while [ "$1" != -- ]; do echo 0 > "$1"; shift; done; shift; exec "$@"'
     return ("sh", "-euc", script, "sh", *map(str, groups), "--")
 
 
 def pids_in(group: Path) -> set[int]:
-    """Give the processes in a group and all below it."""
+    """Return the pids of all processes in a cgroup and the cgroups below it."""
     pids: set[int] = set()
     for directory, _, _ in os.walk(group):
         with contextlib.suppress(OSError):
@@ -113,9 +116,9 @@ def pids_in(group: Path) -> set[int]:
 
 
 def kill_all_in(groups: Sequence[Path]) -> None:
-    """SIGKILL every process in these cgroups until none is left (a killed one leaves only when it is reaped).
+    """SIGKILL every process in these cgroups until none is left (a killed process leaves only when it is reaped).
 
-    Raises DmucError when some do not end.
+    Raise DmucError when some processes do not end.
     """
 
     def there() -> dict[int, int]:
@@ -126,7 +129,7 @@ def kill_all_in(groups: Sequence[Path]) -> None:
 
 
 def remove(group: Path) -> None:
-    """Remove a cgroup and all below it, bottom up; the kernel may need a moment after the last process is gone."""
+    """Remove a cgroup and all cgroups below it, bottom up; try for 10 s, as the kernel frees them with a delay."""
     import tenacity
 
     @tenacity.retry(

@@ -1,4 +1,4 @@
-"""A cluster as a whole: what dodo.py puts together, and what the commands work on."""
+"""The cluster as a whole, on which the commands work."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .errors import DmucError
 from .graph import Part, join
 from .process import Record
 
-Step = tuple[str, Callable[[], None]]  # its name, and what is done
+Step = tuple[str, Callable[[], None]]  # the name of a step, and its action
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The context, the parts in the order of the walk-through, and how to tell what runs on it."""
+    """A cluster: its context and its parts, in the order of the walk-through."""
 
     context: Context
     parts: Sequence[Part]
@@ -29,11 +29,11 @@ class Cluster:
 
     @property
     def daemons(self) -> list[Daemon]:
-        """The parts that are processes, in the order of the walk-through."""
+        """The daemons among the parts, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
 
     def placed(self) -> list[tuple[str, Daemon, Context]]:
-        """Return every daemon on every node that it is on: its task, itself, and the cluster as seen from there."""
+        """Return each daemon on each of its nodes: the task's name, the daemon, and the context of that node."""
         nodes = [node.name for node in self.context.nodes]
         several = len(nodes) > 1
         return [
@@ -47,69 +47,69 @@ class Cluster:
         ]
 
     def refuse_impossible(self, names: Collection[str]) -> None:
-        """Raise DmucError when one of these tasks can never be on the host, before the others take their time."""
+        """Raise DmucError when one of these tasks can never run on the host, before any other task starts."""
         for daemon in self.daemons if self.context.settings.on_host else ():
             if daemon.name in names and not daemon.disabled_because(self.context):
                 daemon.refuse_where_it_cannot_be(self.context)
 
     def running(self) -> dict[str, Record]:
-        """Return the daemons that run, by task."""
+        """Return the running daemons: the task's name -> the process."""
         records = {task: (daemon.process(there), there) for task, daemon, there in self.placed()}
         return {task: r for task, (r, there) in records.items() if r and there.machine.processes.is_alive(r)}
 
     def choose_ports(self) -> None:
-        """Have a port for everything that listens, before anything is started that must know it."""
+        """Choose the port of every daemon that listens, before a daemon is started that must know the port."""
         for daemon in self.daemons:
             taken = {self.context.port(port) for other in self.daemons for port in other.ports}
             daemon.choose_ports(self.context, taken)
 
     def power_off(self) -> None:
-        """End every process of the cluster; what they stored stays. Never asks a daemon, and can be repeated.
+        """End every process of the cluster; keep the stored data. Needs no daemon's help, and can be repeated.
 
-        Raises DmucError when some do not end.
+        Raise DmucError when some processes do not end.
         """
         _run_all("powering off", self._power_off())
 
     def _power_off(self) -> list[Step]:
         machines = [(node.machine.name, node.machine.power_off) for node in reversed(self.context.nodes)]
-        # Then what was not in them.
+        # Then the daemons that run on the host itself.
         return [*machines, *((task, partial(daemon.stop, there)) for task, daemon, there in reversed(self.placed()))]
 
     def undo(self, names: Collection[str], done: Callable[[str], None]) -> None:
-        """Take back those of the goals that can be, the last first; `done` is told of each.
+        """Undo the goals with these names, the last first; call `done` with the name of each.
 
-        Raises DmucError when something is left, after all others have been taken back.
+        Raise DmucError when something is left, after all others have been undone.
         """
-        _run_all("taking back", [step for step in self.undos() if step[0] in names], done)
+        _run_all("undoing the tasks", [step for step in self.undos() if step[0] in names], done)
 
     def undos(self) -> list[Step]:
-        """Return how the goals are taken back, the last first."""
+        """Return the steps that undo the goals, the last goal first."""
         goals = reversed(join(self.parts, self.context))
         return [(goal.name, partial(goal.undo, self.context.on(goal.node))) for goal in goals if goal.undo is not None]
 
     def remove(self) -> None:
-        """Power off and remove all state. Can be interrupted anywhere and repeated.
+        """Power off the cluster and remove all its state. Can be interrupted anywhere and repeated.
 
-        Raises DmucError when something is left, after all else was removed; the state stays then: it tells of the rest.
+        Raise DmucError when something is left, after all else was removed; the state then stays, as it names the rest.
         """
         undos = [] if all(node.machine.disposable for node in self.context.nodes) else self.undos()
         _run_all("removing the cluster", [*undos, *self._power_off()])
         state = self.context.state
         if state.exists():
             shutil.rmtree(state)
-        with contextlib.suppress(OSError):  # another machine's is there, too
+        with contextlib.suppress(OSError):  # the state of another machine is there, too
             state.parent.rmdir()
 
 
 def _run_all(tried: str, steps: Sequence[Step], done: Callable[[str], None] = lambda name: None) -> None:
-    """Run every step, whichever fail. Raises one DmucError that says all that went wrong."""
-    failed: dict[str, str] = {}  # what was said -> by which step first: what cannot be stopped is met twice
+    """Run every step, even after failures. Raise one DmucError with all errors."""
+    failed: dict[str, str] = {}  # error text -> the first step that raised it: two steps may stop the same process
     for name, step in steps:
         try:
             step()
         except (DmucError, OSError) as error:
             failed.setdefault(str(error), name)
-        except Exception as error:  # ours to fix, and no reason to leave the rest undone
+        except Exception as error:  # a bug in dmuc, and no reason to leave out the other steps
             failed.setdefault(f"{type(error).__name__}: {error}", name)
         else:
             done(name)

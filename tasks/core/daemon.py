@@ -1,14 +1,14 @@
-"""A background process: its command line, its log, its file; how it is started, waited for, judged and stopped.
+"""A daemon: its command line, its log, its pidfile; how dmuc starts it, waits for it, checks it and stops it.
 
               start                     answers                      ready
     stopped ---------> running ----------------------> answering -----------> ready
        ^                  |  (its clients may start)       |                    |
        +------------------+--------------------------------+--------------------+
-                 stop; or it ended by itself, which fails whoever waits for it at once
+                 stop; or it ended by itself: then all that waits for it fails at once
 
-From one Daemon come two goals: `NAME:started`, it runs and answers, so that its clients can be started; and NAME, it is
-ready. `needs` is said once: `NAME:started` needs the `OTHER:started` of each daemon in it, and NAME the OTHER. So each
-is started at the earliest moment at which it can make progress, and is called ready only when what it needs is ready.
+One Daemon makes two goals: `NAME:started` (the daemon runs and answers, so its clients can be started) and NAME (it is
+ready). `needs` is written once: `NAME:started` needs the `OTHER:started` of each daemon in it, and NAME needs OTHER. So
+each daemon is started as soon as it can make progress, and counts as ready only when what it needs is ready.
 """
 
 from __future__ import annotations
@@ -39,54 +39,54 @@ _CAUSES = {
     "no space left on device": "The disk is full.",
 }
 Purpose = Literal["", "security", "isolation", "speed", "use"]
-_PATIENCE = 5.0  # seconds that a running daemon which does not answer is given before it is started anew
+_PATIENCE = 5.0  # seconds after which a running daemon that does not answer is restarted
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One argument, and the reason why it is there."""
+    """One command-line argument, and the reason for it."""
 
     text: str
     why: str
-    kept_for: Purpose = ""  # what the reason is about, where the page is reached without (see scripts/ablate)
+    kept_for: Purpose = ""  # why it is kept, although the page is reached without it (see scripts/ablate)
 
 
 def files_of(flags: Sequence[Flag]) -> list[Path]:
-    """Give the files that the flags name by an absolute path."""
+    """Return the files that the flags name by an absolute path."""
     values = (flag.text.partition("=")[2] for flag in flags)
     return [Path(value) for value in values if value.startswith("/")]
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """What there is to know about one of the cluster's processes."""
+    """One daemon of the cluster, described completely."""
 
     name: str
     doc: str
     program: str | Callable[[Context], str]  # a function where it depends on the settings
     flags: Callable[[Context], Sequence[Flag]]
     ready: Probe
-    ports: Sequence[Port] = ()  # where it listens, and there may be others beside it on this host
-    started: Probe | None = None  # not specified: when it is ready
+    ports: Sequence[Port] = ()  # where it listens: another number on a host that several clusters share
+    started: Probe | None = None  # whether it answers, so that clients can be started; None: the same as `ready`
     needs: Names = ()
     after: Names = ()
-    reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that others write
+    reads: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # files that other tasks write
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
-    keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # what it stores
+    keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # directories where it stores data
     on_host: bool = False  # it runs on the host itself, beside the machine of its node
     disabled_because: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
-    prepare: Callable[[Context], None] | None = None  # what must be done first, every time that it is started
-    clean_up: Callable[[Context], None] | None = None  # what it did elsewhere and `undo` is to take back
-    rival: Probe | None = None  # yes: another does its work in its place; not specified: when that one is ready
+    prepare: Callable[[Context], None] | None = None  # is called before every start
+    clean_up: Callable[[Context], None] | None = None  # is called by `undo`: removes what it left outside of `keeps`
+    rival: Probe | None = None  # whether another process does the same work on this machine; None: `ready` tells
     needs_root: bool = False
-    hidden: bool = False  # a means to an end, which `doit list` leaves out
+    hidden: bool = False  # an intermediate step, which `doit list` leaves out
     nodes: Nodes = "first"  # on which nodes of the cluster it runs
-    tools: Names = ()  # other programs that it runs itself: another one of them means a new start, too
-    causes: Mapping[str, str] = field(default_factory=dict)  # a regular expression found in its log -> what it means
+    tools: Names = ()  # programs that it runs itself: when one of these changes, the daemon is restarted, too
+    causes: Mapping[str, str] = field(default_factory=dict)  # regular expression in its log -> the cause of the failure
     grace: float = 10.0  # seconds between SIGTERM and SIGKILL
 
     def goals(self) -> Sequence[Goal]:
-        """Return its two goals, the first step first."""
+        """Return the daemon's two goals: started, then ready."""
         started = Goal(
             name=f"{self.name}{STARTED}",
             doc=f"{self.name} runs and answers",
@@ -112,47 +112,50 @@ class Daemon:
         )
         return (started, ready)
 
-    # What it is
+    # Command line and files
 
     def command(self, context: Context) -> list[str]:
-        """The whole command line. Raises DmucError when its program has not been found yet."""
+        """Return the whole command line. Raise DmucError when the daemon's program has not been found yet."""
         return [str(context.program(self.program_name(context))), *(flag.text for flag in self.flags(context))]
 
     def program_name(self, context: Context) -> str:
-        """The name of its program."""
+        """Return the name of the daemon's program."""
         return self.program(context) if callable(self.program) else self.program
 
     def _there(self, context: Context) -> Context:
         return context.beside_the_machine() if self.on_host else context
 
     def log(self, context: Context) -> Path:
-        """Its log file, appended to at every start."""
+        """Return the path of the daemon's log file, to which every start appends."""
         return context.logs / f"{self.name}.log"
 
     def record(self, context: Context) -> Path:
-        """The file that remembers its process."""
+        """Return the path of the daemon's pidfile."""
         return context.pidfiles / f"{self.name}.pid"
 
     def _ready_mark(self, context: Context) -> Path:
-        """The file that says that it has lived: what one that ended at once has met may be somebody else's."""
+        """Return the file that says that the daemon has run: it has answered, or lived until its deadline.
+
+        A daemon that ended at once may have ended because of another program's files, which clean must not remove.
+        """
         return context.pidfiles / f"{self.name}.ran"
 
     def was_ready(self, context: Context) -> bool:
-        """Return whether it has run since the machine was last emptied of it."""
+        """Return whether the daemon has run (see _ready_mark) since it was last undone on this machine."""
         mark = self._ready_mark(context)
         return context.machine.fingerprints((), [mark]) != {str(mark): MISSING}
 
     def was_ready_since_boot(self, context: Context) -> bool:
-        """Return whether it has run since then and since the host was booted: no link and no rule outlives a boot."""
+        """Return whether the daemon has run since then and since the host's boot, which removes links and rules."""
         mark = context.machine.path(self._ready_mark(context))
-        since = {context.machine.processes.boot(), ""}  # "": of an earlier dmuc
+        since = {context.machine.processes.boot(), ""}  # "": written by an earlier version of dmuc
         return bool(mark.exists()) and mark.read_text("utf-8") in since
 
     def _mark_ready(self, context: Context) -> None:
         context.machine.write(self._ready_mark(context), context.machine.processes.boot(), 0o600)
 
     def directory(self, context: Context) -> Path:
-        """The directory it works in."""
+        """Return the daemon's working directory."""
         return context.node.state / self.name
 
     def _inputs(self, context: Context) -> dict[str, str]:
@@ -161,15 +164,14 @@ class Daemon:
         prints = context.machine.fingerprints(programs, self.reads(context))
         return prints | {str(path): digest(text.encode()) for path, text in self.writes(context).items()}
 
-    # How it is
-
+    # Check
     def process(self, context: Context) -> Record | None:
-        """Return its process as it was started last; None when it was not."""
+        """Return the process that its pidfile records; None when the daemon was not started."""
         context = self._there(context)
         return context.machine.processes.recorded(self.record(context))
 
     def running(self, context: Context) -> Result:
-        """Does it run, is it ours, and with this very command line, program and input files?"""
+        """Return whether the daemon runs, started by dmuc with exactly this command line, program and input files."""
         context = self._there(context)
         record = self.process(context)
         if record is None:
@@ -183,16 +185,16 @@ class Daemon:
         return Result(False, changed) if changed else Result(True, f"pid {record.pid}")
 
     def is_started(self, context: Context) -> Result:
-        """Does it run as wanted, and answer?"""
+        """Return whether the daemon runs as it must, and answers."""
         context = self._there(context)
-        return self._judged(context, self.started or self.ready)
+        return self._check(context, self.started or self.ready)
 
     def is_ready(self, context: Context) -> Result:
-        """Does it run as wanted, and is it ready?"""
+        """Return whether the daemon runs as it must, and is ready."""
         context = self._there(context)
-        return self._judged(context, self.ready)
+        return self._check(context, self.ready)
 
-    def _judged(self, context: Context, probe: Probe) -> Result:
+    def _check(self, context: Context, probe: Probe) -> Result:
         disabled_because = self.disabled_because(context)
         if disabled_because:
             return Result(self.process(context) is None, disabled_because)
@@ -200,9 +202,9 @@ class Daemon:
         return probe(context) if result else result
 
     def choose_ports(self, context: Context, taken: Collection[int]) -> None:
-        """Have a free port for each of its `ports`, and none of `taken`, where the standard ones are not ours.
+        """Choose a free port, not in `taken`, for each of the daemon's `ports` where the standard ones may be in use.
 
-        A port stays what it is, until clean; but one that somebody else has taken while ours did not run is given up.
+        A port stays the same until clean, unless another process has taken it while the daemon did not run.
         """
         record = self.process(context)
         if record is not None and context.machine.processes.is_alive(record):
@@ -215,7 +217,10 @@ class Daemon:
     # Start, wait, stop
 
     def start(self, context: Context, progress: Progress) -> None:
-        """Start it, unless it runs as wanted, and wait until it answers. Raises DmucError; then it does not run."""
+        """Start the daemon, unless it runs as it must, and wait until it answers.
+
+        Raise DmucError when that fails; the daemon is then stopped.
+        """
         context = self._there(context)
         if self.disabled_because(context):
             self.stop(context)
@@ -225,7 +230,7 @@ class Daemon:
         if running:
             record = self.process(context)
             assert record is not None
-            # Left by a run that was ended, perhaps, and still on its way; or it hangs.
+            # An interrupted run may have started it, and it is not ready yet; or it hangs.
             if wait(
                 context,
                 probe,
@@ -240,32 +245,32 @@ class Daemon:
         self._spawn_and_wait(context, probe, progress)
 
     def await_ready(self, context: Context, progress: Progress) -> None:
-        """Wait until it is ready. Raises DmucError; then it does not run any more."""
+        """Wait until the daemon is ready. Raise DmucError when that fails; the daemon is then stopped."""
         context = self._there(context)
         if not self.disabled_because(context):
             self._wait(context, self.ready, progress)
 
     def stop(self, context: Context) -> None:
-        """End its process, if there is one, and forget the process. Raise DmucError when the process does not end."""
+        """End the daemon's process, if any, and remove its pidfile. Raise DmucError when the process does not end."""
         context = self._there(context)
         path, processes = self.record(context), context.machine.processes
         record = self.process(context)
-        # A run that was killed between the start of the process and the record of it left one that no record names.
+        # A run that was killed just after it had started the process left a process without a pidfile.
         for process in (*([record] if record else []), *processes.find(path)):
             processes.stop(process, self.grace)
         context.machine.path(path).unlink()
 
     def undo(self, context: Context) -> None:
-        """Stop it, and remove what it stored and the files that were written for it, if it was ever started here.
+        """Stop the daemon, and remove its data and the files written for it, if it was ever started on this machine.
 
-        Raises DmucError, or OSError, when something is left. Then it can be done again.
+        Raise DmucError or OSError when something is left; undo can then be repeated.
         """
         context = self._there(context)
         self.stop(context)
         if not context.machine.path(self.log(context)).exists():
             return
         on, elsewhere = context.machine.is_up(), self._outside_state(context)
-        # Whose it is, before anything is done.
+        # Check the ownership before anything is removed.
         ours = [
             p for p in self.keeps(context) if p not in elsewhere or ownership.is_ours(context.machine, p, context.state)
         ]
@@ -280,24 +285,24 @@ class Daemon:
             if on and is_root():
                 ownership.unmount_below(context.machine, path)
             ownership.empty(context.machine, path)
-        # The log last: an undo that breaks off is done again.
+        # The log last: as long as it exists, an interrupted undo can be repeated.
         for path in (*self.writes(context), self._ready_mark(context), self.log(context)):
             context.machine.path(path).unlink()
 
     def _refuse_rival(self, context: Context, marked: Sequence[Path]) -> None:
-        """Raise DmucError when another one answers in its place: it may use what ours has left, mark or not."""
+        """Raise DmucError when another process does the daemon's work: it may use the daemon's files, marked or not."""
         result = self._rival_answers(context, self.rival or self.ready)
         if result:
             there = ", ".join(map(str, marked))
-            keep = f"\nWhat is in {there} is removed then; to keep it, remove the file {ownership.MARK} there first."
+            keep = f"\nThis removes what is in {there}; to keep it, remove the file {ownership.MARK} there first."
             raise DmucError(
-                f"taking back {self.name} on {context.machine.name}",
-                f"Ours has ended, but another one runs in its place and may use what ours has left: {result.why}.",
-                f"Stop it, and run clean again.{keep if there else ''}",
+                f"undoing {self.name} on {context.machine.name}",
+                f"dmuc's {self.name} has ended, but another one runs in its place and may use its files: {result.why}.",
+                f"Stop the other one, and run clean again.{keep if there else ''}",
             )
 
     def _rival_answers(self, context: Context, probe: Probe) -> Result | None:
-        """The answer of the first that says yes of what this probe asks of servers, if one does."""
+        """Return the first yes among the connections and requests that this probe makes; None when there is none."""
         results = (p(context) for p in simple(probe, context) if isinstance(p, Tcp | Unix | Http))
         return next((result for result in results if result), None)
 
@@ -329,7 +334,7 @@ class Daemon:
         self._mark_ready(context)
 
     def refuse_where_it_cannot_be(self, context: Context) -> None:
-        """Raise DmucError when it takes root and we are not, or when it would not be alone on this host."""
+        """Raise DmucError when the daemon needs root and dmuc does not run as root, or clusters share this host."""
         program = self.program_name(context)
         if self.needs_root and not is_root():
             raise DmucError(f"starting {self.name}", f"{program} needs root.", "Run dmuc as root.")
@@ -338,11 +343,11 @@ class Daemon:
             raise DmucError(f"starting {self.name}", seen, "Use a machine of its own: machine=NAME.")
 
     def _outside_state(self, context: Context) -> list[Path]:
-        """What it keeps outside of our own state, where it could be somebody else's."""
+        """Return the daemon's data directories outside of the cluster's state: other programs may use these, too."""
         return [path for path in self.keeps(context) if context.state not in path.parents]
 
     def _refuse_unknown_flags(self, context: Context) -> None:
-        """Raise DmucError for a flag that the program's own --help does not name: a release that nobody has met."""
+        """Raise DmucError for a flag that the program's --help does not list: dmuc does not know this release."""
         program = self.program_name(context)
         names = [flag.text.partition("=")[0] for flag in self.flags(context)]
         unknown = [name for name in names if name.startswith("--") and context.knows(program, name) is False]
@@ -354,7 +359,7 @@ class Daemon:
             )
 
     def _refuse_what_is_there(self, context: Context, probe: Probe) -> None:
-        """Raise DmucError when somebody else answers in its place, or keeps something where it would."""
+        """Raise DmucError when another process does the daemon's work, or another program uses its data directories."""
         tried = f"starting {self.name} on {context.machine.name}"
         if result := self._rival_answers(context, probe) or self._rival_answers(context, self.ready):
             raise DmucError(
@@ -370,7 +375,7 @@ class Daemon:
             )
 
     def foreign_directories(self, context: Context) -> list[Path]:
-        """Give what somebody else keeps where it would keep something itself."""
+        """Return the daemon's data directories that another program uses."""
         return [
             path for path in self._outside_state(context) if ownership.is_foreign(context.machine, path, context.state)
         ]
@@ -402,7 +407,7 @@ class Daemon:
         self, context: Context, record: Record, result: Result, elapsed: float, ended: bool, code: int | None
     ) -> DmucError:
         written = context.machine.path(self.log(context)).read_bytes()[record.log_start :]
-        # A Go program that gives up prints its reason, and after it what every goroutine was doing.
+        # A Go program that panics prints the reason, and then the stack of every goroutine.
         text = written.decode(errors="replace").split("\ngoroutine ")[0].rstrip()
         if ended:
             seen = (
@@ -428,7 +433,7 @@ class Daemon:
 
 
 def _changes(record: Record, command: Sequence[str], inputs: Mapping[str, str]) -> str:
-    """Say what is different from how the process was started; empty when nothing is."""
+    """Return what has changed since the process was started; an empty text when nothing has."""
     if record.command[0] != command[0]:
         return f"its program must change: {record.command[0]} is running, {command[0]} is wanted"
     gone, new = (

@@ -1,4 +1,4 @@
-"""doit's database, such that nothing depends on it: whether a task is up to date is asked of the world every time."""
+"""doit's database. Nothing depends on it, because every run checks whether a task is up to date."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .files import write_atomic
 
 
 class Database(JsonDB):  # type: ignore[misc]
-    """A JSON file that is written whole or not at all, and read as empty where it is not one.
+    """A JSON file that is written atomically, and read as empty when it is not valid.
 
-    doit's own is left truncated by a full disk or a kill, and then no command works any more, `clean` included.
+    A full disk or a kill leaves doit's own file truncated, and then no command works any more, `clean` included.
     """
 
     desc = "JSON file, written atomically"
@@ -26,6 +26,6 @@ class Database(JsonDB):  # type: ignore[misc]
             return {}
 
     def dump(self) -> None:
-        """Save it; without room on the disk, or after clean, there is nothing to save."""
+        """Write the database; do nothing when the disk is full, or after clean has removed the directory."""
         with contextlib.suppress(OSError):
             write_atomic(Path(self.name), self.codec.encode(self._db))

@@ -1,4 +1,4 @@
-"""What Debian's package manager can do for us: install packages, fetch them, and fetch what they are built from."""
+"""Debian's package manager: install packages, download packages, and download source packages."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ _SOURCES = Path("/etc/apt")
 # dpkg runs maintainer scripts from here, so this is never mounted noexec, as /tmp or /run may be.
 _DPKG = Path("/var/lib/dpkg")
 
-# What maintainer scripts start and enable services with: see the manual page of each. They exit with 0 and do nothing.
+# The programs with which maintainer scripts start and enable services (see their manual pages). During an installation
+# they are replaced by scripts that do nothing and exit with 0.
 _NOTHING = ("deb-systemd-invoke", "invoke-rc.d", "systemctl", "update-rc.d")
-# This one is asked whether a unit was enabled before: no. For such a unit the scripts call update-state, which only
-# notes in /var/lib/systemd/deb-systemd-helper-enabled that the unit is known. That must happen: otherwise the package's
-# next upgrade takes the unit for a new one, and enables and starts it.
+# The replacement of deb-systemd-helper. To was-enabled it answers no. For such a unit the scripts call update-state,
+# which only records in /var/lib/systemd/deb-systemd-helper-enabled that the unit is known. That must happen: otherwise
+# the package's next upgrade takes the unit for a new one, and enables and starts it.
 _HELPER = """#!/bin/sh
 case " $* " in
 *" was-enabled "*) exit 1 ;;
 *" update-state "*) exec /usr/bin/deb-systemd-helper "$@" ;;
 esac
 """
-# The ways in which apt-get says that its lists are missing or older than the mirror.
+# Messages of apt-get when its package lists are missing or older than the mirror.
 _OLD_LISTS = re.compile("Unable to locate package|has no installation candidate|maybe run apt-get update")
-# The lines of apt-get's that are worth showing while it runs.
+# The lines of apt-get's output that are shown while it runs.
 _NEWS = re.compile("^(?:Get:|Unpacking |Setting up |Waiting ).*", re.MULTILINE)
 
 
 def available() -> bool:
-    """Whether this is a machine with apt-get."""
+    """Return whether this host has apt-get."""
     return shutil.which("apt-get") is not None
 
 
 def install(packages: Sequence[str], progress: Progress) -> None:
-    """Install `packages` without what they only recommend. No service is started, or enabled at boot.
+    """Install `packages` without their Recommends. No service is started, or enabled at boot.
 
-    Raises DmucError when we are not root or apt-get fails; Interrupted, once apt-get has come to a proper end, when
-    the run is being ended.
+    Raise DmucError when dmuc does not run as root or apt-get fails. Raise Interrupted when the run ends meanwhile, but
+    only after apt-get has ended cleanly.
     """
     names = " ".join(packages)
     _check_available(f"installing the Debian packages {names}")
@@ -66,8 +67,8 @@ def install(packages: Sequence[str], progress: Progress) -> None:
         stand_ins(Path(directory))
         options = (
             f"DPkg::Path={directory}:{SYSTEM_PATH}",
-            "DPkg::Lock::Timeout=120",  # seconds that another apt may take
-            # dpkg has nobody to ask what to do with a configuration file that was changed here: keep it.
+            "DPkg::Lock::Timeout=120",  # seconds to wait for another apt
+            # Keep a configuration file that was changed on this host: dpkg cannot ask the user about it.
             "DPkg::Options::=--force-confold",
         )
         command = ("install", "-y", "--no-install-recommends", *packages)
@@ -81,7 +82,7 @@ def install(packages: Sequence[str], progress: Progress) -> None:
 
 
 def stand_ins(directory: Path) -> None:
-    """Write into `directory` the programs that, first in a maintainer script's PATH, keep services from starting."""
+    """Write into `directory` the programs that, first in PATH, keep maintainer scripts from starting services."""
     for name in (*_NOTHING, "deb-systemd-helper"):
         script = directory / name
         script.write_text(_HELPER if name == "deb-systemd-helper" else "#!/bin/sh\n", "utf-8")
@@ -89,21 +90,21 @@ def stand_ins(directory: Path) -> None:
 
 
 def fetch_debs(packages: Sequence[str], into: Path, progress: Progress) -> list[Path]:
-    """Download the .deb files of `packages` (their candidate versions) into a directory; needs no root.
+    """Download the .deb files of `packages` (candidate versions) into the directory `into`; return their paths.
 
-    Gives their paths, in the order of apt-get. Those that are there already are kept. Raises DmucError when apt-get
-    does not know one or cannot fetch it.
+    Needs no root. The order is apt-get's. Files that exist already are kept. Raise DmucError when apt-get does not know
+    a package or cannot download it.
     """
     progress.note(f"downloading {' '.join(packages)}")
     into.mkdir(parents=True, exist_ok=True)
-    # One line for each: 'URI' FILE SIZE HASH
+    # One line for each package: 'URI' FILE SIZE HASH
     uris = _apt_get("download", "--print-uris", *packages, progress=progress)
     _apt_get("download", *packages, progress=progress, directory=into)
     return [into / name for name in re.findall(r"^'[^']*' (\S+) ", uris, re.MULTILINE)]
 
 
 def extract(deb: Path, into: Path) -> None:
-    """Unpack the files of a .deb below the directory `into`, installing nothing. Raises DmucError when it cannot."""
+    """Unpack the files of a .deb below the directory `into`, without installing it. Raise DmucError on failure."""
     from plumbum import CommandNotFound, ProcessExecutionError, local
 
     try:
@@ -113,10 +114,10 @@ def extract(deb: Path, into: Path) -> None:
 
 
 def fetch_source(package: str, into: Path, progress: Progress) -> Path:
-    """Download the source package `package` and unpack it, patched, in the directory `into`; needs no root.
+    """Download the source package `package` and unpack it, patched, in the directory `into`; return its directory.
 
-    Gives the unpacked tree. The host's apt configuration and lists stay as they are: apt-get is given lists of its
-    own, for the repositories of the host's sources. Needs dpkg-dev. Raises DmucError when apt-get cannot.
+    Needs dpkg-dev, but no root. The host's apt configuration and package lists stay as they are: apt-get gets separate
+    lists, for the same repositories. Raise DmucError when apt-get fails.
     """
     progress.note(f"downloading the source of {package}")
     into.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def fetch_source(package: str, into: Path, progress: Progress) -> Path:
 
 
 def as_source_entries(name: str, text: str) -> str:
-    """Give the `text` of the apt sources file `name` (sources.list(5)) with each entry asking for source packages."""
+    """Return the `text` of the apt sources file `name` (sources.list(5)), with all entries for source packages."""
     if name.endswith(".sources"):
         return re.sub(r"(?im)^types:.*$", "Types: deb-src", text)
     entries = re.findall(r"(?m)^[ \t]*deb(?:-src)?([ \t].*)$", text)
@@ -152,7 +153,7 @@ def as_source_entries(name: str, text: str) -> str:
 
 
 def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), directory: Path = Path("/")) -> str:
-    """Run apt-get in `directory` and give what it said. Raises DmucError, or Interrupted when the run ends."""
+    """Run apt-get in `directory`; return its output. Raise DmucError when it fails, Interrupted when the run ends."""
     from plumbum import local
 
     tried = f"apt-get {' '.join(arguments)}"
@@ -161,7 +162,7 @@ def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), d
     with tempfile.NamedTemporaryFile() as output:
         process = apt_get.popen(
             cwd=str(directory),
-            env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},  # beside our own
+            env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},  # added to dmuc's own environment
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -191,11 +192,11 @@ def _check_available(tried: str) -> None:
 
 
 def _end(process: PopenWithAddons[str]) -> None:
-    """Have apt-get end, if it still runs, and wait for that. It heeds SIGINT at once, but not while dpkg works."""
+    """End apt-get, if it still runs, and wait for its end. It obeys SIGINT at once, but not while dpkg works."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     while process.poll() is None:
-        # However often Ctrl-C is pressed: without us here, the rest would be installed without the stand-ins.
+        # Even after several Ctrl-C: if dmuc ended here, the rest would be installed without the replacement programs.
         with contextlib.suppress(KeyboardInterrupt):
             process.wait()
 

@@ -1,4 +1,4 @@
-"""Downloads: resumed where they stopped, checked against a SHA-256 sum, and never seen half done."""
+"""Downloads: resumed where they stopped, checked against a SHA-256 sum, and visible only when complete."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-TRIES = 4  # how often a download that stalls or breaks off is begun or resumed
-PAUSE = 1.0  # seconds between two tries
-SLOWEST = 1000  # bytes a second; what is slower has stalled
+TRIES = 4  # attempts, for a download that stalls or breaks off
+PAUSE = 1.0  # seconds between two attempts
+SLOWEST = 1000  # bytes per second; a slower download has stalled
 
 
 class Unreachable(DmucError):
-    """There is no way to the server: no such name, no route, connection refused, no TLS. Another way may do."""
+    """The server cannot be reached: no such name, no route, connection refused, no TLS. Another source may work."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file that is wanted: see `fetch`."""
+    """A file to download: see `fetch`."""
 
     url: str
     to: Path
     sha256: str | None
     sums_url: str | None
-    else_do: str = ""  # what else people can do when it cannot be had there
+    else_do: str = ""  # what the user can do when the download fails
 
 
 class _BrokenOff(ConnectionError):
-    """The server ended its answer before it was complete."""
+    """The server closed the connection before the answer was complete."""
 
 
 def fetch_all(wanted: Sequence[Download], progress: Progress, patience: float = 30.0) -> None:
-    """Fetch them all at the same time, each with a line of progress. Raises what `fetch` raises.
+    """Download all files at the same time, each with a line of progress. Raise what `fetch` raises.
 
-    When one cannot be had, the others stop where they are.
+    When one download fails, the others stop.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -66,20 +66,20 @@ def fetch_all(wanted: Sequence[Download], progress: Progress, patience: float = 
     with ThreadPoolExecutor(max(len(wanted), 1)) as pool:
         done = [pool.submit(one, file) for file in wanted]
     errors = [error for future in done if (error := future.exception())]
-    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # those were only stopped
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):  # those last
         raise error
 
 
 def fetch(wanted: Download, progress: Progress, patience: float = 30.0, over: threading.Event | None = None) -> None:
     """Download `wanted.url` to the file `wanted.to`, which appears only when it is complete and its sum is right.
 
-    The SHA-256 sum is `sha256`, else the one published at `sums_url`: a file of just the digest (dl.k8s.io has one
+    The SHA-256 sum is `sha256`, else the one published at `sums_url`: a file with only the digest (dl.k8s.io has one
     beside each program) or a list of `digest  filename` lines (etcd's releases on GitHub have a SHA256SUMS). What has
-    arrived is kept in `to` + `.part`, where the next try, or the next run, goes on. `patience` is the seconds with
-    nothing, or next to nothing, after which a try is given up; `over` ends it.
+    arrived is kept in `to` + `.part`, and the next attempt, or the next run, resumes there. An attempt ends after
+    `patience` seconds in which nothing, or nearly nothing, has arrived; the event `over` ends the download.
 
-    Raises Unreachable when there is no way to the server; DmucError when the server says no (404 …), stalls again and
-    again or gives another file, or when the disk is full; Interrupted when the run is being ended.
+    Raise Unreachable when the server cannot be reached; DmucError when it refuses (404 …), stalls in every attempt or
+    sends another file, or when the disk is full; Interrupted when the run ends.
     """
     if wanted.sha256 is None and wanted.sums_url is None:
         raise ValueError("one of sha256 and sums_url must be given")
@@ -106,7 +106,7 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         right = actual == expected.lower()
         if not right:
-            part.unlink()  # what an earlier run left of it may have been of another file: once more without
+            part.unlink()  # the part that an earlier run left may be of another file: try once more without it
         if not right and not resumed:
             raise DmucError(
                 f"checking the download of {wanted.url}",
@@ -119,7 +119,7 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
 
 
 def reachable(url: str, timeout: float = 2.0) -> bool:
-    """Whether the server at `url` answers a HEAD request, with any status, within `timeout` seconds."""
+    """Return whether the server at `url` answers a HEAD request, with any status, within `timeout` seconds."""
     import http.client
     import urllib.error
     import urllib.request
@@ -144,14 +144,14 @@ def reachable(url: str, timeout: float = 2.0) -> bool:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """How long a download waits, and what ends it."""
+    """How long a download waits for data, and what ends it."""
 
-    patience: float  # seconds with nothing, or next to nothing
-    stop: threading.Event  # the run's
-    over: threading.Event  # of the downloads beside this one
+    patience: float  # seconds in which nothing, or nearly nothing, arrives
+    stop: threading.Event  # the run's stop signal
+    over: threading.Event  # a download of the same group has failed
 
     def pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        """Give what arrives, piece by piece. Raises TimeoutError when it is too little, Interrupted when it is over."""
+        """Yield the data as it arrives. Raise TimeoutError when too little arrives, Interrupted when the run ends."""
         begin, came = time.monotonic(), 0
         while piece := response.read1(1 << 18):
             if self.stop.is_set() or self.over.is_set():
@@ -166,7 +166,7 @@ class _Waiting:
 
 
 def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None:
-    """Get what `part` does not have yet, or all of it when the server cannot resume."""
+    """Download what the file `part` lacks, or the whole file when the server cannot resume."""
     import http.client
     import urllib.error
     import urllib.request
@@ -180,7 +180,7 @@ def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         if error.headers["Content-Range"] == f"bytes */{have}":
-            return  # there is nothing after what we have: it was complete already
+            return  # the part is already complete
         part.unlink()
         raise _BrokenOff("the partial file of an earlier run is not the beginning of this file") from None
     with response, part.open("ab" if response.status == http.client.PARTIAL_CONTENT else "wb") as file:
@@ -197,7 +197,7 @@ def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None
 
 
 def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
-    """Give the SHA-256 sum that is published for the file `name`."""
+    """Return the SHA-256 sum that is published for the file `name`."""
     import urllib.request
 
     def read() -> str:
@@ -215,7 +215,7 @@ def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
 
 
 def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: threading.Event) -> _T:
-    """Do `action`; again when the connection stalls or breaks off. Whatever else goes wrong is said as a DmucError."""
+    """Call `action`, and repeat it when the connection stalls or breaks off. Raise DmucError for every other error."""
     import http.client
     import urllib.error
 
@@ -233,10 +233,10 @@ def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: thread
             sleep=tenacity.sleep_using_event(run_ends),
             reraise=True,
         )(action)
-    except urllib.error.HTTPError as error:  # before URLError and OSError, which it is as well
+    except urllib.error.HTTPError as error:  # before its base classes URLError and OSError
         do = "The site has no such file." if error.code == http.client.NOT_FOUND else ""
         raise DmucError(tried, f"the server answers: {error.code} {error.reason}", do) from None
-    except urllib.error.URLError as error:  # urllib says this of whatever goes wrong before the request is sent
+    except urllib.error.URLError as error:  # raised for every error before the request is sent
         raise Unreachable(
             tried, f"cannot connect: {error.reason}", "Check the network, and the proxy if there is one."
         ) from None

@@ -1,13 +1,13 @@
-"""The one kind of error that people see: what was tried, what was seen, what to do about it."""
+"""The one kind of error that users see: what was tried, what happened, what to do about it."""
 
 from __future__ import annotations
 
 
 class DmucError(Exception):
-    """Something did not work, said so that a person can act on it.
+    """An error with a message that a user can act on.
 
-    Takes three pieces of text, each of one or more lines: `tried` (what dmuc was doing), `seen` (what happened:
-    an exit code, the last lines of a log) and `do` (what to do now; may be empty). `str()` joins them.
+    The message has three parts, each of one or more lines: `tried` (what dmuc was doing), `seen` (what happened: an
+    exit code, the last lines of a log) and `do` (what to do now; may be empty). `str()` joins them.
     """
 
     def __init__(self, tried: str, seen: str = "", do: str = "") -> None:
@@ -16,4 +16,4 @@ class DmucError(Exception):
 
 
 class Interrupted(DmucError):
-    """The run is being ended (another task failed, or Ctrl-C): not this task's own fault."""
+    """The run is ending (another task has failed, or Ctrl-C), which interrupted this task: it has not failed itself."""

@@ -1,5 +1,5 @@
-"""What this host is like: found out here and only here, each fact with its source. What is done about it is decided by
-the component that the fact is about.
+"""Facts about the host, each with its source. No other module reads them; each component decides what to do about the
+facts that concern it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from . import cgroups
 from .errors import DmucError
 from .machine import SYSTEM_PATH, Machine, run
 
-_CAPABILITIES = {  # <linux/capability.h>: those of which root in a container may have to do without
+_CAPABILITIES = {  # <linux/capability.h>: those that root in a container may lack
     "net_admin": 12,
     "net_raw": 13,
     "sys_chroot": 18,
@@ -28,10 +28,10 @@ _CAPABILITIES = {  # <linux/capability.h>: those of which root in a container ma
 
 @dataclass(frozen=True)
 class HostFacts:
-    """The facts about one host, each read once, when it is first asked for, from the files below `root`."""
+    """The facts about one host. Each is read at its first use, from the files below `root`, and then kept."""
 
     root: Path = Path("/")
-    path: str = SYSTEM_PATH  # where programs are looked for
+    path: str = SYSTEM_PATH  # the PATH in which programs are searched
 
     def _read(self, file: str) -> str:
         return (self.root / file).read_text(encoding="utf-8", errors="replace")
@@ -39,11 +39,11 @@ class HostFacts:
     def _there(self, file: str) -> bool:
         return (self.root / file).exists()
 
-    # What we may do
+    # Capabilities
 
     @cached_property
     def lacking_capabilities(self) -> Sequence[str]:
-        """The capabilities (capabilities(7)) that a cluster, or some of it, needs and this process does not have."""
+        """The capabilities (capabilities(7)) that some component needs and this process does not have."""
         effective = 0
         for line in self._read("proc/self/status").splitlines():
             if line.startswith("CapEff:"):
@@ -52,14 +52,14 @@ class HostFacts:
 
     @property
     def may_lower_oom_score(self) -> bool:
-        """Whether there is CAP_SYS_RESOURCE: without it nothing may lower its oom_score_adj."""
+        """Whether this process has CAP_SYS_RESOURCE, without which no process can lower its oom_score_adj."""
         return "sys_resource" not in self.lacking_capabilities
 
     # The kernel
 
     @cached_property
     def has_swap(self) -> bool:
-        """Whether the host swaps (/proc/swaps)."""
+        """Whether the host has swap (/proc/swaps)."""
         return len(self._read("proc/swaps").splitlines()) > 1
 
     @cached_property
@@ -68,12 +68,12 @@ class HostFacts:
 
     @property
     def has_cgroup_v1(self) -> bool:
-        """Whether the cgroups are of version 1, or of both versions: the kubelet looks at /sys/fs/cgroup to tell."""
+        """Whether cgroup v1 is in use, alone or with v2. Like the kubelet, look at the type of /sys/fs/cgroup."""
         return not any(h.is_v2 and h.mount_point == Path("/sys/fs/cgroup") for h in self._hierarchies)
 
     @property
     def cgroup_version(self) -> str:
-        """The version of the cgroups: "v1", "v2", "hybrid" (v1, and v2 without controllers beside it), or ""."""
+        """The cgroup version: "v1", "v2", "hybrid" (v1, and beside it v2 without controllers), or "" for none."""
         kinds = {hierarchy.is_v2 for hierarchy in self._hierarchies}
         if not kinds:
             return ""
@@ -81,7 +81,7 @@ class HostFacts:
 
     @cached_property
     def cgroup_controllers(self) -> set[str]:
-        """The cgroup controllers that a cluster can use: of v2 where there is only that, else of v1."""
+        """The cgroup controllers that a cluster can use: those of v2 where there is only v2, else those of v1."""
         found = set[str]()
         for hierarchy in self._hierarchies:
             if self.has_cgroup_v1:
@@ -92,25 +92,25 @@ class HostFacts:
 
     @cached_property
     def undelegated_controllers(self) -> Sequence[str]:
-        """The controllers of cgroup v2 that no group can get: the group that we see as the root holds processes itself.
+        """The controllers of cgroup v2 that cannot be delegated, because the cgroup seen as the root holds processes.
 
         https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
         """
         root = "sys/fs/cgroup"
-        is_a_group = not self.has_cgroup_v1 and self._there(f"{root}/cgroup.type")  # which the real root has not
+        is_a_group = not self.has_cgroup_v1 and self._there(f"{root}/cgroup.type")  # the real root lacks this file
         if not is_a_group or not self._read(f"{root}/cgroup.procs").strip():
             return []
         return sorted(self.cgroup_controllers - {*self._read(f"{root}/cgroup.subtree_control").split()})
 
     def has_filesystem(self, name: str) -> bool | None:
-        """Return whether the kernel has the file system, or a module of it; None when that cannot be told."""
+        """Return whether the kernel supports the file system, built in or as a module; None when unknown."""
         known = {line.split()[-1] for line in self._read("proc/filesystems").splitlines()}
         return True if name in known else self.has_module(name, f"CONFIG_{name.upper()}_FS")
 
     def has_module(self, name: str, option: str) -> bool | None:
-        """Return whether the kernel has it, or a module of it that is loaded on demand; None when that cannot be told.
+        """Return whether the kernel has the module `name`, built in or loadable on demand; None when unknown.
 
-        `option` is its name in the kernel's configuration. Nothing is loaded.
+        `option` is the name of the feature in the kernel's configuration. No module is loaded.
         """
         files = [f"lib/modules/{self._kernel}/{file}" for file in ("modules.dep", "modules.builtin")]
         lists = [self._read(file) for file in files if self._there(file)]
@@ -126,7 +126,7 @@ class HostFacts:
 
     @cached_property
     def _kernel_config(self) -> str:
-        """The configuration that the kernel was built with; empty where it is not published."""
+        """The configuration that the kernel was built with; an empty text where it is not available."""
         import gzip
 
         try:
@@ -140,17 +140,17 @@ class HostFacts:
 
     @cached_property
     def has_ipvs(self) -> bool:
-        """Whether the kernel has IPVS, or a module of it that is loaded on demand. Nothing is loaded."""
+        """Whether the kernel has IPVS, built in or as a module that is loaded on demand. No module is loaded."""
         return self._there("proc/net/ip_vs") or self.has_module("ip_vs", "CONFIG_IP_VS") is True
 
     @property
     def available_memory(self) -> int:
-        """The memory that programs can still have, in MiB."""
+        """The available memory, in MiB."""
         found = re.search(r"^MemAvailable: +(\d+) kB", self._read("proc/meminfo"), re.MULTILINE)
         return int(found[1]) // 1024 if found else 0
 
     def free_disk(self, path: Path) -> int:
-        """Return the MiB that are free where `path` is, or will be."""
+        """Return the free space of the file system of `path`, which need not exist yet, in MiB."""
         there = next(p for p in (path, *path.parents) if p.exists())
         return shutil.disk_usage(there).free // 2**20
 
@@ -158,9 +158,9 @@ class HostFacts:
 
     @cached_property
     def iptables(self) -> tuple[str, str]:
-        """Which iptables the host uses, and so does the cluster: ("nft" or "legacy", its version); ("", "") for none.
+        """The iptables of the host, which the cluster uses, too: ("nft" or "legacy", version); ("", "") for none.
 
-        iptables(8) is one of two programs, which keep their rules apart; since 1.8 its version says which.
+        iptables(8) is one of two programs with separate rules; since 1.8 the version says which.
         """
         try:
             command = ["env", f"PATH={self.path}", "iptables", "--version"]
@@ -171,7 +171,7 @@ class HostFacts:
         return "nft" if "(nf_tables)" in said else "legacy", version[1] if version else "?"
 
 
-# Of legacy only what is there already is asked for: asking makes the kernel have the table.
+# Of legacy, only existing tables are read, because reading a table creates it.
 _OTHER_RULES = {
     "nft": "for table in $(cat /proc/net/ip_tables_names); do iptables-legacy-save -t $table; done",
     "legacy": "iptables-nft-save 2>/dev/null",
@@ -179,7 +179,7 @@ _OTHER_RULES = {
 
 
 def rules_of_the_other(machine: Machine, kind: str) -> int | None:
-    """Return how many rules the iptables that is not of this kind has on the machine; None when that cannot be told."""
+    """Return how many rules the iptables of the other kind has on the machine; None when unknown."""
     try:
         return run(machine, "sh", "-c", _OTHER_RULES[kind], timeout=5).count("\n-A ")
     except DmucError:

@@ -1,4 +1,4 @@
-"""Small files: read where they may be missing or broken, written whole or not at all, told apart by a look."""
+"""Small files: read files that may be missing or invalid, write atomically, tell versions of a file apart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISSING = "missing"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one when the file is missing, unreadable or anything else."""
+    """Return the JSON object in a file; an empty one when the file is missing, unreadable or has other content."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -22,9 +22,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file such that every reader finds the old text or the new one, whole; the umask counts, as in open(2).
+    """Write a file atomically: every reader finds the old text or the new one, complete. The umask applies to `mode`.
 
-    Raises OSError; then the old file is as it was.
+    Raise OSError on failure; the old file is then unchanged.
     """
     part = path.with_name(f".{path.name}.{threading.get_native_id()}.part")  # no other thread of this host has this id
     try:
@@ -37,18 +37,18 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the size and the time of change of a file that is too large to be read at every check."""
+    """Return the size (bytes) and time of change (ns) of a file that is too large to be read at every check."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def digest(content: bytes) -> str:
-    """Return a short digest: it tells versions of one file apart."""
+    """Return a short digest of `content`, which tells versions of a file apart."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def content_digest(path: Path) -> str:
-    """Return the digest of what is in a file; MISSING when there is none."""
+    """Return the digest of a file's content; MISSING when the file does not exist."""
     try:
         return digest(path.read_bytes())
     except FileNotFoundError:
@@ -56,6 +56,6 @@ def content_digest(path: Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return `text` as a string in double quotes that TOML and YAML read alike, whatever is in it."""
+    """Return `text` as a string in double quotes that TOML and YAML both read as exactly this text."""
     escaped = (f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
     return f'"{"".join(escaped)}"'

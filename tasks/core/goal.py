@@ -1,8 +1,9 @@
-"""A cluster is a graph of things that must be true. A goal is one of them; from it doit's task is made.
+"""Goals: a cluster is a graph of conditions that must be true. A goal is one of them, and becomes one task of doit.
 
-A goal's `holds` asks in milliseconds whether it is true already: that is doit's up-to-date check. When it is not,
-`make` makes it true and returns only then. `undo` takes it back. A goal `needs` others, always; it comes `after` some
-only when they are part of the same run (like systemd's After=): an order that saves time, not a dependency.
+A goal's `holds` checks in milliseconds whether the condition is true already: doit's up-to-date check. If not, `make`
+makes the condition true and returns only then. `undo` removes what `make` made. A goal always `needs` other goals; it
+comes `after` some only when they are part of the same run (like systemd's After=): this order saves time, and is not a
+dependency.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from .result import Result
 
 STARTED = ":started"  # ends the name of a daemon's first step
 Nodes = Literal["none", "first", "each"]
-# Names of other goals; a function where they depend on the settings.
+# Names of other goals; a function if the names depend on the settings.
 Names = Sequence[str] | Callable[[Context], Sequence[str]]
 
 
 def resolve(names: Names, context: Context) -> Sequence[str]:
-    """Give the names as they are for this cluster."""
+    """Return the names for this cluster."""
     return names(context) if callable(names) else names
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One thing that must be true."""
+    """One condition that must be true."""
 
     name: str
     doc: str  # the line in `doit list`
@@ -42,25 +43,25 @@ class Goal:
     undo: Callable[[Context], None] | None = None
     needs: Names = ()
     after: Names = ()
-    needs_started: bool = False  # needs only the `started` step of the daemons among these
-    hidden: bool = False  # a means to an end, which `doit list` leaves out
-    nodes: Nodes = "none"  # on which nodes of the cluster it is; none: it is about the cluster as a whole
-    node: str = ""  # the one node that it is on, once the goals are joined (graph.py)
+    needs_started: bool = False  # of the daemons in `needs`, only their step `started` is needed
+    hidden: bool = False  # an intermediate step, which `doit list` leaves out
+    nodes: Nodes = "none"  # the nodes that have this goal; none: it concerns the cluster as a whole
+    node: str = ""  # the name of its node, once the goals are joined (graph.py)
 
     def goals(self) -> Sequence[Goal]:
-        """Itself: what has steps of its own gives several (see daemon.py)."""
+        """Return this goal alone; a daemon returns several (see daemon.py)."""
         return (self,)
 
 
 class UpToDate:
-    """doit's `uptodate` callable: asks the goal, and remembers what the answer was for `doit info`."""
+    """doit's `uptodate` callable: checks the goal, and keeps the result for `doit info`."""
 
     def __init__(self, goal: Goal, context: Context) -> None:
         self.goal, self.context = goal, context
-        self.result = Result(False, "not asked yet")
+        self.result = Result(False, "not checked yet")
 
     def __call__(self) -> bool:
-        """Ask the goal; never raises."""
+        """Return whether the goal holds; an exception counts as no."""
         try:
             self.result = self.goal.holds(self.context)
         except Exception as error:  # doit would end the whole run with a traceback
@@ -82,10 +83,10 @@ def task(goal: Goal, cluster: Context) -> dict[str, Any]:
             except Interrupted:
                 return TaskFailed("interrupted with the run", report=False)
             except Exception as error:
-                context.run.stop.set()  # the other tasks have nothing to wait for any more
+                context.run.stop.set()  # the other tasks must stop waiting
                 if not isinstance(error, DmucError):
                     _keep_traceback(context)
-                return TaskFailed(_told(goal, context, error))
+                return TaskFailed(_message(goal, context, error))
         return None
 
     return {
@@ -99,7 +100,7 @@ def task(goal: Goal, cluster: Context) -> dict[str, Any]:
     }
 
 
-def _told(goal: Goal, context: Context, error: Exception) -> str:
+def _message(goal: Goal, context: Context, error: Exception) -> str:
     if isinstance(error, DmucError):
         return str(error)
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
@@ -110,7 +111,7 @@ def _told(goal: Goal, context: Context, error: Exception) -> str:
 def _summary(error: Exception) -> str:
     if isinstance(error, DmucError):
         return str(error)
-    if isinstance(error, OSError) and error.strerror:  # the world's fault, and said in words
+    if isinstance(error, OSError) and error.strerror:  # an error of the system, with a text of its own
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}"
 
@@ -119,7 +120,7 @@ _traceback_lock = threading.Lock()
 
 
 def _keep_traceback(context: Context) -> None:
-    """An error nobody foresaw: people see one line, the rest is kept for whoever mends it."""
+    """Append the traceback of an unexpected error to the log `dmuc`; the user sees only one line of the error."""
     with _traceback_lock, contextlib.suppress(OSError):
         context.logs.mkdir(parents=True, exist_ok=True)
         with (context.logs / "dmuc.log").open("a", encoding="utf-8") as log:

@@ -1,7 +1,7 @@
-"""Joins the goals into doit's graph: needs always, order only among what runs together.
+"""Join the goals into doit's graph: `needs` always, `after` only among the tasks of one run.
 
-With several nodes, what there is on each of them becomes a doit sub-task of it (`kubelet:dmuc2`), and the plain name
-means all of them. What is on a node needs what is on the same node; what is about the cluster needs it on all nodes.
+With several nodes, a goal that each node has becomes a doit sub-task per node (`kubelet:dmuc2`), and the plain name
+means all of them. A goal of a node needs the goals of the same node; a goal of the cluster needs those of all nodes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from .goal import STARTED, Goal, Nodes, resolve, task
 
 
 class Part(Protocol):
-    """Anything that gives goals: a Goal itself, or a Daemon."""
+    """A part of the cluster, which consists of goals: a Goal itself, or a Daemon."""
 
     @property
     def name(self) -> str:
-        """The name of the last of its goals, or of the only one."""
+        """The name of the part: that of its last goal."""
 
     @property
     def nodes(self) -> Nodes:
-        """On which nodes it is."""
+        """The nodes that have this part."""
 
     def goals(self) -> Sequence[Goal]:
-        """Its goals."""
+        """Return the goals of the part."""
 
 
 def join(parts: Sequence[Part], context: Context) -> list[Goal]:
-    """Return all goals as they are for this cluster, each with its task's full name and with those that it needs."""
+    """Return all goals of this cluster, each with its task's full name and the full names of the goals it needs."""
     all_nodes = [node.name for node in context.nodes]
     several = len(all_nodes) > 1
     spread = {part.name for part in parts if part.nodes == "each"} if several else set[str]()
@@ -72,9 +72,9 @@ def tasks(parts: Sequence[Part], context: Context) -> Iterator[dict[str, Any]]:
 
 
 def add_order(tasks: dict[str, Any], selected: Sequence[str]) -> set[str]:
-    """Among the doit tasks that a run of `selected` takes in, turn each `after` into a dependency of this run.
+    """Return the names of all doit tasks in a run of `selected`; turn each `after` among them into a dependency.
 
-    `selected` are names or patterns. Return the names of all tasks that are taken in.
+    `selected` are names or patterns of tasks; the run also includes the tasks that these need.
     """
     taken: set[str] = set()
     left = [name for pattern in selected for name in fnmatch.filter(tasks, pattern)]

@@ -1,7 +1,7 @@
-"""HTTP requests from inside the machine: the one way to the API server, etcd, the kubelet and the engine's socket.
+"""HTTP requests from inside the machine: the only way to the API server, etcd, the kubelet and the engine's socket.
 
-Connections are opened by the machine (Machine.connect), so a request goes to the machine or nowhere, and no proxy
-variable of the caller is read. The quick probes (probe.py) and the `kubernetes` package (api.py) both come this way.
+The machine opens the connections (Machine.connect), so a request goes to the machine or fails, and the caller's proxy
+variables have no effect. Both the quick probes (probe.py) and the `kubernetes` package (api.py) connect like this.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .context import Context
 
-LIMIT = 2.0  # seconds that one question may take
+LIMIT = 2.0  # seconds that one request may take
 
 
 def request(
@@ -28,8 +28,8 @@ def request(
 ) -> tuple[int, str]:
     """GET `url` (http, https, or unix://SOCKET:PATH) from inside the machine; return the status and the body.
 
-    With https the server's certificate must be signed by the CA `ca`, and the certificate `client` is shown, unless
-    `own_ca` is false. Raises OSError when there is no proper answer within LIMIT seconds.
+    With https, the serving certificate must be signed by the CA `ca`, and `client` is the client certificate, unless
+    `own_ca` is false. Raise OSError when there is no valid answer within LIMIT seconds.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
@@ -39,14 +39,14 @@ def request(
     host, _, port = authority.partition(":")
     if scheme == "http":
         return _ask(_plain_connection(_connect(context, host, int(port or 80)), host), path, keep=False)
-    # A TLS handshake takes milliseconds of CPU time on either side, so connections are kept for the next question.
+    # A TLS handshake takes milliseconds of CPU time on either side, so connections are kept for the next request.
     try:
         tls = tls_context(context.pki, own_ca, ca, client)
     except OSError:
-        _connect(context, host, int(port or 443)).close()  # where nothing listens, that is the reason to tell
+        _connect(context, host, int(port or 443)).close()  # if nothing listens, raise that error instead
         raise
     kept = context.run.connections.setdefault((host, port, tls), [])
-    with contextlib.suppress(ConnectionError, IndexError):  # it was closed meanwhile
+    with contextlib.suppress(ConnectionError, IndexError):  # none, or closed meanwhile
         connection = kept.pop()
         result = _ask(connection, path, keep=True)
         kept.append(connection)
@@ -54,20 +54,20 @@ def request(
     stream = tls.wrap_socket(_connect(context, host, int(port or 443)), server_hostname=host)
     connection = _plain_connection(stream, host)
     result = _ask(connection, path, keep=True)
-    if connection.sock is not None:  # the server does not close it
+    if connection.sock is not None:  # the server keeps it open
         kept.append(connection)
     return result
 
 
 def _connect(context: Context, host: str, port: int) -> socket.socket:
     stream = context.machine.connect(host, port, LIMIT)
-    # TLS ends its handshake with a small packet and the request is another: without this the second waits 40 ms.
+    # Both the end of the TLS handshake and the request are small packets: without this the second waits 40 ms.
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream
 
 
 def connect_unix(context: Context, path: str) -> socket.socket:
-    """Return a connection to the socket file `path` of the machine. Raises OSError."""
+    """Return a connection to the socket file `path` of the machine. Raise OSError on failure."""
     stream = socket.socket(socket.AF_UNIX)
     try:
         stream.settimeout(LIMIT)
@@ -82,13 +82,13 @@ def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConne
     import http.client
 
     connection = http.client.HTTPConnection(host)
-    connection.auto_open = 0  # it must never connect by itself, from outside of the machine
+    connection.auto_open = 0  # never reconnect: that would be from outside of the machine
     connection.sock = stream
     return connection
 
 
 def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tuple[int, str]:
-    """Send the request and return status and body; close the connection unless it is kept and all is well."""
+    """Send a GET request; return status and body. Close the connection after an error, or unless `keep` is set."""
     import http.client
 
     complete = False
@@ -100,7 +100,7 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tu
             body += piece
             if time.monotonic() > deadline:
                 raise TimeoutError("its answer does not end")
-        if response.length:  # read1 does not complain about what is missing
+        if response.length:  # read1 does not report an incomplete body
             raise http.client.IncompleteRead(body, response.length)
         response.close()  # so that the connection can take the next request
         complete = True
@@ -115,9 +115,9 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tu
 
 
 def tls_context(pki: Path, own_ca: bool = True, ca: str = "ca", client: str = "admin") -> ssl.SSLContext:
-    """Return the TLS context for these certificates of the directory `pki`. Raises OSError when there are none yet.
+    """Return the TLS context for these certificates in the directory `pki`. Raise OSError when a file is missing.
 
-    Without `own_ca` nothing is checked: it is for a certificate that a daemon made for itself in memory.
+    Without `own_ca` no certificate is verified: for daemons whose serving certificate is self-signed, in memory only.
     """
     files = (pki / f"{ca}.crt", pki / f"{client}.crt", pki / f"{client}.key") if own_ca else ()
     try:
@@ -141,5 +141,5 @@ def _tls_from(files: Sequence[Path], _fingerprint: Hashable) -> ssl.SSLContext:
 
 
 def in_words(error: Exception) -> str:
-    """Return what went wrong with a connection or a request, without the type of the error."""
+    """Return the text of an error of a connection or a request, in lower case, without the error's type."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

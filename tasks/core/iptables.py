@@ -1,4 +1,4 @@
-"""Taking back iptables chains that a daemon has left behind, as they all do; all other rules stay as they are."""
+"""Remove the iptables chains that a daemon has left behind (every one does); all other rules stay as they are."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .machine import Machine, run
 
 @dataclass(frozen=True)
 class Chains:
-    """Which chains and rules are a daemon's own, by regular expressions."""
+    """The chains and rules that a daemon has made, as regular expressions."""
 
-    names: str  # of the chains, whole
-    led_to_by: str = ""  # only those to which a rule leads in which this is found
-    shared: str = ""  # the names of those that others use, too: they go with the last that one of them leads to
-    rules: str = ""  # rules in other chains, too, as `iptables-save` prints them
+    names: str  # the full names of its chains
+    led_to_by: str = ""  # of these, only chains to which a rule leads that contains this
+    shared: str = ""  # chains that others use, too: they are removed together with the last chain that uses them
+    rules: str = ""  # the daemon's rules in other chains, as `iptables-save` prints them
 
 
-# Where there is no iptables, or no IPv6, there are no rules.
+# Prints nothing where there is no iptables, or no IPv6.
 _SAVED = 'if [ -e "$2" ] && command -v "$1" >/dev/null; then exec "$1"; fi'
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
 
 
 def remove(machine: Machine, chains: Chains) -> None:
-    """Remove these chains, the rules that lead to them, and the other `rules`.
+    """Remove these chains, the rules that lead to them, and the other `rules` of the daemon.
 
-    Nothing else is written, so what others add or count meanwhile stays. Raises DmucError when iptables refuses.
+    Nothing else is written, so rules and counters of other programs stay. Raise DmucError when iptables refuses.
     """
     for program, needs in (("iptables", "/proc/net"), ("ip6tables", "/proc/net/if_inet6")):
         saved = run(machine, "sh", "-c", _SAVED, "sh", f"{program}-save", needs)
@@ -37,7 +37,7 @@ def remove(machine: Machine, chains: Chains) -> None:
 
 
 def _changes(saved: str, chains: Chains) -> Iterator[str]:
-    """What iptables-restore is given, for the tables of which something goes."""
+    """Yield the input for iptables-restore, for those tables from which something must be removed."""
     for table in f"\n{saved}".split("\n*")[1:]:
         name, *lines = table.splitlines()
         there = [line[1:].split()[0] for line in lines if line.startswith(":")]
@@ -50,12 +50,12 @@ def _changes(saved: str, chains: Chains) -> Iterator[str]:
             and (_target(rule) in gone or (chains.rules and re.search(chains.rules, rule)))
         ]
         if gone or deleted:
-            # A chain can be deleted when it is empty and no rule leads to it: so in this order.
+            # A chain can be deleted only when it is empty and no rule leads to it, hence this order.
             yield from (f"*{name}", *(f":{c} - [0:0]" for c in gone), *deleted, *(f"-X {c}" for c in gone), "COMMIT")
 
 
 def _gone(there: Sequence[str], rules: Sequence[str], chains: Chains) -> list[str]:
-    """Which of these chains go."""
+    """Return which of the chains `there` must be removed."""
     led_to = {_target(rule) for rule in rules if re.search(chains.led_to_by, rule)} if chains.led_to_by else {*there}
     gone = [chain for chain in there if re.fullmatch(chains.names, chain) and chain in led_to]
     shared = [chain for chain in there if chains.shared and re.fullmatch(chains.shared, chain)]
@@ -64,6 +64,6 @@ def _gone(there: Sequence[str], rules: Sequence[str], chains: Chains) -> list[st
 
 
 def _target(rule: str) -> str:
-    """The chain that it leads to; "" for none."""
-    found = re.search(r" -[jg] (\S+)", _QUOTED.sub("", rule))  # a comment may say anything
+    """Return the chain that a rule leads to; "" for none."""
+    found = re.search(r" -[jg] (\S+)", _QUOTED.sub("", rule))  # without the comment, which may contain anything
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""One `doit` at a time works on a machine, or puts something into the cache that all share."""
+"""Locks: only one `doit` at a time works on a machine, or writes into the shared cache."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .machine import is_root
 from .progress import Progress
 
 _OF_ROOT = Path("/run/dmuc")
-_TRIES = 1000  # more than other runs can end while this one begins
+_TRIES = 1000  # attempts: more than the number of runs that can end while this one starts
 
 
 @contextlib.contextmanager
 def only_one(context: Context, what: str = "") -> Iterator[None]:
-    """Hold the machine, or only its `what`, for as long as the body runs. Raises DmucError when another process does.
+    """Hold the lock of the machine, or of its `what`, while the body runs. Raise DmucError if another process has it.
 
-    The lock is flock(2) on a file that only its owner can open: no other user can take it, and it is free when the
-    process ends, however that ends. Root's is the same for every checkout on this host, as names of links and cgroups
-    are. An ordinary user's, and that of one of several clusters on the host, is beside the state. The file goes at the
-    end; one that a killed run has left is used, and removed, by the next.
+    The lock is flock(2) on a file that only its owner can open: no other user can take it, and the kernel frees it when
+    the process ends for any reason. Root's lock is the same for every checkout on this host, as are the names of links
+    and cgroups. The lock of another user, or of one of several clusters on the host, is beside the state. The file is
+    removed at the end; a file that a killed run has left is used, and removed, by the next run.
     """
     of_root = is_root() and not context.settings.shares_host
     directory = _OF_ROOT if of_root else context.state.parent
@@ -36,18 +36,18 @@ def only_one(context: Context, what: str = "") -> Iterator[None]:
         os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: see _locked
+        path.unlink(missing_ok=True)  # while the lock is held: see _locked
         with contextlib.suppress(OSError):  # there is another lock, or state
             directory.rmdir()
         os.close(handle)
 
 
 def _locked(path: Path, name: str) -> int:
-    """Return the lock's file, open and locked. Raises DmucError when another process has locked it."""
+    """Return the descriptor of the lock file, locked. Raise DmucError when another process has locked the file."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileExistsError):
             path.parent.mkdir(mode=0o700, parents=True)
-        # Not found: the one that held it has just ended, and removed what it made.
+        # FileNotFoundError: the process that held the lock has just ended, and removed the file or its directory.
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             opened.callback(os.close, handle)
@@ -63,14 +63,14 @@ def _locked(path: Path, name: str) -> int:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 opened.pop_all()
                 return handle
-    raise DmucError(f"taking the machine {name}", f"{path} cannot be made.", f"See what {path.parent} is.")
+    raise DmucError(f"locking the machine {name}", f"{path} cannot be made.", f"See what {path.parent} is.")
 
 
 @contextlib.contextmanager
 def turn(directory: Path, doing: str, progress: Progress) -> Iterator[None]:
-    """Wait until no other run holds the lock on `directory`, and hold it for as long as the body runs.
+    """Wait until no other run holds the lock on `directory`, and hold this lock while the body runs.
 
-    Raises Interrupted when the run is ended meanwhile.
+    Raise Interrupted when the run ends meanwhile.
     """
     import tenacity
 

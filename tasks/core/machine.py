@@ -1,4 +1,4 @@
-"""The machine of a node: its interface. There are two: a machine of its own (namespaces.py), and the host (here)."""
+"""The machine of a node: the interface, and one of its two implementations, the host. The other is in namespaces.py."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
     from plumbum.path.base import Path as PlumbumPath
 
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # PATH, but for what a user adds
-# What the kernel calls a processor -> what Go, and so the sites of releases and container images, call it.
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # PATH, without what a user adds
+# The kernel's name of an architecture -> Go's name, which release sites and container images use.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_PAUSE = 0.1  # seconds between two looks at the stop signal while a command runs
+_PAUSE = 0.1  # seconds between two checks of the stop signal while a command runs
 
 
 @dataclass(frozen=True)
 class Spawned:
-    """A process started in the background: its pid as the host sees it, and how to ask for its exit code."""
+    """A process started in the background: its pid on the host, and the handle from which its exit code comes."""
 
     pid: int
     handle: subprocess.Popen[Any]
 
     def exit_code(self) -> int | None:
-        """The exit code (128 + N when signal N ended it); waits a second for it, None while it runs."""
+        """Return the exit code, 128 + N after signal N; wait up to 1 s for it, and return None if it still runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.handle.wait(1)  # nsenter takes a moment to end after the process in the machine
         code = self.handle.poll()
@@ -47,94 +47,94 @@ class Spawned:
 
 
 class Processes(Protocol):
-    """The daemons of a machine: each has a file that remembers its process (see process.py)."""
+    """The processes of a machine's daemons; a pidfile records each one (see process.py)."""
 
     def recorded(self, pidfile: Path) -> Record | None:
-        """Return the process that the file remembers; None when there is no such file, or it is not one of ours."""
+        """Return the process that the pidfile records; None when there is no such file, or dmuc did not write it."""
 
     def all_recorded(self, directory: Path) -> list[Record]:
-        """Return the processes that the files in the directory remember."""
+        """Return the processes that the pidfiles in the directory record."""
 
     def save(self, pidfile: Path, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int) -> None:
-        """Remember the live process `pid` in the file."""
+        """Record the running process `pid` in the pidfile."""
 
     def is_alive(self, record: Record) -> bool:
-        """Return whether this very process still runs: not another one with its pid."""
+        """Return whether the recorded process still runs; another process with the same pid does not count."""
 
     def stop(self, record: Record, grace: float) -> None:
         """SIGTERM the process, and SIGKILL it after `grace` seconds. Raise DmucError when it does not end."""
 
     def find(self, pidfile: Path) -> list[Record]:
-        """Return the processes that were started for this file, whatever is in it."""
+        """Return the processes that were started for this pidfile, even if it does not record them."""
 
     def kill_heirs(self, pidfile: Path) -> None:
-        """SIGKILL what a daemon that has ended has left running. Raise DmucError when some do not end."""
+        """SIGKILL all processes that an ended daemon has left running. Raise DmucError when some do not end."""
 
     def boot(self) -> str:
-        """Return the id of this boot of the machine's kernel."""
+        """Return the id of the current boot of the machine's kernel."""
 
 
 class Machine(Protocol):
-    """Where a node's commands run and its files are: plumbum's bound commands, and plumbum's paths."""
+    """The machine on which a node's commands run and its files are; commands and paths are plumbum's."""
 
     @property
     def stop(self) -> threading.Event:
-        """The run's stop signal: a command that runs in the machine is then ended."""
+        """The run's stop signal: when it is set, commands that run in the machine are ended."""
 
     @property
     def name(self) -> str:
-        """Its name: also its host name, and the link's."""
+        """The machine's name: also its host name, and the name of the link to it."""
 
     @property
     def disposable(self) -> bool:
-        """Whether powering it off ends, and removes, all that was done on it."""
+        """Whether powering off the machine ends and removes everything on it."""
 
     @property
     def processes(self) -> Processes:
-        """Its daemons."""
+        """The processes of the machine's daemons."""
 
     def is_up(self) -> Result:
-        """Return in milliseconds whether the machine is up as it must be, or why not."""
+        """Return, within milliseconds, whether the machine is up and configured as it must be, or why not."""
 
     def power_on(self, progress: Progress) -> None:
-        """Bring it up, from any state. Raise DmucError when that cannot be."""
+        """Power the machine on, from any state. Raise DmucError when that fails."""
 
     def power_off(self) -> None:
-        """End every process on it and undo the power-on. Ask no process to end, and allow repetition."""
+        """Kill every process in the machine and undo the power-on. Can be repeated."""
 
     def command(self, *words: str) -> BaseCommand:
-        """Return the command, bound to the machine: it is not run yet. Raise DmucError when the machine is off."""
+        """Return the command, bound to the machine but not run yet. Raise DmucError when the machine is off."""
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
-        """Start a daemon: a session of its own, no input, its output appended to `log`."""
+        """Start a daemon in a session of its own, without input, with its output appended to `log`."""
 
     def connect(
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
     ) -> socket.socket:
-        """Open a TCP connection, or with SOCK_DGRAM a socket of UDP, from inside the machine. Raise OSError."""
+        """Open a TCP connection, or with SOCK_DGRAM a UDP socket, from inside the machine. Raise OSError on failure."""
 
     def path(self, inside: str | Path) -> PlumbumPath:
-        """Return the file or directory that the machine sees under this name. Raise OSError when it is off."""
+        """Return the file or directory with this path in the machine. Raise OSError when the machine is off."""
 
     def write(self, file: Path, text: str, mode: int) -> None:
-        """Write one of the cluster's files, whole or not at all."""
+        """Write one of the cluster's files atomically."""
 
     def fingerprints(self, programs: Collection[Path], files: Collection[Path]) -> dict[str, str]:
-        """Return what tells versions of a file apart: size and time of programs, the content of other files."""
+        """Return a fingerprint of each file: of programs the size and time of change, of other files the content."""
 
 
 def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0) -> str:
     """Run a command in the machine to its end and return its output.
 
-    Raises DmucError with the command, exit code and output when it fails, or has not ended after `timeout` seconds;
-    Interrupted when the run ends meanwhile. The command is then ended with all that it has started.
+    Raise DmucError with the command, exit code and output when it fails, or has not ended after `timeout` seconds;
+    raise Interrupted when the run ends meanwhile. The command's whole process group is then killed.
     """
     from plumbum import CommandNotFound
 
     tried = f"on {machine.name}: {shlex.join(command)}"
     pipe = subprocess.PIPE
     try:
-        # A session of its own: nsenter and sh have children, which would otherwise outlive them and hold the pipes.
+        # In a session of its own, because nsenter and sh have children, which would outlive them and hold the pipes.
         process = machine.command(*command).popen(stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except CommandNotFound as error:
         raise DmucError(tried, f"there is no program {error.program}", f"Install {error.program}.") from None
@@ -152,7 +152,7 @@ def run(machine: Machine, *command: str, stdin: str = "", timeout: float = 30.0)
 
 
 def _communicate(process: Any, stdin: bytes, timeout: float, stop: threading.Event) -> tuple[str, str]:
-    """Return what the process prints. Raises subprocess.TimeoutExpired when that takes too long, or `stop` is set."""
+    """Return the process's output and error output. Raise subprocess.TimeoutExpired after `timeout`, or on `stop`."""
     end = time.monotonic() + timeout
     given: bytes | None = stdin
     while True:
@@ -162,11 +162,11 @@ def _communicate(process: Any, stdin: bytes, timeout: float, stop: threading.Eve
         except subprocess.TimeoutExpired:
             if stop.is_set() or time.monotonic() >= end:
                 raise
-            given = None  # communicate goes on with the rest
+            given = None  # the next call of communicate sends the rest
 
 
 def _end_group(process: Any) -> None:
-    """SIGKILL what is left of the process's group, the process itself among it, and wait for the process."""
+    """SIGKILL what is left of the process group, including the process itself, and wait for the process."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -176,19 +176,19 @@ def _end_group(process: Any) -> None:
 
 
 def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str]) -> Spawned:
-    """Start `prefix` + `command` in the background with exactly the environment `env`; what `spawn` stands on."""
+    """Start `prefix` + `command` in the background with exactly the environment `env`; implements Machine.spawn."""
     from plumbum import local
 
-    # env(1) rather than our own chdir and environ: it acts behind the prefix, on the other side of a namespace.
+    # env(1) rather than Popen's cwd and env: it acts after the prefix, inside the machine's namespaces.
     argv = [*prefix, "env", "-i", "-C", str(cwd), *(f"{k}={v}" for k, v in env.items()), *command]
     with log.open("ab") as out:
-        # A session and a log of its own: a child that kept doit's pipes would keep doit waiting.
+        # In a session of its own and with its own log: a child that kept doit's pipes open would keep doit waiting.
         child = local[argv[0]][argv[1:]].popen(stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     return Spawned(cast(int, child.pid), cast("subprocess.Popen[Any]", child))
 
 
 def connected(stream: socket.socket, host: str, port: int, timeout: float) -> socket.socket:
-    """Connect it, and give it. Raises OSError; then it is closed."""
+    """Connect the socket and return it. Close it and raise OSError on failure."""
     try:
         stream.settimeout(timeout)
         stream.connect((host, port))
@@ -199,10 +199,10 @@ def connected(stream: socket.socket, host: str, port: int, timeout: float) -> so
 
 
 class Local:
-    """What the machines on this host have in common: its kernel, and the directory of the cluster's state."""
+    """The base of machines on this host, which have its kernel and the directory of the cluster's state in common."""
 
     def enter(self) -> Sequence[str]:
-        """Return the words before a command that make it run in the machine."""
+        """Return the words before a command that make the command run in the machine."""
         return ()
 
     def command(self, *words: str) -> BaseCommand:
@@ -214,11 +214,11 @@ class Local:
 
     @property
     def processes(self) -> Processes:
-        """Its daemons; see Machine."""
+        """The processes of the machine's daemons; see Machine."""
         return LocalProcesses()
 
     def path(self, inside: str | Path) -> PlumbumPath:
-        """Return the file that the machine sees under this name; see Machine."""
+        """Return the file with this path in the machine; see Machine."""
         from plumbum import LocalPath
 
         return LocalPath(str(inside))
@@ -228,15 +228,15 @@ class Local:
         write_atomic(file, text, mode)
 
     def fingerprints(self, programs: Collection[Path], files: Collection[Path]) -> dict[str, str]:
-        """Return what tells each of these from another version; see Machine."""
+        """Return a fingerprint of each file; see Machine."""
         return {str(p): fingerprint(p) for p in programs} | {str(file): content_digest(file) for file in files}
 
 
 @dataclass(frozen=True)
 class Host(Local):
-    """The machine that you are on. It is always up, and powering it off is not ours to do.
+    """The host as a machine. It is always up, and dmuc never powers it off.
 
-    It is `disposable` for a cluster of which nothing is outside of its state.
+    It is `disposable` for a cluster that has nothing outside of its state directory.
     """
 
     name: str = "host"
@@ -244,11 +244,11 @@ class Host(Local):
     stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     def is_up(self) -> Result:
-        """Return that it is up."""
+        """Return yes: the host is always up."""
         return Result(True, "on")
 
     def power_on(self, progress: Progress) -> None:
-        """Do nothing: it is up."""
+        """Do nothing: the host is always up."""
 
     def power_off(self) -> None:
         """Do nothing: each daemon is ended by its pid."""
@@ -260,10 +260,10 @@ class Host(Local):
     def connect(
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
     ) -> socket.socket:
-        """Open a TCP connection or a socket of UDP; see Machine."""
+        """Open a TCP connection or a UDP socket; see Machine."""
         return connected(socket.socket(type=kind), host, port, timeout)
 
 
 def is_root() -> bool:
-    """Whether we may do what only root may."""
+    """Return whether this process runs as root."""
     return os.geteuid() == 0

@@ -1,9 +1,9 @@
-"""A machine of its own, in six Linux namespaces on the host's own root file system.
+"""A machine of its own, in six Linux namespaces on the host's root file system.
 
-One anchor process, pid 1 of the machine, holds them: mount, UTS, network, IPC, PID and cgroup (namespaces(7)). Whatever
-runs in the machine is put beside it with nsenter(1). Killing the anchor ends every process in the machine at once (see
-pid_namespaces(7)) and takes its mounts, links, routes and iptables rules with it; only the cgroup directories and the
-host's end of the link are left for us to remove.
+One anchor process, pid 1 of the machine, holds the namespaces: mount, UTS, network, IPC, PID and cgroup
+(namespaces(7)). All other processes enter them with nsenter(1). Killing the anchor ends every process in the machine at
+once (see pid_namespaces(7)) and removes its mounts, links, routes and iptables rules; only the cgroup directories and
+the host's end of the link must be removed explicitly.
 
     down --power_on--> cgroups, anchor, link, addresses --> up
      ^                                                       |
@@ -38,17 +38,18 @@ if TYPE_CHECKING:
     from plumbum.path.base import Path as PlumbumPath
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
-_MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: whose machine it is
+_MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: tells which checkout owns it
 
 
 @dataclass(frozen=True)
 class Namespaces(Local):
-    """The machine `name`, with its state (process file, log) under `state`.
+    """The machine `name`, with its state (pidfile, log) under `state`.
 
     `link` is the range of the link to the host; the host reaches `services` and `pods` through it. `disk` are the
-    directories that outlive the machine: path inside -> directory under `state`. `kernel` are files of the host's
-    kernel that daemons write and no namespace holds: in the machine they are plain files, and the kernel's stay.
-    `modules` of the kernel have some of them, and are loaded first: of those loaded later the kernel's own are met.
+    directories that outlive the machine: path inside -> directory under `state`. `kernel` are settings of the host's
+    kernel that daemons write and that belong to no namespace: the machine has plain files in their place, and the
+    kernel's settings stay. Some of them exist only with the kernel's `modules`, which are therefore loaded first: the
+    files of a module that is loaded later would be the kernel's own.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Namespaces(Local):
     disposable: bool = True
     stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
-    # What is where
+    # Files
 
     @property
     def _record(self) -> Path:
@@ -78,7 +79,7 @@ class Namespaces(Local):
             raise DmucError(f"entering {self.name}", "The machine is not powered on.", "Run: scripts/doit machine")
         return record.pid
 
-    # Machine: is it up?
+    # Machine: check
 
     def is_up(self) -> Result:
         """Return whether the machine is up as it must be: process, configuration, link, routes."""
@@ -108,10 +109,10 @@ class Namespaces(Local):
     def _host_routes(self) -> list[str]:
         return [self.link, self.services, self.pods]
 
-    # Machine: use it
+    # Machine: use
 
     def enter(self) -> Sequence[str]:
-        """Into the machine's cgroups, and with nsenter into its namespaces."""
+        """Return the words before a command that put it into the machine's cgroups and (nsenter) its namespaces."""
         anchor = self._anchor()
         joining = cgroups.joining(h.procs(self.name) for h in cgroups.mounted())
         return (*joining, "nsenter", "-t", str(anchor), "-m", "-u", "-n", "-i", "-p", "-C", "--")
@@ -119,14 +120,14 @@ class Namespaces(Local):
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon in the namespaces and cgroups of the machine; see Machine."""
         started = spawn(self.enter(), command, log, cwd, environment)
-        # nsenter stays as the parent of the process in the machine: that one is the daemon.
+        # nsenter stays as the parent of the daemon, which is the process in the machine.
         child = _only_child(started.handle)
         return Spawned(child or started.pid, started.handle)
 
     def connect(
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
     ) -> socket.socket:
-        """Open a connection whose socket belongs to the machine's network; our own threads stay where they are."""
+        """Open a connection in the machine's network namespace; see Machine. Other threads of dmuc are not affected."""
         try:
             pid = self._anchor()
         except DmucError as error:
@@ -136,7 +137,7 @@ class Namespaces(Local):
         return connected(stream, host, port, timeout)
 
     def path(self, inside: str | Path) -> PlumbumPath:
-        """Return the machine's file: the cluster's state is the host's; all else is seen through /proc/PID/root."""
+        """Return the machine's file: below the cluster's state a file of the host, else one below /proc/PID/root."""
         if Path(inside).is_relative_to(self.state):
             return super().path(inside)
         try:
@@ -147,7 +148,7 @@ class Namespaces(Local):
     # Machine: on and off
 
     def power_on(self, progress: Progress) -> None:
-        """Power the machine on; whatever is left of an earlier one by this name goes first."""
+        """Power the machine on, after removing what is left of an earlier machine with this name; see Machine."""
         if not is_root():
             raise DmucError(
                 f"powering on {self.name}",
@@ -185,16 +186,16 @@ class Namespaces(Local):
             raise DmucError(f"powering on {self.name}", str(error)) from error
 
     def power_off(self) -> None:
-        """Kill the anchor and whatever sits in the machine's cgroups; remove those and the link.
+        """Kill the anchor and all processes in the machine's cgroups; remove the cgroups and the link.
 
-        Does nothing to a machine of the same name that another checkout has powered on.
+        A machine with the same name that another checkout has powered on is not affected.
         """
         if self._foreign():
             self._record.unlink(missing_ok=True)
             return
-        # All at once, not the anchor first: it is gone only when each process in the machine has been waited for, which
-        # a parent outside may not do before it is killed itself (nsenter stops with its child), and then somebody
-        # else's init does in its own time. Nothing runs any more by then, so that is not waited for.
+        # Kill all at once, not the anchor first: the anchor ends only after each process in the machine was reaped. A
+        # parent outside of the machine (nsenter, which stops when its child stops) may not reap before it is killed
+        # itself; then the host's init reaps, at some time. No process runs any more by then, so dmuc does not wait.
         groups = [h.group(self.name) for h in cgroups.mounted() if h.group(self.name).is_dir()]
         cgroups.kill_all_in(groups)
         record = Record.load(self._record)
@@ -208,7 +209,7 @@ class Namespaces(Local):
 
     @property
     def _alias(self) -> str:
-        """What the link carries to say that it is ours: other links have names, too."""
+        """The alias of the link, which says that this machine has made it: another link may have the same name."""
         return f"dmuc-{hashlib.sha256(str(self.state).encode()).hexdigest()[:16]}"
 
     def _link_alias(self) -> str | None:
@@ -218,7 +219,7 @@ class Namespaces(Local):
             return None
 
     def _foreign(self) -> tuple[int, str] | None:
-        """Whose machine of this name runs, if it is not ours: a pid in it, and the state directory of its owner."""
+        """Return a pid and the state directory of a running machine of another checkout with this name, if any."""
         for pid in sorted({p for h in cgroups.mounted() for p in cgroups.pids_in(h.group(self.name))}):
             with contextlib.suppress(OSError):
                 argv = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -227,7 +228,7 @@ class Namespaces(Local):
         return None
 
     def refuse_overlaps(self) -> None:
-        """Raise DmucError when a range of ours is one that the host, without this machine, routes already."""
+        """Raise DmucError when a range of this machine overlaps another one, or a range that the host already uses."""
         ours = [("link_range", self.link), ("service_range", self.services), ("pod_range", self.pods)]
         taken = _ranges_on_host()
         for number, (setting, text) in enumerate(ours):
@@ -292,19 +293,19 @@ class Namespaces(Local):
             "link set lo up",
             f"address add {own}/{bits} dev eth0",
             "link set eth0 up",
-            # A default route for programs to look at (kube-apiserver and the kubelet take their own address from it)
-            # and rules that never use it: whatever is not on a link of the machine fails at once, nothing gets out.
+            # kube-apiserver and the kubelet read their own address from the default route, but the rules never use
+            # this route: a packet to an address that is not on a link of the machine fails at once.
             f"route add default via {host}",
             "rule add pref 100 lookup main suppress_prefixlength 0",
             "rule add pref 200 unreachable",
-            # A packet for a ClusterIP needs some route before iptables gives it another address.
+            # A packet to a ClusterIP needs a route before iptables replaces its address.
             f"route add {self.services} dev eth0",
         )
         _ip((), *(f"route add {ranges} via {own} dev {self.name}" for ranges in (self.services, self.pods)))
 
 
 def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> str:
-    """What the machine's first process does, as a shell script: mounts, names, and then waiting for its end."""
+    """Return the shell script of the machine's first process: it makes the mounts and names, and then only waits."""
     q = shlex.quote
     name, state = machine.name, machine.state
     own = ipaddress.ip_network(machine.link)[2]
@@ -362,7 +363,7 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
     return "\n".join(lines)
 
 
-# The kernel's side of it
+# Calls to the kernel
 
 
 def _ip(prefix: Sequence[str], *commands: str) -> None:
@@ -374,7 +375,7 @@ def _ip(prefix: Sequence[str], *commands: str) -> None:
 
 
 def _only_child(parent: subprocess.Popen[Any]) -> int | None:
-    """Wait (a moment) for the one child that `unshare --fork` and `nsenter` make; None when the parent ended."""
+    """Return the pid of the one child that `unshare --fork` or `nsenter` starts; None if there is none after 10 s."""
     import tenacity
 
     def child() -> int | None:
@@ -395,7 +396,10 @@ def _only_child(parent: subprocess.Popen[Any]) -> int | None:
 
 @contextlib.contextmanager
 def _network_of(pid: int) -> Iterator[None]:
-    """Be in the network namespace of `pid`, this thread alone (setns(2)); os.setns comes only with Python 3.12."""
+    """Move this thread alone (setns(2)) into the network namespace of process `pid`, while the body runs.
+
+    Python has os.setns only since 3.12.
+    """
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -404,23 +408,23 @@ def _network_of(pid: int) -> Iterator[None]:
         if libc.setns(namespace, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
-    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
-        theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+        other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
         try:
-            enter(theirs)
+            enter(other)
         finally:
-            os.close(theirs)
+            os.close(other)
         try:
             yield
         finally:
-            enter(ours)
+            enter(before)
     finally:
-        os.close(ours)
+        os.close(before)
 
 
 def _routes_of(link: str) -> list[str]:
-    """The ranges that the host routes to `link`, from /proc/net/route (no process needed)."""
+    """Return the ranges that the host routes to `link`, from /proc/net/route (no process needed)."""
     found = []
     for line in Path("/proc/net/route").read_text("utf-8").splitlines()[1:]:
         device, destination, _, _, _, _, _, mask, *_ = line.split()
@@ -431,7 +435,7 @@ def _routes_of(link: str) -> list[str]:
 
 
 def _ranges_on_host() -> list[tuple[ipaddress.IPv4Network, str]]:
-    """Every IPv4 range that the host routes or has an address in, but for the default route."""
+    """Return every IPv4 range that the host routes or has an address in, except the default route, and its source."""
     found = []
     for arguments in (["route", "show", "table", "all"], ["address", "show"]):
         done = subprocess.run(["ip", "-json", "-4", *arguments], capture_output=True, encoding="utf-8", check=True)

@@ -10,11 +10,11 @@ from .machine import Machine
 
 @dataclass(frozen=True)
 class Node:
-    """A node, and where what runs on it keeps its files.
+    """A node, its machine, its addresses and the directory of its files.
 
-    `address` is where the other nodes and the API server reach the node; `pod_range` are the addresses of its Pods;
-    `state` is the directory of its logs, pidfiles and data: the cluster's own for the first node. `prefix` comes before
-    the name of each file that belongs to the node but is kept with the cluster's: its certificates.
+    The other nodes and the API server reach the node at `address`; its Pods have addresses in `pod_range`; `state` is
+    the directory of its logs, pidfiles and data: the cluster's state directory for the first node. `prefix` begins the
+    names of the node's files in the cluster's directories: its certificates.
     """
 
     name: str  # also the name of its Node object

@@ -1,4 +1,4 @@
-"""Directories outside of our own state: whose one is, which a mark in it says, and how one of ours is emptied."""
+"""Directories outside of the cluster's state: a mark in a directory tells which cluster owns it and may empty it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from .errors import DmucError
 from .machine import Machine, run
 
-MARK = ".dmuc"  # a file that holds the path of its owner's state directory
+MARK = ".dmuc"  # a file that contains the path of the owner's state directory
 
 
 def claim(machine: Machine, directory: Path, state: Path) -> None:
-    """Make the directory, and put our mark into it."""
+    """Create the directory, and write the mark of the cluster with the state directory `state` into it."""
     place = machine.path(directory)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     (place / MARK).write_text(str(state), "utf-8")
 
 
 def is_ours(machine: Machine, directory: Path, state: Path) -> bool:
-    """Return whether the mark in the directory is ours: a directory without one is not."""
+    """Return whether the directory has the mark of the cluster with the state directory `state`."""
     try:
         return (machine.path(directory) / MARK).read_text("utf-8") == str(state)
     except OSError:
@@ -28,15 +28,15 @@ def is_ours(machine: Machine, directory: Path, state: Path) -> bool:
 
 
 def is_foreign(machine: Machine, directory: Path, state: Path) -> bool:
-    """Return whether there is something in the directory, and no mark of ours."""
+    """Return whether the directory has content, and no mark of the cluster with the state directory `state`."""
     place = machine.path(directory)
     return place.is_dir() and not is_ours(machine, directory, state) and any(place.iterdir())
 
 
 def empty(machine: Machine, directory: Path) -> None:
-    """Remove what is in the directory, the mark last: what is left when this breaks off is still ours.
+    """Remove the directory's content, the mark last: what is left after an interruption is still marked.
 
-    The directory itself stays: the machine may have it mounted elsewhere.
+    The directory itself stays, because the machine may have mounted it elsewhere.
     """
     place = machine.path(directory)
     for path in sorted(place.iterdir(), key=lambda path: path.name == MARK) if place.is_dir() else ():
@@ -47,11 +47,11 @@ def empty(machine: Machine, directory: Path) -> None:
 
 
 def unmount_below(machine: Machine, directory: Path) -> None:
-    """Unmount all that is mounted below it on the machine; else it could not be emptied."""
+    """Unmount everything that the machine has mounted below the directory, so that the directory can be emptied."""
     if points := _mounted_below(machine, directory):
         try:
             run(machine, "umount", "-l", *reversed(points))
-        except DmucError:  # of one that has gone meanwhile, too
+        except DmucError:  # also raised for a mount that has vanished meanwhile
             if _mounted_below(machine, directory):
                 raise
 
@@ -65,7 +65,7 @@ def _mounted_below(machine: Machine, directory: Path) -> list[str]:
 
 
 def sockets_below(machine: Machine, directory: Path) -> list[str]:
-    """Return the paths below it at which a process of the machine has a socket: those that have ended have none."""
+    """Return the paths of sockets below the directory that a running process of the machine has open."""
     lines = run(machine, "cat", "/proc/net/unix").splitlines()[1:]
     paths = [columns[7] for columns in (line.split(maxsplit=7) for line in lines) if len(columns) > 7]
     paths = [re.sub("^/var/run/", "/run/", path) for path in paths]

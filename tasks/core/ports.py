@@ -1,4 +1,4 @@
-"""Ports: the standard ones; or, for clusters beside each other on one host, free ones."""
+"""Ports: the standard ports; or, for several clusters on one host, free ports."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 
 from .errors import DmucError
 
-# Below the NodePorts (from 30000) and below what the kernel gives to connections that go out (from 32768).
+# Below the NodePorts (from 30000) and below the kernel's ports for outgoing connections (from 32768).
 _RANGE = range(20000, 30000)
 
 
 @dataclass(frozen=True)
 class Port:
-    """Where a component listens. Which port that is on a cluster: `Context.port`."""
+    """A port on which a component listens; `Context.port` returns its number on a cluster."""
 
     name: str
     standard: int
 
     @property
     def decision(self) -> str:
-        """The question to which the number is the answer, see `Context.decide`."""
+        """The name of the decision about the port's number; see `Context.decide`."""
         return f"port {self.name}"
 
 
-API = Port("api", 6443)  # the API server's, which we too talk to
+API = Port("api", 6443)  # the API server's, which dmuc uses as a client
 
 
 def is_free(number: int) -> bool:
-    """Whether a program could listen on this port of 127.0.0.1."""
+    """Return whether a program could listen on this port of 127.0.0.1."""
     try:
         socket.create_server(("127.0.0.1", number)).close()
     except OSError:
@@ -39,7 +39,7 @@ def is_free(number: int) -> bool:
 
 
 def a_free_one(taken: Collection[int]) -> int:
-    """Give a free port that is not among `taken`. Raises DmucError when there is none."""
+    """Return a free port that is not in `taken`. Raise DmucError when none is found."""
     for number in random.sample(_RANGE, 200):
         if number not in taken and is_free(number):
             return number

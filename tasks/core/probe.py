@@ -1,4 +1,4 @@
-"""Questions with a yes or a no and a reason, asked in milliseconds; and waiting until the answer is yes."""
+"""Probes: checks that take milliseconds and return yes or no with a reason; and waiting until a probe says yes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .result import Result
 if TYPE_CHECKING:
     from .context import Context
 
-_PAUSE = 0.1  # seconds between two questions: a TLS handshake takes milliseconds of CPU time on either side
+_PAUSE = 0.1  # seconds between two probes: a TLS handshake takes milliseconds of CPU time on either side
 
 
 Probe = Callable[["Context"], Result]
@@ -25,13 +25,13 @@ Probe = Callable[["Context"], Result]
 
 @dataclass(frozen=True)
 class Tcp:
-    """Does something accept connections on this port, asked from inside the machine?"""
+    """A probe: does a process accept TCP connections on this port, from inside the machine?"""
 
     port: int | Port
     host: str = "127.0.0.1"
 
     def __call__(self, context: Context) -> Result:
-        """Ask."""
+        """Return whether a connection can be opened."""
         port = self.port if isinstance(self.port, int) else context.port(self.port)
         try:
             context.machine.connect(self.host, port, LIMIT).close()
@@ -42,12 +42,12 @@ class Tcp:
 
 @dataclass(frozen=True)
 class Unix:
-    """Does something accept connections on this socket file of the machine's?"""
+    """A probe: does a process accept connections on this Unix socket of the machine?"""
 
     path: str
 
     def __call__(self, context: Context) -> Result:
-        """Ask."""
+        """Return whether a connection can be opened."""
         try:
             connect_unix(context, self.path).close()
         except OSError as error:
@@ -57,12 +57,12 @@ class Unix:
 
 @dataclass(frozen=True)
 class Http:
-    """Is a GET answered with status 200 and a body in which `expect` (a regular expression) is found?
+    """A probe: does a GET request get status 200 and a body that matches `expect` (a regular expression)?
 
     `url` is http://, https:// or unix://SOCKET:PATH; in it, {server} is the API server's URL, {address} the machine's
-    address, and {port} the number that `port` has on this cluster. With https the daemon's serving certificate must be
-    signed by our CA and we present the administrator's (others: `ca`, `client`), unless `own_ca` is false: then it is a
-    certificate that the daemon made for itself in memory, which nothing could be checked against.
+    address, and {port} the number of `port` on this cluster. With https, the serving certificate must be signed by the
+    CA `ca`, and `client` is the client certificate (by default: the cluster's CA, the administrator). With `own_ca`
+    false nothing is verified: the daemon has made a self-signed serving certificate in memory.
     """
 
     url: str
@@ -73,7 +73,7 @@ class Http:
     port: Port | None = None
 
     def __call__(self, context: Context) -> Result:
-        """Ask."""
+        """Return whether the server answers as expected."""
         port = context.port(self.port) if self.port else ""
         url = self.url.format(server=context.server, address=context.settings.address, port=port)
         try:
@@ -81,7 +81,7 @@ class Http:
         except OSError as error:
             return Result(False, f"{url}: {in_words(error)}")
         if status != 200 or not re.search(self.expect, body):
-            # A health endpoint lists every check; the ones that fail are what we want to see.
+            # A health endpoint lists every check; only the failed ones matter.
             failed = [line for line in body.splitlines() if line.startswith("[-]")] or body.split("\n")
             return Result(False, f"{url}: {status} {'; '.join(failed)[:160]}".rstrip())
         return Result(True, f"{url} answers")
@@ -89,12 +89,12 @@ class Http:
 
 @dataclass(frozen=True)
 class All:
-    """Is the answer to each of these yes? Asked in this order, up to the first no."""
+    """A probe: does each of these probes say yes? They are tried in this order, up to the first no."""
 
     probes: Sequence[Probe]
 
     def __call__(self, context: Context) -> Result:
-        """Ask."""
+        """Return the first no, else the last yes."""
         result = Result(True, "")
         for probe in self.probes:
             result = probe(context)
@@ -105,24 +105,24 @@ class All:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Is the answer to the one that fits this cluster yes?"""
+    """A probe that depends on the cluster: `choose` returns the probe to use."""
 
     choose: Callable[[Context], Probe]
 
     def __call__(self, context: Context) -> Result:
-        """Ask."""
+        """Return the result of the chosen probe."""
         return self.choose(context)(context)
 
 
 def simple(probe: Probe, context: Context) -> list[Probe]:
-    """Give the probes that this one comes to."""
+    """Return the simple probes of which this probe consists on this cluster."""
     if isinstance(probe, Chosen):
         return simple(probe.choose(context), context)
     return [one for part in probe.probes for one in simple(part, context)] if isinstance(probe, All) else [probe]
 
 
 def ask_api(context: Context, path: str, judge: Callable[[Any], Result]) -> Result:
-    """GET `path` from the API server; `judge` answers about the object when there is one."""
+    """GET `path` from the API server; return what `judge` says about the object, or no when there is no object."""
     try:
         status, body = request(context, f"{context.server}{path}")
         if status == 404:
@@ -140,14 +140,14 @@ def wait(
     progress: Progress,
     alive: Callable[[], bool] = lambda: True,
 ) -> Result:
-    """Ask `probe` until it says yes, the `deadline` (seconds) has passed, or `alive` says that it never will.
+    """Repeat `probe` until it says yes, the `deadline` (seconds) has passed, or `alive` returns false.
 
-    Gives the last answer, yes or no. Raises Interrupted when the run is being ended.
+    Return the last result, yes or no. Raise Interrupted when the run ends meanwhile.
     """
     import tenacity
 
     def ask() -> tuple[Result, bool]:
-        still = alive()  # asked first: an answer that comes from a process which has just ended counts for nothing
+        still = alive()  # checked before the probe: a result of a process that has just ended does not count
         result = probe(context)
         progress.note(result.why if result else f"waiting: {result.why}")
         return result, still
@@ -165,7 +165,7 @@ def wait(
 
 
 def wait_or_fail(context: Context, probe: Probe, *, deadline: float, progress: Progress, tried: str) -> Result:
-    """Like `wait`, for what no process of ours stands behind; raises DmucError when the answer stays no."""
+    """Wait like `wait`, for a condition that does not depend on one daemon; raise DmucError when it stays no."""
     result = wait(context, probe, deadline=deadline, progress=progress)
     if not result:
         raise DmucError(

@@ -1,8 +1,8 @@
-"""A process that outlives us: the file that remembers it, and how we tell that it still is the one we started.
+"""Processes that outlive the run: the pidfile that records a process, and how to recognize the process again.
 
-A pid alone proves nothing: it may have been given to another process since. The file holds the pid (first line, so that
+A pid alone proves nothing, because the kernel may have reused it. The pidfile contains the pid (first line, so that
 `kill $(head -1 FILE)` works) and, as JSON, the process's start time in clock ticks since boot (field 22 of
-/proc/PID/stat, see proc(5)), the boot it belongs to, and the command line and inputs it was started with.
+/proc/PID/stat, see proc(5)), the id of that boot, and the command line and inputs with which it was started.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .errors import DmucError
 from .files import write_atomic
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# Marks in a process's environment. Their names do not begin like settings' (DMUC_): an unknown one of those is refused.
+# Marks in a process's environment. They do not begin with DMUC_ like settings, because an unknown setting is an error.
 _DAEMON, _PROGRAM = "OF_DMUC_DAEMON", "OF_DMUC_PROGRAM"
-_KILLED_WITHIN = 10.0  # seconds after SIGKILL; what is there longer is held by the kernel
+_KILLED_WITHIN = 10.0  # seconds after SIGKILL; a process that exists longer is stuck in the kernel
 
 
 def boot() -> str:
-    """Return the id of this boot of the host."""
+    """Return the id of the host's current boot."""
     return _BOOT_ID.read_text("utf-8").strip()
 
 
 def start_time(pid: int) -> int | None:
-    """Give the start time of process `pid` in clock ticks since boot; None when it is gone (or a zombie)."""
+    """Return the start time of process `pid` in clock ticks since boot; None when it is gone (or a zombie)."""
     try:
         fields = _stat(pid)
     except (FileNotFoundError, ProcessLookupError):
@@ -41,18 +41,18 @@ def start_time(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state. Raises OSError when there is no such process."""
-    # The name (field 2) may hold anything, so count from the last parenthesis.
+    """Return the fields of /proc/PID/stat from the third (the state) on. Raise OSError if there is no such process."""
+    # The name (field 2) may contain any character, so count from the last parenthesis.
     return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
 
 
 def marks(record: Path, program: str) -> dict[str, str]:
-    """Give the environment variables by which a process is found even when its file was never written."""
+    """Return the environment variables by which a process can be found even if its pidfile was never written."""
     return {_DAEMON: str(record), _PROGRAM: program}
 
 
 def _is_marked(pid: int, record: Path, *, as_daemon: bool = False) -> bool:
-    """Whether the process has the `marks` of this file; `as_daemon`: and is the program that they name."""
+    """Return whether the process has the `marks` of this pidfile and, with `as_daemon`, is the program they name."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if f"{_DAEMON}={record}".encode() not in variables:
@@ -68,27 +68,27 @@ def _pids() -> Iterable[int]:
 
 
 def find(record: Path) -> list[Record]:
-    """Return the processes that were started with `marks` of this file. Their children inherit the marks, but are
-    other programs, and are not meant.
+    """Return the processes that were started with the `marks` of this pidfile. Their children inherit the marks, but
+    are other programs, and are not returned.
     """
-    # The start time is read before the marks are read once more: so it belongs to the process that has them.
+    # The marks are read again after the start time, which therefore belongs to the process with the marks.
     found = [Record.of(pid, (), {}) for pid in _pids() if _is_marked(pid, record, as_daemon=True)]
     return [process for process in found if _is_marked(process.pid, record, as_daemon=True) and process.alive()]
 
 
 def kill_heirs(record: Path) -> None:
-    """SIGKILL what a daemon has left running: all that inherited its `marks`, and all that descends from those.
+    """SIGKILL what a daemon has left running: all processes that inherited its `marks`, and their descendants.
 
-    For a container engine that has ended these are the shims, and the containers below them, whose environment is
-    their own. Raises DmucError when some do not end.
+    For a container engine that has ended these are the shims, and below them the containers, whose environment has no
+    marks. Raise DmucError when some processes do not end.
     """
-    # The containers first: as long as its shim lives, an orphan of a container stays below it and is found.
+    # The containers first: while the shim lives, an orphan in a container remains its descendant and is found.
     kill_all(lambda: _heirs(record, marked=False))
     kill_all(lambda: _heirs(record, marked=True))
 
 
 def _heirs(record: Path, *, marked: bool) -> dict[int, int]:
-    """The start times, by pid, of the processes that have the marks, or of those below them that have not."""
+    """Return the start times, by pid, of the processes with the marks, or of their descendants without the marks."""
     started: dict[int, int] = {}
     children: dict[int, list[int]] = {}
     for pid in _pids():
@@ -97,19 +97,19 @@ def _heirs(record: Path, *, marked: bool) -> dict[int, int]:
             if fields[0] not in "ZX":
                 started[pid] = int(fields[19])
                 children.setdefault(int(fields[1]), []).append(pid)
-    ours = {pid for pid in started if _is_marked(pid, record)}
-    below, left = set[int](), [*ours]
+    with_marks = {pid for pid in started if _is_marked(pid, record)}
+    below, left = set[int](), [*with_marks]
     while left:
-        new = set(children.get(left.pop(), ())) - ours - below
+        new = set(children.get(left.pop(), ())) - with_marks - below
         below |= new
         left += new
-    return {pid: started[pid] for pid in (ours if marked else below)}
+    return {pid: started[pid] for pid in (with_marks if marked else below)}
 
 
 def kill_all(processes: Callable[[], Mapping[int, int]]) -> None:
-    """SIGKILL the processes that `processes` returns, by pid with their start times, until it returns none.
+    """SIGKILL the processes that `processes` returns (pid -> start time), until it returns none.
 
-    Raises DmucError when there are some after 10 s.
+    Raise DmucError when it still returns some after 10 s.
     """
     import tenacity
 
@@ -130,13 +130,13 @@ def kill_all(processes: Callable[[], Mapping[int, int]]) -> None:
 
 
 def _signal(pid: int, started: int, number: signal.Signals, patience: float = 0.0) -> None:
-    """Send the signal to this very process, and wait up to `patience` seconds for its end."""
+    """Send the signal to the process with this pid and start time; wait up to `patience` seconds for its end."""
     with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(pid)  # holds on to this process, whatever happens to its number
+        handle = os.pidfd_open(pid)  # refers to this process, even if the kernel reuses its pid
         try:
             if start_time(pid) == started:
                 signal.pidfd_send_signal(handle, number)
-                signal.pidfd_send_signal(handle, signal.SIGCONT)  # a stopped process ends only when it goes on
+                signal.pidfd_send_signal(handle, signal.SIGCONT)  # a stopped process ends only when it continues
                 select.select([handle], [], [], patience)  # readable when it has ended
         finally:
             os.close(handle)
@@ -159,24 +159,24 @@ def _named(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """A process that we started."""
+    """A process that dmuc started, as its pidfile records it."""
 
     pid: int
     started: int  # clock ticks since boot
     boot: str
     since: float  # seconds since the epoch
     command: Sequence[str]
-    inputs: Mapping[str, str] = field(default_factory=dict)  # what it was started from: file or program -> fingerprint
-    log_start: int = 0  # where in its log file this start begins, in bytes
+    inputs: Mapping[str, str] = field(default_factory=dict)  # file or program -> its fingerprint at the start
+    log_start: int = 0  # the offset in its log file, in bytes, at which this start begins
 
     @classmethod
     def of(cls, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int = 0) -> Record:
-        """Take down the live process `pid`; one that is gone already gives a record that is never alive."""
+        """Return a record of the running process `pid`; of a process that is already gone, one that is never alive."""
         return cls(pid, start_time(pid) or -1, boot(), time.time(), list(command), dict(inputs), log_start)
 
     @classmethod
     def load(cls, path: Path) -> Record | None:
-        """Read a record; None when there is none, or the file is not one of ours."""
+        """Return the record in a pidfile; None when there is no such file, or dmuc did not write it."""
         try:
             record = cls(**json.loads(path.read_text("utf-8").split("\n", 1)[1]))
         except (OSError, ValueError, TypeError, IndexError):
@@ -184,17 +184,17 @@ class Record:
         return record if isinstance(record.pid, int) and isinstance(record.started, int) else None
 
     def save(self, path: Path) -> None:
-        """Write the record whole or not at all."""
+        """Write the record into a pidfile, atomically."""
         write_atomic(path, f"{self.pid}\n{json.dumps(asdict(self), indent=1)}\n")
 
     def alive(self) -> bool:
-        """Whether this very process still runs."""
+        """Return whether the recorded process still runs; another process with the same pid does not count."""
         return start_time(self.pid) == self.started and boot() == self.boot
 
     def stop(self, grace: float) -> None:
-        """End the process: SIGTERM, and SIGKILL when it is still there after `grace` seconds.
+        """End the process: send SIGTERM, and SIGKILL when it still runs after `grace` seconds.
 
-        Raises DmucError when it is there even 10 s after that.
+        Raise DmucError when it still exists 10 s later.
         """
         for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILLED_WITHIN)):
             if patience and self.alive():
@@ -204,36 +204,36 @@ class Record:
 
 
 class LocalProcesses:
-    """The daemons of a machine on this host (see Processes in machine.py): all are in the host's /proc."""
+    """The processes of a machine on this host, which are all in the host's /proc; see Processes in machine.py."""
 
     def recorded(self, pidfile: Path) -> Record | None:
-        """Return the process that the file remembers."""
+        """Return the process that the pidfile records; see Processes."""
         return Record.load(pidfile)
 
     def all_recorded(self, directory: Path) -> list[Record]:
-        """Return the processes that the files in the directory remember."""
+        """Return the processes that the pidfiles in the directory record."""
         return [record for path in directory.glob("*.pid") if (record := Record.load(path))]
 
     def save(self, pidfile: Path, pid: int, command: Sequence[str], inputs: Mapping[str, str], log_start: int) -> None:
-        """Remember the live process `pid` in the file."""
+        """Record the running process `pid` in the pidfile."""
         Record.of(pid, command, inputs, log_start).save(pidfile)
 
     def is_alive(self, record: Record) -> bool:
-        """Return whether this very process still runs."""
+        """Return whether the recorded process still runs."""
         return record.alive()
 
     def stop(self, record: Record, grace: float) -> None:
-        """SIGTERM the process, and SIGKILL it after `grace` seconds."""
+        """SIGTERM the process, and SIGKILL it after `grace` seconds; see Processes."""
         record.stop(grace)
 
     def find(self, pidfile: Path) -> list[Record]:
-        """Return the processes that were started for this file."""
+        """Return the processes that were started for this pidfile."""
         return find(pidfile)
 
     def kill_heirs(self, pidfile: Path) -> None:
-        """SIGKILL what a daemon that has ended has left running."""
+        """SIGKILL all processes that an ended daemon has left running."""
         kill_heirs(pidfile)
 
     def boot(self) -> str:
-        """Return the id of this boot."""
+        """Return the id of the host's current boot."""
         return boot()

@@ -1,4 +1,4 @@
-"""How a long piece of work says where it is; whoever starts it decides how that is shown."""
+"""Progress: how a task reports what it is doing. The caller of the task decides how that is shown."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a task's action is given to speak through. All calls are cheap and may come from any thread."""
+    """The interface through which a task reports. All calls are cheap, and may come from any thread."""
 
     @property
     def stop(self) -> threading.Event:
-        """The run's stop signal: when it is set, the work must end, by raising Interrupted."""
+        """The run's stop signal: when it is set, the task must end, by raising Interrupted."""
 
     def note(self, text: str) -> None:
-        """Say in one short line what is being done or waited for now; replaces the line before."""
+        """Report in one short line what the task is doing or waiting for; this replaces the previous line."""
 
     def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
-        """Show that `done` of `total` (None: not known) units are done."""
+        """Report that `done` of `total` (None: unknown) units are done."""
 
     def part(self, name: str) -> Progress:
-        """Give what a piece of the work, done beside others, speaks through: it has a line of its own."""
+        """Return a Progress for one of several parallel parts of the task, which has a line of its own."""
 
 
 class Silent:
-    """A Progress that shows nothing. `stop` is the stop signal to use; by default it has one that is never set."""
+    """A Progress that shows nothing. `stop` is its stop signal; by default one that is never set."""
 
     def __init__(self, stop: threading.Event | None = None) -> None:
         self.stop = stop or threading.Event()
 
     def note(self, text: str) -> None:
-        """Take the line and show nothing."""
+        """Ignore the line."""
 
     def bar(self, done: int, total: int | None, unit: str = "bytes") -> None:
-        """Take the figures and show nothing."""
+        """Ignore the figures."""
 
     def part(self, name: str) -> Silent:
-        """Give itself: nothing is shown of a part either."""
+        """Return this object: parts are not shown either."""
         return self

@@ -1,10 +1,10 @@
-"""What differs between Kubernetes releases, as a table. Nothing outside this file compares versions.
+"""The table of differences between Kubernetes releases. No other file compares versions.
 
-Each row says only what is new since the row before it. What is the same in all of them has no column: the group
-system:masters may do everything, and RBAC's own roles are made by the API server at its start, so the first
-administrator is whoever has a certificate with that group.
+Each row has only the changes since the previous row. What all releases have in common has no column: the group
+system:masters may do everything, and the API server creates RBAC's own roles at its start, so the first administrator
+is the user of a client certificate with that group.
 
-Where it comes from: paths are in kubernetes/kubernetes at that release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md.
+Sources: paths are in kubernetes/kubernetes at that release; "CHANGELOG" is CHANGELOG/CHANGELOG-1.N.md.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
 @dataclass(frozen=True)
 class Release:
-    """One minor release of Kubernetes, and how it wants to be run."""
+    """One minor release of Kubernetes, and what its components need."""
 
     minor: str  # "1.20"
-    default: str  # the full version that is downloaded when only the minor one was asked for
-    security: Literal["none", "rbac"]  # how it is run unless the user says
+    default: str  # the full version that is downloaded when the user sets only the minor release
+    security: Literal["none", "rbac"]  # the default of the setting `security`
     # The API server
-    insecure_port: bool  # it answers on http://localhost:8080, and TLS is not asked for
+    insecure_port: bool  # it serves http://localhost:8080, and does not need TLS
     needs_token_keys: bool  # it does not start without keys and an issuer for ServiceAccount tokens
-    # Each ServiceAccount gets a Secret with a token, if the controller manager has the key for that. We give it the key
-    # only where Pods wait for it, so this column is for the reader alone.
+    # Each ServiceAccount gets a Secret with a token, if the controller manager has the key for that. dmuc passes the
+    # key only where Pods need the token, so no code reads this column.
     token_secrets: bool
     projected_tokens: bool  # Pods get their token from the API server, and the CA from the ConfigMap kube-root-ca.crt
-    # Plain HTTP ports that are open unless --port=0 is said; `kubectl get componentstatuses` asks there
+    # Plain HTTP ports that are open without --port=0; `kubectl get componentstatuses` uses them
     controller_manager_http: bool
     scheduler_http: bool
     # The kubelet
-    dockershim: bool  # it speaks to Docker itself
-    runtime_flag: bool  # it speaks to another engine only with --container-runtime=remote
-    cri: Sequence[str]  # the versions of the container runtime interface that it speaks
-    endpoint: str  # the CRI socket that it expects unless told otherwise
+    dockershim: bool  # it uses Docker directly, without CRI
+    runtime_flag: bool  # it uses another engine only with --container-runtime=remote
+    cri: Sequence[str]  # the versions of the container runtime interface (CRI) that it supports
+    endpoint: str  # its default CRI socket
     fail_cgroup_v1: bool | None  # whether it refuses to run on cgroup v1; None: there is no --fail-cgroupv1
-    pause_image: str  # dockershim: the pod sandbox's image. With CRI it is the engine's setting.
-    # Whether its first report is never Ready when it registers itself, and the next comes 10 s later: its CSINode
-    # cannot be made before its Node is there (initializeCSINode in pkg/volume/csi/csi_plugin.go).
+    pause_image: str  # dockershim: the image of Pod sandboxes. With CRI, this is a setting of the engine.
+    # When the kubelet creates its Node itself, its first status is never Ready, and the next one comes 10 s later: it
+    # cannot create its CSINode before its Node exists (initializeCSINode in pkg/volume/csi/csi_plugin.go).
     node_first: bool
-    endpoint_slices: bool  # the API server has EndpointSlices v1, the only ones that current CoreDNS reads
-    older_kubelet: int  # how many minor releases older than the API server its kubelet and kube-proxy may be
+    endpoint_slices: bool  # the API server has EndpointSlices v1, the only version that current CoreDNS reads
+    older_kubelet: int  # how many minor releases the kubelet and kube-proxy may be older than the API server
     # kube-proxy
-    proxy_modes: Mapping[str, str]  # the modes that it has -> the feature gate that one needs, or ""
-    proxy_deprecated: Sequence[str]  # those of them that it says will go
-    # What it is known to work with, and is downloaded for it
+    proxy_modes: Mapping[str, str]  # its modes -> the feature gate that the mode needs, or ""
+    proxy_deprecated: Sequence[str]  # the deprecated ones among its modes
+    # The versions that are known to work with the release, and are downloaded for it
     etcd: str
     containerd: str
 
 
 # 1.19: pkg/kubeapiserver/options/serving.go (8080); the ports: cmd/kube-controller-manager/app/options,
 # cmd/kube-scheduler/app/options; pause: cmd/kubelet/app/options/container_runtime.go; etcd: a later patch release of
-# the one in build/dependencies.yaml; skew: https://kubernetes.io/releases/version-skew-policy/ .
+# the version in build/dependencies.yaml; skew: https://kubernetes.io/releases/version-skew-policy/ .
 _FIRST = Release(
     minor="1.19",
     default="1.19.16",
@@ -85,7 +85,7 @@ _FIRST = Release(
 )
 
 _NEW: dict[str, dict[str, Any]] = {
-    # The insecure port is gone, keys and issuer are required: CHANGELOG "Urgent Upgrade Notes".
+    # The insecure port is removed, keys and issuer are required: CHANGELOG "Urgent Upgrade Notes".
     "1.20": {"default": "1.20.15", "security": "rbac", "insecure_port": False, "needs_token_keys": True},
     # BoundServiceAccountTokenVolume is on: pkg/features/kube_features.go.
     # EndpointSlices v1: CHANGELOG "API Change".
@@ -95,22 +95,23 @@ _NEW: dict[str, dict[str, Any]] = {
         "endpoint_slices": True,
         "pause_image": "k8s.gcr.io/pause:3.4.1",
     },
-    # --port of the controller manager does nothing any more: https://github.com/kubernetes/kubernetes/pull/96216 .
+    # --port of the controller manager has no effect any more: https://github.com/kubernetes/kubernetes/pull/96216 .
     "1.22": {
         "default": "1.22.17",
         "controller_manager_http": False,
         "pause_image": "k8s.gcr.io/pause:3.5",
         "etcd": "3.5.24",
     },
-    # Nor that of the scheduler: https://github.com/kubernetes/kubernetes/pull/96345 . CRI v1: pkg/kubelet/cri/remote.
+    # --port of the scheduler has no effect any more: https://github.com/kubernetes/kubernetes/pull/96345 .
+    # CRI v1: pkg/kubelet/cri/remote.
     "1.23": {
         "default": "1.23.17",
         "scheduler_http": False,
         "cri": ("v1", "v1alpha2"),
         "pause_image": "k8s.gcr.io/pause:3.6",
     },
-    # dockershim is removed, tokens are no longer in Secrets: CHANGELOG "Urgent Upgrade Notes". From here on the
-    # endpoint must be said, and 1.24 to 1.26 have no default for it.
+    # dockershim is removed, tokens are no longer in Secrets: CHANGELOG "Urgent Upgrade Notes". From this release on
+    # the endpoint must be set; 1.24 to 1.26 have no default for it.
     "1.24": {
         "default": "1.24.17",
         "token_secrets": False,
@@ -120,7 +121,7 @@ _NEW: dict[str, dict[str, Any]] = {
         "pause_image": "",
     },
     "1.25": {"default": "1.25.16"},
-    # CRI v1alpha2 is removed: CHANGELOG; the kubelet looks every 100 ms until it is Ready (kubernetes#112618).
+    # CRI v1alpha2 is removed: CHANGELOG; the kubelet checks every 100 ms until its Node is Ready (kubernetes#112618).
     "1.26": {"default": "1.26.15", "cri": ("v1",), "node_first": False},
     # pkg/kubelet/apis/config/v1beta1/defaults.go
     "1.27": {"default": "1.27.16", "endpoint": CONTAINERD_SOCKET},
@@ -129,7 +130,7 @@ _NEW: dict[str, dict[str, Any]] = {
     # kube-proxy's nftables, alpha: https://github.com/kubernetes/enhancements/issues/3866
     "1.29": {"default": "1.29.15", "proxy_modes": {"iptables": "", "ipvs": "", "nftables": "NFTablesProxyMode"}},
     "1.30": {"default": "1.30.14"},
-    # nftables is on; --fail-cgroupv1 is new, false unless said: cmd/kubelet/app/options/options.go.
+    # nftables is on by default; --fail-cgroupv1 is new, false by default: cmd/kubelet/app/options/options.go.
     "1.31": {
         "default": "1.31.14",
         "fail_cgroup_v1": False,
@@ -161,9 +162,9 @@ _IN_TEXT = re.compile(r"v?(\d+)\.(\d+)")
 
 
 def find(kubernetes: str) -> Release:
-    """Give the release for the setting `kubernetes` ("1.20", "v1.20", "1.20.2").
+    """Return the release for the setting `kubernetes` ("1.20", "v1.20", "1.20.2").
 
-    Raises DmucError for a release that is not in the table.
+    Raise DmucError for a release that is not in the table.
     """
     match = _VERSION.match(kubernetes)
     if not match or match["minor"] not in RELEASES:
@@ -177,9 +178,9 @@ def find(kubernetes: str) -> Release:
 
 
 def of(version: str) -> Release:
-    """Give the row for a program that says it is of `version` ("v1.20.2", "v1.37.0-alpha.1+dirty").
+    """Return the row for a program that prints the version `version` ("v1.20.2", "v1.37.0-alpha.1+dirty").
 
-    A program of one's own may be older or newer than the table: then it is the row that is nearest.
+    For a user's program that is older or newer than the table, this is the nearest row.
     """
     wanted = minor_of(version)
     rows = [row for row in RELEASES.values() if minor_of(row.minor) <= wanted]
@@ -187,7 +188,7 @@ def of(version: str) -> Release:
 
 
 def fits(wanted: str, version: str) -> bool:
-    """Whether a program of `version` ("v1.20.2") is of the release `wanted` ("1.20": any patch; "1.20.2": that one)."""
+    """Return whether `version` ("v1.20.2") is of the release `wanted` ("1.20": any patch; "1.20.2": only that one)."""
     want, have = wanted.lstrip("v").split("."), re.split(r"[.+-]", version.lstrip("v"))
     return have[: len(want)] == want
 
@@ -199,7 +200,7 @@ def minor_of(version: str) -> tuple[int, int]:
 
 
 def skew(versions: Mapping[str, str]) -> list[str]:
-    """Say which of the programs (name -> version) Kubernetes does not support together; empty when it does all.
+    """Return which programs (name -> version) Kubernetes does not support together; an empty list for none.
 
     https://kubernetes.io/releases/version-skew-policy/
     """
@@ -207,7 +208,7 @@ def skew(versions: Mapping[str, str]) -> list[str]:
     if server is None:
         return []
     (_, at), older_kubelet = minor_of(server), of(server).older_kubelet
-    limits = {  # how many minor releases older, and newer, than the API server
+    limits = {  # how many minor releases a program may be older, and newer, than the API server
         "kube-controller-manager": (1, 0),
         "kube-scheduler": (1, 0),
         "kubelet": (older_kubelet, 0),
@@ -228,7 +229,7 @@ def skew(versions: Mapping[str, str]) -> list[str]:
 
 
 def step(before: str, now: str) -> str:
-    """Say what Kubernetes does not support about going from one API server's version to another's; empty when it does.
+    """Return why Kubernetes does not support this change of the API server's version; an empty text if it does.
 
     https://kubernetes.io/releases/version-skew-policy/#kube-apiserver-1
     """

@@ -1,6 +1,6 @@
-"""What people see while it runs: the tasks in the order in which they start, each with its state and its seconds.
+"""What the user sees while doit runs: the tasks in the order in which they start, each with its state and seconds.
 
-On a terminal that is a table which is drawn anew (rich); elsewhere plain lines. The two steps of a daemon
+On a terminal this is a table that is redrawn (by rich); elsewhere plain lines. The two steps of a daemon
 (`NAME:started` and NAME) are one row.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MARKS = {"up to date": "·", "ready": "✓", "answers": "✓", "failed": "✗", "ended": "-"}
 _STYLES = {"up to date": "dim", "ready": "green", "answers": "green", "failed": "bold red"}
 _STARTED = ":started"  # see goal.py
-_QUIET = 5.0  # seconds after which plain output says what is being waited for
+_QUIET = 5.0  # seconds without a line, after which plain output says what a task waits for
 
 
 def _label(task: str) -> str:
@@ -34,7 +34,7 @@ def _label(task: str) -> str:
 
 @dataclass
 class Row:
-    """One task as people see it."""
+    """One row: a task as the user sees it."""
 
     name: str
     state: str
@@ -44,16 +44,16 @@ class Row:
     done: int = 0
     total: int | None = None
     unit: str = ""
-    said: float = 0.0  # when plain output last said something about it
+    said: float = 0.0  # when plain output last had a line about it; seconds, monotonic
 
     @property
     def seconds(self) -> float:
-        """How long it has taken so far."""
+        """The seconds that the task has taken so far."""
         return (self.ended or time.monotonic()) - self.begun
 
     @property
     def amount(self) -> str:
-        """How much is done, where something is counted."""
+        """How much of the task is done, as text; empty if nothing is counted."""
         if not self.total:
             return ""
         figures = (
@@ -81,31 +81,31 @@ class _RowProgress:
 
 
 class Board:
-    """All rows; written to from every thread."""
+    """All rows. Every thread may call its methods."""
 
     def __init__(self, stop: threading.Event) -> None:
-        self.stop = stop  # what tasks hear through their Progress
+        self.stop = stop  # the run's stop signal, which tasks get through their Progress
         self._lock = threading.RLock()
         self._rows: dict[str, Row] = {}
         self._reasons: dict[str, str] = {}
         self._live: Live | None = None
-        self.shown = False  # nothing is printed unless doit runs tasks
+        self.shown = False  # print nothing unless doit runs tasks
 
-    # What tasks say
+    # Called by tasks
 
     def progress(self, name: str) -> _RowProgress:
-        """Give the Progress through which the task `name` speaks."""
+        """Return the Progress of the task `name`."""
         return _RowProgress(self, name)
 
     def add_part(self, name: str, part: str) -> str:
-        """Add a row for a part of the task `name`, shown below it while it runs; give the row's name."""
+        """Add a row for a part of the task `name`, below the task's row while the task runs; return the row's name."""
         with self._lock:
             row = Row(f"{_label(name)}/{part}", "starting", begun=time.monotonic())
             self._rows[row.name] = row
             return row.name
 
     def why(self, name: str, text: str) -> None:
-        """Remember what the last check of `name` said."""
+        """Store the reason that the last check of the task `name` returned."""
         with self._lock:
             self._reasons[name] = text
 
@@ -120,10 +120,10 @@ class Board:
             if self.shown and self._live is None and time.monotonic() - max(row.said, row.begun) > _QUIET:
                 self._print(row, f"{row.seconds:.0f} s: {' '.join(filter(None, (row.note, row.amount)))}")
 
-    # What doit says
+    # Called by doit's reporter
 
     def begin(self) -> None:
-        """Start to show what happens."""
+        """Start to show the rows."""
         self.shown = True
         if sys.stdout.isatty():
             from rich.live import Live
@@ -132,7 +132,7 @@ class Board:
             self._live.start()
 
     def started(self, name: str) -> None:
-        """The task `name` begins to run."""
+        """Show that the task `name` has started."""
         with self._lock:
             row = self._rows.setdefault(_label(name), Row(_label(name), "", begun=time.monotonic()))
             row.state, row.ended = "starting", None
@@ -140,11 +140,11 @@ class Board:
                 self._print(row, f"starting: {self._reasons.get(name, '')}")
 
     def ended(self, name: str, state: str, last_step: bool) -> None:
-        """The task `name` is in its final state; `last_step` is false when another step of the same row follows."""
+        """Show the final state of the task `name`; `last_step` is false when another step of the same row follows."""
         with self._lock:
             fresh = Row(_label(name), state, self._reasons.get(name, ""), begun=time.monotonic())
             row = self._rows.setdefault(fresh.name, fresh)
-            # A step that did nothing does not hide that one before it did.
+            # If one step of the row did something, a step that did nothing does not hide that.
             if state != "up to date" or row.state in {"", "up to date"}:
                 row.state, row.ended, row.total = state, time.monotonic(), None
             elif last_step:
@@ -156,13 +156,13 @@ class Board:
                 self._print(row, f"{row.state}{took}{': ' + row.note if row.note and row.state != 'failed' else ''}")
 
     def end(self) -> None:
-        """Show the last state and stop."""
+        """Show the last state of the rows, and stop showing them."""
         if self._live is not None:
             self._live.stop()
             self._live = None
         self.shown = False
 
-    # How it looks
+    # Output
 
     def _parts(self, row: Row) -> list[Row]:
         return [part for part in self._rows.values() if part.name.startswith(f"{row.name}/")]
@@ -180,7 +180,7 @@ class Board:
         table = Table.grid(padding=(0, 1), expand=True)
         for _ in range(5):
             table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the others leave of the terminal's width
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # the rest of the terminal's width
         with self._lock:
             tasks = [row for row in self._rows.values() if "/" not in row.name]
             for row in itertools.chain.from_iterable((task, *self._parts(task)) for task in tasks):
@@ -198,7 +198,7 @@ class Board:
 
 
 class Reporter(ConsoleReporter):  # type: ignore[misc]
-    """doit's reporter: passes what happens on to the board, and prints failures last."""
+    """doit's reporter: passes doit's events to the board, and prints failures last."""
 
     desc = "the tasks with their states and seconds"
 
@@ -208,32 +208,32 @@ class Reporter(ConsoleReporter):  # type: ignore[misc]
         self._shown_failures: list[tuple[str, str]] = []
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: Sequence[str]) -> None:
-        """Begin; called by doit before anything runs."""
+        """Start the board; doit calls this before it runs tasks."""
         self._board.begin()
 
     def _last_step(self, task: Any) -> bool:
         return not (task.name.endswith(_STARTED) and _label(task.name) in self._run.selected)
 
     def execute_task(self, task: Any) -> None:
-        """A task runs; called in its own thread."""
+        """Show that a task has started; doit calls this in the task's thread."""
         self._board.started(task.name)
 
     def add_success(self, task: Any) -> None:
-        """A task has ended well."""
+        """Show that a task has succeeded."""
         self._board.ended(task.name, "answers" if not self._last_step(task) else "ready", self._last_step(task))
 
     def skip_uptodate(self, task: Any) -> None:
-        """A task has nothing to do."""
+        """Show that a task is up to date."""
         self._board.ended(task.name, "up to date", self._last_step(task))
 
     def add_failure(self, task: Any, fail: Any) -> None:
-        """A task has failed, or was ended because another one has."""
+        """Show that a task has failed, or was ended because another task has failed."""
         if fail.report:
             self._shown_failures.append((_label(task.name), str(fail.message)))
         self._board.ended(task.name, "failed" if fail.report else "ended", True)
 
     def complete_run(self) -> None:
-        """All is done: what failed comes last, where it is seen."""
+        """End the board, and print the failures last, where the user sees them."""
         self._board.end()
         for name, text in self._shown_failures:
             print(f"\n✗ {name} failed\n{text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The result of a check: yes or no, and what was seen."""
+"""The result of a check: yes or no, with the reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """Whether a condition holds, and what that was seen by; true or false like a bool."""
+    """The result of a check: `yes` if the condition holds, and `why`. Its truth value is that of `yes`."""
 
     yes: bool
     why: str

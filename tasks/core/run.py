@@ -1,7 +1,7 @@
-"""This run of doit: what it takes in, whether it must end, what it has started, and what people see of it.
+"""The state of one run of doit: the selected tasks, the stop signal, the started processes, and the display.
 
-One Run belongs to one Context (see cluster.py, which makes both). Nothing here decides what a task does: the board only
-shows. Outside of `doit run` the selection is empty, and nobody sets the stop signal.
+One Run belongs to one Context (tasks/cluster.py makes both). The board only displays, and decides nothing. Outside of
+`doit run` the selection is empty, and the stop signal is never set.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """One run of doit. All of it may be used from every thread."""
+    """One run of doit. Every thread may use it."""
 
-    stop: threading.Event = field(default_factory=threading.Event)  # set: whatever waits must stop waiting
-    selected: Collection[str] = ()  # the names of all tasks that this run takes in
+    stop: threading.Event = field(default_factory=threading.Event)  # the stop signal: when set, all waiting must end
+    selected: Collection[str] = ()  # the names of all tasks in this run
     spawned: dict[int, Spawned] = field(default_factory=dict)  # by pid: only this run can know their exit codes
-    # Connections for https that wait for the next question: by host, port and TLS context (http_client.py).
+    # Open https connections, kept for the next request: by host, port and TLS context (http_client.py).
     connections: dict[tuple[Any, ...], list[http.client.HTTPConnection]] = field(default_factory=dict)
     _working: set[str] = field(default_factory=set)
 
@@ -36,7 +36,7 @@ class Run:
 
     @contextmanager
     def working(self, name: str) -> Iterator[None]:
-        """Count the task `name` as being carried out for as long as the body runs."""
+        """Count the task `name` as running while the body runs."""
         self._working.add(name)
         try:
             yield
@@ -44,7 +44,7 @@ class Run:
             self._working.discard(name)
 
     def end(self, deadline: float) -> None:
-        """Set the stop signal; return when no task is being carried out any more, or after `deadline` seconds."""
+        """Set the stop signal; return when no task is running any more, or after `deadline` seconds."""
         import tenacity
 
         self.stop.set()

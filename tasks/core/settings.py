@@ -1,6 +1,7 @@
 """Settings: one frozen dataclass, read once.
 
-What a cluster was made with < `cluster.toml` < environment (`DMUC_NAME`) < `doit name=value`.
+In rising precedence: what the cluster was created with, `cluster.toml`, the environment (`DMUC_NAME`),
+`doit name=value`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from .errors import DmucError
 from .files import read_json, write_atomic
 
-HOST = "host"  # the machine name that means: no machine of its own, the one you are on; host.NAME: beside others
+HOST = "host"  # the machine name that means: the host itself; host.NAME: one of several clusters on the host
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
 
 
@@ -35,7 +36,7 @@ def _setting(default: str | float, doc: str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user can choose. README shows the text of each."""
+    """All settings that a user can choose. README shows the text of each."""
 
     machine: str = _setting(
         "dmuc1", 'name of the machine; "host": the host itself; "host.NAME": one of several on the host'
@@ -80,42 +81,42 @@ class Settings:
 
     @property
     def on_host(self) -> bool:
-        """Whether everything runs on the machine we are on, not on one of its own."""
+        """Whether the cluster runs on the host itself, not on a machine of its own."""
         return self.machine.partition(".")[0] == HOST
 
     @property
     def shares_host(self) -> bool:
-        """Whether it is one of several clusters on this host, or an ordinary user's: on ports that are free, and no
-        further than to the scheduler.
+        """Whether the cluster is one of several on this host, or that of a user without root: it uses free ports, and
+        goes no further than the scheduler.
         """
         return self.on_host and (self.machine != HOST or os.geteuid() != 0)
 
     @property
     def uses_insecure_port(self) -> bool:
-        """Whether there is plain HTTP on the machine's localhost:8080."""
+        """Whether the API is served as plain HTTP on the machine's localhost:8080."""
         return self.insecure_port == "on"
 
     @property
     def host_address(self) -> str:
-        """The host's end of the link."""
+        """The address of the host's end of the link."""
         return "127.0.0.1" if self.on_host else str(ipaddress.ip_network(self.link_range)[1])
 
     @property
     def address(self) -> str:
-        """The machine's own address: where the API server is reached, and the Node's InternalIP."""
+        """The machine's address: that of the API server, and the Node's InternalIP."""
         return "127.0.0.1" if self.on_host else str(ipaddress.ip_network(self.link_range)[2])
 
     def service_address(self, number: int) -> str:
-        """The `number`-th address of the ClusterIPs; 1 is the `kubernetes` Service's."""
+        """Return address number `number` of the ClusterIP range; 1 is the `kubernetes` Service."""
         return str(ipaddress.ip_network(self.service_range)[number])
 
     def deadline_of(self, task: str) -> float:
-        """The seconds that `task` may wait."""
+        """Return the seconds that the task `task` may wait."""
         return self.deadlines.get(task, self.deadline)
 
 
 _REMEMBERED = "settings.json"
-RENAMED = {"front_door": "insecure_port"}  # settings that had another name: they go on working under it
+RENAMED = {"front_door": "insecure_port"}  # old names of settings, which still work -> new names
 _PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
 _CHOICES = {
     "obtain": ("auto", "download", "debian"),
@@ -177,11 +178,11 @@ def load(
 ) -> Settings:
     """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
 
-    `remembered` is what a cluster was made with, which counts when none of these says something. `warn` is called with
-    a line about each setting that is given by an old name; it counts all the same.
+    `remembered` are the settings that the cluster was created with: they apply where none of these sets a value. For
+    each setting that is given by its old name, `warn` is called with a line; the setting applies all the same.
 
     `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
-    (with `-` written `_`). Raises DmucError for a name that is none, or a value that cannot be.
+    (with `-` written `_`). Raise DmucError for an unknown name or an invalid value.
     """
     by_setting = {p.replace("-", "_") + "_bin": p for p in programs}
     by_deadline = {f"deadline_{task}": task for task in tasks}
@@ -232,7 +233,7 @@ def load(
     if settings.security == "rbac" and settings.uses_insecure_port:
         raise _bad(
             "security=rbac, insecure_port=on",
-            "every client of the front door is the administrator, so RBAC has no effect",
+            "every client of the insecure port is the administrator, so RBAC has no effect",
             "Leave out one of them.",
         )
     return settings
@@ -264,19 +265,19 @@ def _checked(source: str, name: str, value: object) -> object:
 
 
 def remembered(state: Path) -> dict[str, str]:
-    """Give the settings that the cluster in the directory `state` was made with, until clean; see `remember`."""
+    """Return the settings that the cluster in the directory `state` was created with; see `remember`."""
     return read_json(state / _REMEMBERED)
 
 
 def remember(state: Path, values: Mapping[str, str]) -> None:
-    """Have these settings count for the cluster in `state`, until clean, where nobody says otherwise."""
+    """Store settings for the cluster in the directory `state`: until clean they apply where the user sets no other."""
     write_atomic(state / _REMEMBERED, json.dumps({**remembered(state), **values}, indent=1))
 
 
 def arguments(argv: Sequence[str], own: Mapping[str, Collection[str]] | None = None) -> dict[str, str]:
-    """Give the NAME=VALUE words of a command line, up to `--`, after which come other programs' words.
+    """Return the settings (NAME=VALUE) on a command line up to `--`, after which words belong to other programs.
 
-    `own` are words that are no settings but a command's own: its name -> theirs.
+    `own` are NAMEs that are arguments of a command, not settings: the command's name -> these NAMEs.
     """
     words = [word for word in itertools.takewhile(lambda word: word != "--", argv) if not word.startswith("-")]
     command = next((word for word in words if "=" not in word), "")

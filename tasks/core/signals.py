@@ -1,4 +1,4 @@
-"""The signals that end a program in good order: Ctrl-C, `kill`, and a terminal or ssh session that goes away."""
+"""The signals that end a program cleanly: Ctrl-C, `kill`, and the end of a terminal or ssh session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def raise_on_end() -> None:
-    """Have each of them raise KeyboardInterrupt in the main thread; what the caller ignores (nohup) stays ignored."""
+    """Make each of ENDS raise KeyboardInterrupt in the main thread; keep ignoring what the caller ignores (nohup)."""
     for number in ENDS:
         if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -19,7 +19,7 @@ def raise_on_end() -> None:
 
 @contextlib.contextmanager
 def held_off(say: str = "") -> Iterator[None]:
-    """Let none of them break off the body; print the line `say` when the first one comes."""
+    """Ignore the signals of ENDS while the body runs; print the line `say` when the first one arrives."""
     said: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:

@@ -60,7 +60,7 @@ def executed(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class User:
-    """Somebody who is not root, with a checkout and a home of their own."""
+    """A user who is not root, with a checkout and a home directory."""
 
     uid: int
     checkout: Path

@@ -71,7 +71,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(root: Path) -> Iterator[str]:
-    """Serve the files below `root` for as long as the body runs; gives the URL."""
+    """Serve the files below `root` while the body runs; return the URL."""
 
     def handler(*arguments: Any) -> _Handler:
         return _Handler(*arguments, directory=str(root))

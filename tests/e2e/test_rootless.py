@@ -23,7 +23,7 @@ ONE, TWO = "machine=host.one", "machine=host.two"
 
 @pytest.fixture
 def user(tmp_path: Path) -> User:
-    """Somebody of whom nothing else is on this host."""
+    """A user who owns nothing else on this host."""
     return a_user(tmp_path / "checkout", 61001)
 
 

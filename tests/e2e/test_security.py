@@ -24,7 +24,7 @@ DAEMONS = ["etcd", "apiserver", "controller_manager", "container_engine", "kubel
 
 
 def kubectl_as(kubeconfig: str, *arguments: str) -> tuple[bool, str]:
-    """Run kubectl with another kubeconfig; gives whether it went through, and all that it said."""
+    """Run kubectl with another kubeconfig; return whether it succeeded, and its output."""
     command: list[str | Path] = [STATE / "bin" / "kubectl", "--kubeconfig", STATE / kubeconfig, *arguments]
     environment = {**os.environ, "HOME": str(STATE / "home")}
     pipe, to = subprocess.PIPE, subprocess.STDOUT
@@ -152,7 +152,7 @@ def test_bad_names_are_said(cluster: None) -> None:
 
 
 def make_at(ahead: timedelta, *wanted: Certificate) -> None:
-    """Make these certificates anew as they were made if the clock were off by so much."""
+    """Renew these certificates as if the clock were ahead by `ahead`."""
     real = time.time
     with mock.patch.object(time, "time", lambda: real() + ahead.total_seconds()):
         certificates.make(PKI, wanted)
@@ -175,7 +175,7 @@ def test_what_has_ended_or_is_not_valid_yet_is_renewed_and_its_readers_restarted
 
 
 def test_when_all_has_ended_the_next_doit_renews_it(cluster: None) -> None:
-    """The administrator's, too: nobody can ask the API server then."""
+    """The administrator's certificate has expired, too: then no client can use the API server."""
     begun = pids()
     admin = Certificate("admin", "ca", "admin", "system:masters", client=True)
     make_at(-timedelta(days=400), admin)

@@ -65,7 +65,7 @@ def containers() -> list[str]:
 
 
 def complete() -> tuple[dict[str, int], list[str]]:
-    """Have the whole cluster, with the one Pod that is wanted; gives the components' pids, and the Pod."""
+    """Start the whole cluster with its one Pod; return the components' pids, and the Pods."""
     doit("service_reachable")
     eventually(lambda: len(containers()) == 1, "the Pods of an earlier test are gone", 90)
     return pids(), containers()
@@ -80,7 +80,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def asking(tmp_path: Path) -> Iterator[list[str]]:
-    """Have somebody in the machine ask the Service for its page ten times a second; gives what was answered."""
+    """Run a client in the machine that requests the Service's page ten times a second; return the answers."""
     results: list[str] = []
     address, end = kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), tmp_path / "end"
     script = f"until [ -e {end} ]; do curl -s -m 1 -o /dev/null -w '%{{http_code}}\\n' {address}; sleep 0.1; done"

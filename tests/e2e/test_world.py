@@ -21,7 +21,7 @@ UPSTREAM = "http://127.0.0.1:5055"
 
 @pytest.fixture
 def upstream(before: host_picture.Picture, tmp_path: Path) -> Iterator[Path]:
-    """Another registry, on the host's loopback; gives its log. It stands for the one on the Internet."""
+    """Run a registry on the host's loopback, in place of the one on the Internet; return its log."""
     cache = Path(ENVIRONMENT.get("DMUC_CACHE", Path.home() / ".cache" / "dmuc"))
     config, log = tmp_path / "upstream.yml", tmp_path / "upstream.log"
     config.write_text(registry_config(registry_root(cache), UPSTREAM.partition("://")[2], None))

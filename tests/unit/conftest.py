@@ -1,4 +1,4 @@
-"""What several of the unit tests are given."""
+"""Fixtures that several of the unit tests use."""
 
 from __future__ import annotations
 

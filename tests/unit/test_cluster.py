@@ -17,7 +17,7 @@ from tests.unit.support import a_context
 
 
 class Lab:
-    """A cluster of three goals on the host; what is taken back is in `undone`, what goes wrong in `errors`."""
+    """A cluster of three goals on the host; `undone` lists the goals that were undone, `errors` the errors to raise."""
 
     def __init__(self, root: Path) -> None:
         self.undone: list[str] = []

@@ -95,7 +95,7 @@ class Lab:
         return Daemon(**settings | what)
 
     def start(self, daemon: Daemon, context: Context | None = None) -> int:
-        """Start it and give its pid."""
+        """Start the daemon and return its pid."""
         daemon.start(context or self.context, Silent())
         return self.pid(daemon)
 
@@ -598,7 +598,7 @@ def test_one_that_is_not_wanted_any_more_is_ended(lab: Lab) -> None:
     assert disabled_because.is_ready(lab.context)
 
 
-# Stopping, and taking back
+# Stop and undo
 
 
 def test_stopping_ends_it_and_forgets_it_and_keeps_what_it_stored(lab: Lab) -> None:

@@ -143,7 +143,7 @@ AptGet = Callable[[str], Path]
 
 @pytest.fixture
 def apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AptGet]:
-    """Put a shell script in the place of apt-get; gives the file with the arguments it was called with."""
+    """Replace apt-get by a shell script; return the file with the arguments of its calls."""
     called = tmp_path / "called"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(debian, "_DPKG", tmp_path / "dpkg")

@@ -27,7 +27,7 @@ MODULES = "/lib/modules/6.1.0-test"
 
 @pytest.fixture
 def host(tmp_path: Path) -> Callable[[Mapping[str, str | bytes]], HostFacts]:
-    """A function that gives the facts of a host with these files and no others."""
+    """A function that returns the facts of a host with these files and no others."""
     roots = itertools.count()
 
     def with_files(files: Mapping[str, str | bytes]) -> HostFacts:

@@ -167,7 +167,7 @@ def test_two_certificates_have_different_serial_numbers(context: Context) -> Non
 
 
 def shake_hands(context: Context, server_name: str, *, flags: int = 0) -> str:
-    """TLS between API server and administrator, without a network; gives the administrator's common name."""
+    """Do TLS between API server and administrator, without a network; return the administrator's common name."""
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(context.pki / "ca.crt"))
     server.load_cert_chain(context.pki / "apiserver.crt", context.pki / "apiserver.key")
     server.verify_mode = ssl.CERT_REQUIRED
@@ -207,7 +207,7 @@ def test_they_pass_the_strict_checks_that_python_3_13_makes_by_default(context: 
 
 
 def remade(context: Context) -> set[str]:
-    """Those that are made when they are made anew; then all is well."""
+    """Renew the certificates that need it; return their names. Then none needs it."""
     before = content(context)
     PKI.make(context, Silent())
     assert PKI.holds(context)

@@ -30,7 +30,7 @@ V2 = {"has_cgroup_v1": False, "cgroup_version": "v2"}
 
 @pytest.fixture
 def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Row]]:
-    """A function that gives preflight's rows, by name, on a host that has everything but for what is said."""
+    """A function that returns preflight's rows, by name, on a host that has everything except the given facts."""
     parts = load_dodo(tmp_path).PARTS
 
     def on(

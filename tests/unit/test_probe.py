@@ -43,7 +43,7 @@ def site() -> Iterator[Site]:
 
 @contextmanager
 def misbehaving(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server that does this with the first connection; gives its port."""
+    """Run a server that calls `behave` with its first connection; return the port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -26,7 +26,7 @@ LINGERING = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a Python script, and give it when it has said that it is ready. All are ended with the test."""
+    """A function that starts a Python script, and returns it when it is ready. All scripts end with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(script: str = GRACEFUL, **environment: str) -> subprocess.Popen[bytes]:

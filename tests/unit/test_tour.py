@@ -57,7 +57,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def write(checkout: Checkout, text: str) -> str:
-    """Make `text` the only chapter; gives the option that names it."""
+    """Make `text` the only chapter; return the option that names it."""
     (checkout.root / "own").mkdir(exist_ok=True)
     (checkout.root / "own" / "1.toml").write_text(text)
     return f"--chapters={checkout.root / 'own'}"
@@ -266,7 +266,7 @@ def sleeps(pid: int) -> bool:
 
 
 def at_a_terminal(checkout: Checkout, keys: list[tuple[str, str]]) -> tuple[int, str]:
-    """Take the tour at a terminal: wait for each text, then type its keys. Gives the exit status and what was shown."""
+    """Take the tour at a terminal: wait for each text, then type its keys. Return the exit status and the output."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [*DOIT, "tour", write(checkout, TWO)],

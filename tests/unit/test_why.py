@@ -145,7 +145,7 @@ UP_TO_KUBELET = (*UP_TO_ENGINE, "kubelet")
 
 @pytest.fixture
 def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that gives the diagnosis of a cluster with these objects, in which these components run."""
+    """A function that returns the diagnosis of a cluster with these objects, in which these components run."""
 
     def diagnose(
         objects: Mapping[str, Sequence[Any]] | None = COMPLETE,
