@@ -90,33 +90,5 @@ SERVICE_REACHABLE = Goal(
 )
 
 
-def objects(context: Context) -> list[tuple[str, str, str]]:
-    """Return the cluster's Nodes, Pods and Services, each with its kind, name and state."""
-    found: list[tuple[str, str, str]] = []
-
-    def nodes(result: Any) -> Result:
-        for node in result["items"]:
-            ready = {c["type"]: c["status"] for c in node["status"].get("conditions", [])}.get("Ready")
-            found.append(("node", node["metadata"]["name"], "Ready" if ready == "True" else "not Ready"))
-        return Result(True, "")
-
-    def pods(result: Any) -> Result:
-        for pod in result["items"]:
-            where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
-            found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
-        return Result(True, "")
-
-    def services(result: Any) -> Result:
-        for service in result["items"]:
-            ports = ",".join(str(port["port"]) for port in service["spec"].get("ports", []))
-            found.append(("service", api.full_name(service), f"{service['spec'].get('clusterIP', '')}:{ports}"))
-        return Result(True, "")
-
-    for path, judge in (("nodes", nodes), ("pods", pods), ("services", services)):
-        if not ask_api(context, f"/api/v1/{path}", judge):
-            break  # the API server does not answer: more requests only take time
-    return found
-
-
 PARTS = [SERVICE]
 REACHABLE = [SERVICE_REACHABLE]
