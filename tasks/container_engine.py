@@ -90,8 +90,8 @@ def _refuse_others(directory: Path, machine: Machine) -> None:
     """Raise DmucError when an engine that is not ours, or a container of it, uses the directory."""
     if sockets := ownership.sockets_below(machine, directory):
         raise DmucError(
-            f"taking back what is in {directory} on {machine.name}",
-            f"Ours has ended, but another process has a socket there: {sockets[0]}.",
+            f"removing what is in {directory} on {machine.name}",
+            f"dmuc's engine has ended, but another process has a socket there: {sockets[0]}.",
             "See which with `ss -lxp`, stop it, and run clean again.\n"
             f"What is in {directory} is removed then; to keep it, remove the file {ownership.MARK} there first.",
         )

@@ -11,7 +11,7 @@ WIDTH = 110  # of a line, where the terminal does not say another
 _COLUMN = 14  # the names
 
 
-class State(Enum):
+class Verdict(Enum):
     """What a fact means for the cluster."""
 
     FINE = "✓"
@@ -20,21 +20,21 @@ class State(Enum):
     IMPOSSIBLE = "✗"
 
 
-_STYLES = {State.FINE: "green", State.ADAPTED: "cyan", State.DOUBTFUL: "yellow", State.IMPOSSIBLE: "bold red"}
+_STYLES = {Verdict.FINE: "green", Verdict.ADAPTED: "cyan", Verdict.DOUBTFUL: "yellow", Verdict.IMPOSSIBLE: "bold red"}
 
 
 @dataclass(frozen=True)
-class Row:
+class Check:
     """A fact of the checklist."""
 
     name: str
     found: str  # the fact, and how it was found out
     does: str = ""  # what dmuc does about it, and why
-    state: State = State.FINE
+    state: Verdict = Verdict.FINE
     do: str = ""  # what the user must do
 
 
-def show(found: Sequence[Row]) -> None:
+def show(found: Sequence[Check]) -> None:
     """Print the rows, and a line that sums them up."""
     from rich.console import Console
     from rich.text import Text
@@ -47,9 +47,9 @@ def show(found: Sequence[Row]) -> None:
             for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
                 console.print(head, Text(line, style), sep="")
                 head = Text(" " * (_COLUMN + 3))
-    missing = [row.name for row in found if row.state is State.IMPOSSIBLE]
+    missing = [row.name for row in found if row.state is Verdict.IMPOSSIBLE]
     end = (
-        f"The cluster cannot run before these are fixed ({State.IMPOSSIBLE.value}): {', '.join(missing)}."
+        f"The cluster cannot run before these are fixed ({Verdict.IMPOSSIBLE.value}): {', '.join(missing)}."
         if missing
         else "Nothing is in the way."
     )

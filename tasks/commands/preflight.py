@@ -23,7 +23,7 @@ from ..core.ports import is_free
 from ..programs import build_kubernetes
 from ..programs.catalog import PROGRAMS
 from .base import Command
-from .checklist import Row, State, show
+from .checklist import Check, Verdict, show
 
 _MEMORY, _DISK = 1000, 5000  # MiB for a cluster; for building Kubernetes and what is then stored
 _CONTROLLERS = {  # cgroup version -> controllers without which the kubelet or the engine does not start
@@ -32,7 +32,7 @@ _CONTROLLERS = {  # cgroup version -> controllers without which the kubelet or t
 }
 
 
-def rows(cluster: Cluster) -> Iterator[Row]:
+def rows(cluster: Cluster) -> Iterator[Check]:
     """Yield a row for every fact that matters for this cluster."""
     for topic in (_rights, _kernel, _cgroups, _resources, _packets, _addresses, _programs, _chosen):
         yield from topic(cluster)
@@ -68,34 +68,34 @@ def _said_to(daemon: Daemon, context: Context, words: tuple[str, ...]) -> Iterat
 # The facts, topic by topic
 
 
-def _rights(cluster: Cluster) -> Iterator[Row]:
+def _rights(cluster: Cluster) -> Iterator[Check]:
     who = "yes" if is_root() else f"no: uid {os.geteuid()}"
     if cluster.context.settings.shares_host:
         does = "everything up to the scheduler can run without root; the rest needs root and a machine of its own"
-        yield Row("root", who, does, State.FINE if is_root() else State.ADAPTED)
+        yield Check("root", who, does, Verdict.FINE if is_root() else Verdict.ADAPTED)
         return
     if not is_root():
         do = "Run dmuc as root; or use machine=host, where everything up to the scheduler runs without root."
-        yield Row("root", who, "", State.IMPOSSIBLE, do)
+        yield Check("root", who, "", Verdict.IMPOSSIBLE, do)
         return
-    yield Row("root", who)
+    yield Check("root", who)
     lacking = cluster.context.facts.lacking_capabilities
     how = "CapEff in /proc/self/status"
     if not lacking:
-        yield Row("capabilities", f"all that are needed ({how})")
+        yield Check("capabilities", f"all that are needed ({how})")
         return
     found = f"without {', '.join(lacking)} ({how})"
     if lacking != ["sys_resource"]:
         do = "Run dmuc outside of a container, or in a privileged container."
-        yield Row("capabilities", found, "", State.IMPOSSIBLE, do)
+        yield Check("capabilities", found, "", Verdict.IMPOSSIBLE, do)
         return
     does = _told(cluster, "default-runtime", "restrict_oom_score_adj")
-    yield Row("capabilities", found, f"{does}; the kubelet and kube-proxy only log it", State.ADAPTED)
+    yield Check("capabilities", found, f"{does}; the kubelet and kube-proxy only log it", Verdict.ADAPTED)
 
 
-def _kernel(cluster: Cluster) -> Iterator[Row]:
+def _kernel(cluster: Cluster) -> Iterator[Check]:
     context = cluster.context
-    yield Row("kernel", f"Linux {os.uname().release} {os.uname().machine}")
+    yield Check("kernel", f"Linux {os.uname().release} {os.uname().machine}")
     if isinstance(context.machine, Namespaces):
         wanted = ("mnt", "uts", "net", "ipc", "pid", "cgroup")
         lacking = [name for name in wanted if not Path("/proc/self/ns", name).exists()]
@@ -122,14 +122,14 @@ def _kernel(cluster: Cluster) -> Iterator[Row]:
     )
 
 
-def _there(name: str, lacking: list[str], how: str, does: str, do: str, wanted: list[str] | None = None) -> Row:
+def _there(name: str, lacking: list[str], how: str, does: str, do: str, wanted: list[str] | None = None) -> Check:
     """Return a row about things that must all be present."""
     if lacking:
-        return Row(name, f"missing: {', '.join(lacking)} ({how})", "", State.IMPOSSIBLE, do)
-    return Row(name, f"{', '.join(wanted) if wanted else 'all that are needed'} ({how})", does)
+        return Check(name, f"missing: {', '.join(lacking)} ({how})", "", Verdict.IMPOSSIBLE, do)
+    return Check(name, f"{', '.join(wanted) if wanted else 'all that are needed'} ({how})", does)
 
 
-def _cgroups(cluster: Cluster) -> Iterator[Row]:
+def _cgroups(cluster: Cluster) -> Iterator[Check]:
     context, version = cluster.context, cluster.context.facts.cgroup_version
     controllers = cluster.context.facts.cgroup_controllers
     lacking = sorted(_CONTROLLERS["v2" if version == "v2" else "v1"] - controllers)
@@ -138,13 +138,13 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
     if lacking:
         found = f"{version or 'none mounted'}, without {', '.join(lacking)} (/proc/self/mountinfo, cgroup.controllers)"
         do = "Mount them below /sys/fs/cgroup, or enable them: cgroup_enable= on the kernel's command line."
-        yield Row("cgroups", found, "", State.IMPOSSIBLE, do)
+        yield Check("cgroups", found, "", Verdict.IMPOSSIBLE, do)
         return
     held = cluster.context.facts.undelegated_controllers
     if held:
         found = f"v2; the cgroup of this container has processes in it and so cannot enable {', '.join(held)}"
         do = "Move the processes in /sys/fs/cgroup/cgroup.procs to a cgroup below it, before you start others there."
-        yield Row("cgroups", found, "", State.IMPOSSIBLE, do)
+        yield Check("cgroups", found, "", Verdict.IMPOSSIBLE, do)
         return
     kind = "v1, and v2 without controllers beside it" if version == "hybrid" else version
     found = f"{kind}: {', '.join(sorted(controllers))} (/proc/self/mountinfo)"
@@ -154,36 +154,37 @@ def _cgroups(cluster: Cluster) -> Iterator[Row]:
         does = f"{context.machine.name} has a cgroup of its own in each hierarchy, which it sees as the root"
     if version == "v2":
         does += "; controllers that are not enabled in the root are enabled, and stay enabled"
-    yield Row("cgroups", found, does)
+    yield Check("cgroups", found, does)
     stand = context.release_of("kubelet").fail_cgroup_v1
     if version == "v2":
         return
     if stand:
         does = _told(cluster, "cgroupv1", "failCgroupV1")
-        yield Row(
+        yield Check(
             "cgroup v1",
             f"Kubernetes {context.release_of('kubelet').minor} refuses cgroup v1 by default",
             does,
-            State.ADAPTED,
+            Verdict.ADAPTED,
         )
     else:
         why = "without a flag for it" if stand is None else "which is deprecated, and refused by default from 1.35 on"
-        yield Row("cgroup v1", f"Kubernetes {context.release_of('kubelet').minor} runs on cgroup v1, {why}")
+        yield Check("cgroup v1", f"Kubernetes {context.release_of('kubelet').minor} runs on cgroup v1, {why}")
 
 
-def _resources(cluster: Cluster) -> Iterator[Row]:
+def _resources(cluster: Cluster) -> Iterator[Check]:
     context = cluster.context
     if not cluster.context.facts.has_swap:
-        yield Row("swap", "none (/proc/swaps)", "as the kubelet expects")
+        yield Check("swap", "none (/proc/swaps)", "as the kubelet expects")
     else:
-        yield Row("swap", "on (/proc/swaps)", _told(cluster, "fail-swap-on", "failSwapOn"), State.ADAPTED)
+        yield Check("swap", "on (/proc/swaps)", _told(cluster, "fail-swap-on", "failSwapOn"), Verdict.ADAPTED)
     memory = cluster.context.facts.available_memory
     little = memory < _MEMORY
     does = "a cluster needs about 700 MiB" + (
         "; with less, the kubelet evicts Pods, or the kernel kills processes" if little else ""
     )
     do = "Free some memory." if little else ""
-    yield Row("memory", f"{memory} MiB available (/proc/meminfo)", does, State.DOUBTFUL if little else State.FINE, do)
+    verdict = Verdict.DOUBTFUL if little else Verdict.FINE
+    yield Check("memory", f"{memory} MiB available (/proc/meminfo)", does, verdict, do)
     for name, path in {"disk": context.state, "cache disk": context.settings.cache}.items():
         free = cluster.context.facts.free_disk(path)
         little = free < _DISK
@@ -192,11 +193,11 @@ def _resources(cluster: Cluster) -> Iterator[Row]:
             if name == "disk"
             else "for downloads and builds; a build needs 3.3 GB"
         )
-        state = State.DOUBTFUL if little else State.FINE
-        yield Row(name, f"{free} MiB free at {path} (statvfs)", does, state, "Free some space." if little else "")
+        state = Verdict.DOUBTFUL if little else Verdict.FINE
+        yield Check(name, f"{free} MiB free at {path} (statvfs)", does, state, "Free some space." if little else "")
 
 
-def _packets(cluster: Cluster) -> Iterator[Row]:
+def _packets(cluster: Cluster) -> Iterator[Check]:
     context, mode = cluster.context, cluster.context.settings.proxy_mode
     if context.settings.shares_host:
         return
@@ -204,111 +205,111 @@ def _packets(cluster: Cluster) -> Iterator[Row]:
     other = {"nft": "legacy", "legacy": "nft"}.get(kind, "")
     if kind:
         does = "the engine, the kubelet and kube-proxy all run the host's iptables, and so all use this variant"
-        yield Row("iptables", f"{version}, {kind} (iptables --version)", does)
+        yield Check("iptables", f"{version}, {kind} (iptables --version)", does)
         yield from _other_rules(context, kind, other)
     else:
-        yield Row("iptables", "not found", "will be installed: see tools")
+        yield Check("iptables", "not found", "will be installed: see tools")
     there = cluster.context.facts.has_module("nf_tables", "CONFIG_NF_TABLES")
     if there is False and (kind == "nft" or mode == "nftables"):
         do = "Use a kernel with CONFIG_NF_TABLES; or iptables-legacy: update-alternatives --config iptables"
-        yield Row("nftables", "the kernel has no nf_tables", "", State.IMPOSSIBLE, do)
+        yield Check("nftables", "the kernel has no nf_tables", "", Verdict.IMPOSSIBLE, do)
     else:
         where = {True: "the kernel has nf_tables", False: "the kernel has no nf_tables", None: "unknown"}[there]
         modes = ", ".join(service_proxy.proxy(context).modes(context))
-        yield Row("nftables", where, f"proxy_mode={mode}; this release has {modes}")
-    yield Row(
+        yield Check("nftables", where, f"proxy_mode={mode}; this release has {modes}")
+    yield Check(
         "ip_vs",
         "the kernel has IPVS" if cluster.context.facts.has_ipvs else "the kernel has no IPVS",
         "needed only for proxy_mode=ipvs",
     )
 
 
-def _other_rules(context: Context, kind: str, other: str) -> Iterator[Row]:
+def _other_rules(context: Context, kind: str, other: str) -> Iterator[Check]:
     where = context.machine.name
     if not context.machine.is_up():
-        yield Row(f"{other} rules", f"none: {where} starts without rules", "the host's rules are not touched")
+        yield Check(f"{other} rules", f"none: {where} starts without rules", "the host's rules are not touched")
         return
     count = rules_of_the_other(context.machine, kind)
     if count is None:
-        yield Row(f"{other} rules", "unknown: they cannot be listed here")
+        yield Check(f"{other} rules", "unknown: they cannot be listed here")
     elif count:
         do = f"List them: iptables-{other}-save. The program that writes them must use iptables-{kind}, too."
         does = "every packet goes through both sets of rules: one may drop what the other accepts"
-        yield Row(f"{other} rules", f"{count} on {where} (iptables-{other}-save)", does, State.DOUBTFUL, do)
+        yield Check(f"{other} rules", f"{count} on {where} (iptables-{other}-save)", does, Verdict.DOUBTFUL, do)
     else:
-        yield Row(f"{other} rules", f"none on {where}")
+        yield Check(f"{other} rules", f"none on {where}")
 
 
-def _addresses(cluster: Cluster) -> Iterator[Row]:
+def _addresses(cluster: Cluster) -> Iterator[Check]:
     context, machine = cluster.context, cluster.context.machine
     if isinstance(machine, Namespaces):
         ranges = f"{machine.link}, {machine.services}, {machine.pods}"
         if machine.is_up():
-            yield Row("ranges", f"{ranges}: routed to {machine.name}, which is powered on (ip route)")
+            yield Check("ranges", f"{ranges}: routed to {machine.name}, which is powered on (ip route)")
         else:
             try:
                 machine.refuse_overlaps()
                 found = f"{ranges}: free (ip route, ip address)"
-                yield Row("ranges", found, f"will be routed to {machine.name} when it is powered on")
+                yield Check("ranges", found, f"will be routed to {machine.name} when it is powered on")
             except DmucError as error:
-                yield Row("ranges", error.seen, "", State.IMPOSSIBLE, error.do)
-        yield Row("ports", f"all are free: {machine.name} has a network of its own")
+                yield Check("ranges", error.seen, "", Verdict.IMPOSSIBLE, error.do)
+        yield Check("ports", f"all are free: {machine.name} has a network of its own")
         return
     running = cluster.running()
     for daemon in cluster.daemons:
         for path in daemon.foreign_directories(context) if is_root() else ():
             do = f"Use a machine of its own (machine=NAME), or find out which program uses {path}, and move it away."
             found = f"{path} already exists and was not created by dmuc"
-            yield Row("directories", found, "", State.IMPOSSIBLE, do)
+            yield Check("directories", found, "", Verdict.IMPOSSIBLE, do)
     if context.settings.shares_host:
-        yield Row("ports", "shared with other programs", "each component gets a free port", State.ADAPTED)
+        yield Check("ports", "shared with other programs", "each component gets a free port", Verdict.ADAPTED)
         return
     ports = {p.standard: d.name for d in cluster.daemons if d.name not in running for p in d.ports}
     taken = [f"{number} ({label})" for number, label in ports.items() if not is_free(number)]
     if taken:
-        yield Row(
-            "ports", f"taken: {', '.join(taken)}", "", State.IMPOSSIBLE, "Find the process with: ss -ltnp. Stop it."
+        yield Check(
+            "ports", f"taken: {', '.join(taken)}", "", Verdict.IMPOSSIBLE, "Find the process with: ss -ltnp. Stop it."
         )
     else:
-        yield Row("ports", f"free: {', '.join(map(str, sorted(ports))) or 'all are in use by this cluster'}")
+        yield Check("ports", f"free: {', '.join(map(str, sorted(ports))) or 'all are in use by this cluster'}")
 
 
-def _programs(cluster: Cluster) -> Iterator[Row]:
+def _programs(cluster: Cluster) -> Iterator[Check]:
     context = cluster.context
     try:
         found = binaries.find_all(context)
     except DmucError as error:
-        yield Row("programs", error.seen, "", State.IMPOSSIBLE, error.do)
+        yield Check("programs", error.seen, "", Verdict.IMPOSSIBLE, error.do)
         return
     alike: dict[str, list[str]] = {}  # programs of one release share a row
     for name, program in found.items():
         if program is not None:
             alike.setdefault(f"{program.version}, {program.source}: {Path(program.path).parent}", []).append(name)
     for what, names in alike.items():
-        yield Row("programs", f"{', '.join(names)}: {what}")
+        yield Check("programs", f"{', '.join(names)}: {what}")
     yield from (_to_be_obtained(context, name) for name, program in found.items() if program is None)
     missing = binaries.missing_tools(context)
     if not missing:
-        yield Row("tools", "all installed (PATH)")
+        yield Check("tools", "all installed (PATH)")
     elif is_root() and debian.available():
-        yield Row(
+        yield Check(
             "tools",
             f"missing: {', '.join(missing)} (PATH)",
             "will be installed with apt-get; no service is started",
-            State.ADAPTED,
+            Verdict.ADAPTED,
         )
     else:
         do = f"Install these Debian packages, or those of your system with the same programs: {' '.join(missing)}"
-        yield Row("tools", f"missing: {', '.join(missing)} (PATH)", "", State.IMPOSSIBLE, do)
+        yield Check("tools", f"missing: {', '.join(missing)} (PATH)", "", Verdict.IMPOSSIBLE, do)
     versions = {name: program.version for name, program in found.items() if program is not None}
     skewed = release.skew(versions)
     if skewed:
-        yield Row("version skew", "; ".join(skewed), "a warning only", State.DOUBTFUL)
+        yield Check("version skew", "; ".join(skewed), "a warning only", Verdict.DOUBTFUL)
     else:
-        yield Row("version skew", "none" if "kube-apiserver" in versions else "not known yet")
+        yield Check("version skew", "none" if "kube-apiserver" in versions else "not known yet")
 
 
-def _to_be_obtained(context: Context, name: str) -> Row:
+def _to_be_obtained(context: Context, name: str) -> Check:
     """Return the row of a missing program."""
     program, settings, ways = PROGRAMS[name], context.settings, []
     if program.project and settings.obtain != "debian":
@@ -323,22 +324,23 @@ def _to_be_obtained(context: Context, name: str) -> Row:
     if not ways:
         do = f"Name a program: {name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY; or use obtain=download."
         found = f"{name}: missing, and obtain={settings.obtain} cannot get it"
-        return Row("programs", found, "", State.IMPOSSIBLE, do)
-    return Row("programs", f"{name}: missing", f"will be {' or, if there is no network, '.join(ways)}", State.ADAPTED)
+        return Check("programs", found, "", Verdict.IMPOSSIBLE, do)
+    does = f"will be {' or, if there is no network, '.join(ways)}"
+    return Check("programs", f"{name}: missing", does, Verdict.ADAPTED)
 
 
-def _chosen(cluster: Cluster) -> Iterator[Row]:
+def _chosen(cluster: Cluster) -> Iterator[Check]:
     context = cluster.context
     settings, row = context.settings, context.release
     speaks = f"the kubelet of {row.minor} {'can use Docker directly' if row.dockershim else 'can use CRI engines only'}"
-    yield Row("engine", choices.engine(context), speaks if settings.engine == "auto" else f"engine={settings.engine}")
+    yield Check("engine", choices.engine(context), speaks if settings.engine == "auto" else f"engine={settings.engine}")
     if settings.security != "auto":
         why = f"security={settings.security}"
     elif settings.uses_insecure_port:
         why = "insecure_port=on: every client of localhost:8080 is the administrator"
     else:
         why = f"the default of {row.minor}"
-    yield Row("security", "rbac" if choices.rbac_enabled(context) else "none", why)
+    yield Check("security", "rbac" if choices.rbac_enabled(context) else "none", why)
 
 
 class Preflight(Command):
@@ -354,4 +356,4 @@ class Preflight(Command):
             raise DmucError("reading the command line", f"`preflight` does not know {' '.join(arguments)!r}.")
         found = list(rows(cluster))
         show(found)
-        return int(any(row.state is State.IMPOSSIBLE for row in found))
+        return int(any(row.state is Verdict.IMPOSSIBLE for row in found))

@@ -23,7 +23,7 @@ def full_name(thing: Any) -> str:
     return f"{thing['metadata']['namespace']}/{thing['metadata']['name']}"
 
 
-def load_ahead(context: Context) -> None:
+def import_client() -> None:
     """Import the kubernetes package in a thread: this takes half a second, in which the caller waits for something."""
     threading.Thread(target=importlib.import_module, args=("kubernetes.utils",), daemon=True).start()
 

@@ -76,6 +76,7 @@ class Daemon:
     on_host: bool = False  # it runs on the host itself, beside the machine of its node
     disabled_because: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
     prepare: Callable[[Context], None] | None = None  # is called before every start
+    meanwhile: Callable[[], None] | None = None  # what there is time for while it starts
     clean_up: Callable[[Context], None] | None = None  # is called by `undo`: removes what it left outside of `keeps`
     rival: Probe | None = None  # whether another process does the same work on this machine; None: `ready` tells
     needs_root: bool = False
@@ -330,6 +331,8 @@ class Daemon:
         spawned = machine.spawn(command, log=log, cwd=self.directory(context), environment=environment)
         machine.processes.save(self.record(context), spawned.pid, command, inputs, begin)
         context.run.spawned[spawned.pid] = spawned
+        if self.meanwhile is not None:
+            self.meanwhile()
         self._wait(context, probe, progress)
         self._mark_ready(context)
 
