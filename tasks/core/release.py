@@ -29,9 +29,6 @@ class Release:
     # The API server
     insecure_port: bool  # it serves http://localhost:8080, and does not need TLS
     needs_token_keys: bool  # it does not start without keys and an issuer for ServiceAccount tokens
-    # Each ServiceAccount gets a Secret with a token, if the controller manager has the key for that. dmuc passes the
-    # key only where Pods need the token, so no code reads this column.
-    token_secrets: bool
     projected_tokens: bool  # Pods get their token from the API server, and the CA from the ConfigMap kube-root-ca.crt
     # Plain HTTP ports that are open without --port=0; `kubectl get componentstatuses` uses them
     controller_manager_http: bool
@@ -65,7 +62,6 @@ _FIRST = Release(
     security="none",
     insecure_port=True,
     needs_token_keys=False,
-    token_secrets=True,
     projected_tokens=False,
     controller_manager_http=True,
     scheduler_http=True,
@@ -114,7 +110,6 @@ _NEW: dict[str, dict[str, Any]] = {
     # the endpoint must be set; 1.24 to 1.26 have no default for it.
     "1.24": {
         "default": "1.24.17",
-        "token_secrets": False,
         "dockershim": False,
         "runtime_flag": False,
         "endpoint": "",

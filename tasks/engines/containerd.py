@@ -76,7 +76,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
 
 [plugins."io.containerd.grpc.v1.cri"]
 # Image of the Pod sandbox, one that dmuc's registry serves.
-sandbox_image = "{PAUSE}"
+sandbox_image = "{pause_image(context)}"
 # Network namespaces are mounted below {_STATE}, where `clean` removes them.
 netns_mounts_under_state_dir = true
 {restrict}
