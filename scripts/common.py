@@ -20,7 +20,7 @@ def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        with signals.held_off():
+        with signals.ignored():
             clean()
 
 

@@ -16,7 +16,7 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.daemon import Daemon
 from ..core.errors import DmucError
-from ..core.facts import rules_of_the_other
+from ..core.facts import rules_of_other_kind
 from ..core.machine import is_root
 from ..core.namespaces import Namespaces
 from ..core.ports import is_free
@@ -229,7 +229,7 @@ def _other_rules(context: Context, kind: str, other: str) -> Iterator[Check]:
     if not context.machine.is_up():
         yield Check(f"{other} rules", f"none: {where} starts without rules", "the host's rules are not touched")
         return
-    count = rules_of_the_other(context.machine, kind)
+    count = rules_of_other_kind(context.machine, kind)
     if count is None:
         yield Check(f"{other} rules", "unknown: they cannot be listed here")
     elif count:

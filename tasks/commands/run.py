@@ -44,7 +44,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                     return int(DoitRun._execute(self, *args, **kwargs))
                 except KeyboardInterrupt:
                     # Each task stops the process that it has just started; until then the machine stays locked.
-                    with signals.held_off("ending: each task stops what it has just started"):
+                    with signals.ignored("ending: each task stops what it has just started"):
                         run.end(deadline=30)
                     raise
 

@@ -437,8 +437,8 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
 
 
 def _endpoints(context: Context, service: Any) -> Sequence[Any]:
-    everybody = _list(context, f"/api/v1/namespaces/{service['metadata']['namespace']}/endpoints")
-    return [subset for one in everybody if full_name(one) == full_name(service) for subset in one.get("subsets") or []]
+    found = _list(context, f"/api/v1/namespaces/{service['metadata']['namespace']}/endpoints")
+    return [subset for one in found if full_name(one) == full_name(service) for subset in one.get("subsets") or []]
 
 
 def _list(context: Context, path: str) -> Sequence[Any]:

@@ -28,7 +28,7 @@ from .errors import DmucError
 from .files import MISSING, digest
 from .goal import STARTED, Goal, Names, Nodes, resolve
 from .machine import is_root
-from .ports import Port, a_free_one, is_free
+from .ports import Port, free_port, is_free
 from .probe import Http, Probe, Tcp, Unix, simple, wait
 from .process import Record, marks
 from .progress import Progress
@@ -213,7 +213,7 @@ class Daemon:
         for port in self.ports if context.settings.shares_host else ():
             number = context.port(port)
             if not number or not is_free(number):
-                context.decide(port.decision, str(a_free_one(taken)))
+                context.decide(port.decision, str(free_port(taken)))
 
     # Start, wait, stop
 

@@ -64,7 +64,7 @@ def install(packages: Sequence[str], progress: Progress) -> None:
         )
     progress.note(f"install {names}")
     with tempfile.TemporaryDirectory(prefix="dmuc-", dir=_DPKG) as directory:
-        stand_ins(Path(directory))
+        write_replacements(Path(directory))
         options = (
             f"DPkg::Path={directory}:{SYSTEM_PATH}",
             "DPkg::Lock::Timeout=120",  # seconds to wait for another apt
@@ -81,7 +81,7 @@ def install(packages: Sequence[str], progress: Progress) -> None:
             _apt_get(*command, options=options, progress=progress)
 
 
-def stand_ins(directory: Path) -> None:
+def write_replacements(directory: Path) -> None:
     """Write into `directory` the programs that, first in PATH, keep maintainer scripts from starting services."""
     for name in (*_NOTHING, "deb-systemd-helper"):
         script = directory / name

@@ -178,7 +178,7 @@ _OTHER_RULES = {
 }
 
 
-def rules_of_the_other(machine: Machine, kind: str) -> int | None:
+def rules_of_other_kind(machine: Machine, kind: str) -> int | None:
     """Return how many rules the iptables of the other kind has on the machine; None when unknown."""
     try:
         return run(machine, "sh", "-c", _OTHER_RULES[kind], timeout=5).count("\n-A ")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: tells which checkout owns it
+_ROUTES = Path("/proc/net/route")
 
 
 @dataclass(frozen=True)
@@ -424,9 +425,9 @@ def _network_of(pid: int) -> Iterator[None]:
 
 
 def _routes_of(link: str) -> list[str]:
-    """Return the ranges that the host routes to `link`, from /proc/net/route (no process needed)."""
+    """Return the ranges that the host routes to `link`, from the kernel's table (no process needed)."""
     found = []
-    for line in Path("/proc/net/route").read_text("utf-8").splitlines()[1:]:
+    for line in _ROUTES.read_text("utf-8").splitlines()[1:]:
         device, destination, _, _, _, _, _, mask, *_ = line.split()
         if device == link:
             address, bits = (socket.inet_ntoa(struct.pack("=I", int(x, 16))) for x in (destination, mask))

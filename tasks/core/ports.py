@@ -38,7 +38,7 @@ def is_free(number: int) -> bool:
     return True
 
 
-def a_free_one(taken: Collection[int]) -> int:
+def free_port(taken: Collection[int]) -> int:
     """Return a free port that is not in `taken`. Raise DmucError when none is found."""
     for number in random.sample(_RANGE, 200):
         if number not in taken and is_free(number):

@@ -18,7 +18,7 @@ def raise_on_end() -> None:
 
 
 @contextlib.contextmanager
-def held_off(say: str = "") -> Iterator[None]:
+def ignored(say: str = "") -> Iterator[None]:
     """Ignore the signals of ENDS while the body runs; print the line `say` when the first one arrives."""
     said: list[int] = []
 

@@ -118,7 +118,7 @@ def a_user(checkout: Path, uid: int) -> User:
 
 @pytest.fixture
 def user(tmp_path: Path) -> User:
-    """A user: nobody."""
+    """The ordinary user of these tests: `nobody`, from /etc/passwd."""
     return a_user(tmp_path / "checkout", 65534)
 
 

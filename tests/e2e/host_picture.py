@@ -147,7 +147,7 @@ def _text(changes: Changes) -> str:
 
 
 def _run(program: str, *arguments: str) -> list[str]:
-    """The lines a program prints; that it is missing or fails is a line too, so that nobody takes it for emptiness."""
+    """The lines a program prints; that it is missing or fails is a line too, so that it is not taken for emptiness."""
     try:
         code, out, err = local[program][arguments].run(retcode=None)
     except CommandNotFound:

@@ -32,7 +32,7 @@ def test_without_root_a_machine_of_its_own_is_refused(before: host_picture.Pictu
 
 
 def test_all_of_it_on_the_host(before: host_picture.Picture) -> None:
-    # The host is a machine of ours here: what happens to it happens to nobody else.
+    # The host is a machine of ours here: no other program is affected.
     doit("machine")
     cache = ENVIRONMENT.get("DMUC_CACHE", str(Path.home() / ".cache" / "dmuc"))
     settings = ("DMUC_OBTAIN=debian", "DMUC_REGISTRY=local", f"DMUC_CACHE={cache}", "DMUC_SERVICE_RANGE=10.99.0.0/16")

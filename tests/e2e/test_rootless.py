@@ -30,7 +30,9 @@ def user(tmp_path: Path) -> User:
 def left_of(user: User) -> list[str]:
     """The user's processes, and files outside of the checkout."""
     pids = [path.name for path in Path("/proc").glob("[0-9]*") if uid_of(path) == user.uid]
-    processes = [pid for pid in pids if start_time(int(pid)) is not None]  # where nobody reaps, what has ended is there
+    processes = [
+        pid for pid in pids if start_time(int(pid)) is not None
+    ]  # where init does not reap, what has ended is there
     where = ("/tmp", "/var", "/run", "/dev/shm", "/home", "/root")
     runs = user.checkout.parents[2]  # pytest keeps those of its last runs, with the checkouts of this same user
     ours = [
@@ -138,19 +140,19 @@ def one_that_is_killed_heals(user: User) -> None:
     assert ([file.read_text() for file in files], pids(user, "host.two")) == (ports, others)
 
 
-def test_two_users_and_a_port_that_somebody_else_takes(prepared: None, user: User, tmp_path: Path) -> None:
+def test_two_users_and_a_port_that_another_process_takes(prepared: None, user: User, tmp_path: Path) -> None:
     other = a_user(tmp_path / "other", 61002)
     try:
-        for somebody in (user, other):  # both with machine=host, each in a checkout of their own
-            assert "etcd" in executed(somebody.doit("machine=host", "etcd"))
+        for one in (user, other):  # both with machine=host, each in a checkout of their own
+            assert "etcd" in executed(one.doit("machine=host", "etcd"))
         first = listening(user.doit("machine=host", "etcd").stdout)
         assert first != listening(other.doit("machine=host", "etcd").stdout)
         user.doit("down", "machine=host")
         with socket.create_server(("127.0.0.1", first)):
             assert listening(user.doit("machine=host", "etcd").stdout) != first
     finally:
-        for somebody in (user, other):
-            somebody.doit("clean", "machine=host")
+        for one in (user, other):
+            one.doit("clean", "machine=host")
 
 
 def listening(said: str) -> int:

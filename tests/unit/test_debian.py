@@ -67,7 +67,7 @@ HELPER = Path("/usr/bin/deb-systemd-helper")
 def stand_ins(tmp_path: Path) -> Path:
     directory = tmp_path / "stand-ins"
     directory.mkdir()
-    debian.stand_ins(directory)
+    debian.write_replacements(directory)
     return directory
 
 

@@ -182,10 +182,10 @@ def test_rules_of_the_other_kind_are_counted(
     machine = _With(path_first=str(tmp_path))
     a_program(tmp_path / other, "printf '*nat\\n:OUTPUT ACCEPT [0:0]\\n-A OUTPUT -j X\\n-A OUTPUT -j Y\\nCOMMIT\\n'")
     tables = 2 if kind == "nft" else 1
-    assert facts.rules_of_the_other(machine, kind) == 2 * tables
+    assert facts.rules_of_other_kind(machine, kind) == 2 * tables
     if kind == "nft":
         names.write_text("")  # asking would make the kernel have the table
-        assert facts.rules_of_the_other(machine, kind) == 0
+        assert facts.rules_of_other_kind(machine, kind) == 0
     a_program(tmp_path / other, "exit 1")
     names.write_text("nat\n")
-    assert facts.rules_of_the_other(machine, kind) is None
+    assert facts.rules_of_other_kind(machine, kind) is None

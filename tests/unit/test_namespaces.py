@@ -123,18 +123,18 @@ def test_a_route_that_is_missing_is_named(machine: Namespaces, monkeypatch: pyte
     assert "10.244.0.0/24, 10.95.0.0/30, 10.96.0.0/16" in machine.is_up().why
 
 
-def test_routes_are_read_from_the_kernels_table(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = (
+def test_routes_are_read_from_the_kernels_table(
+    machine: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "route"
+    table.write_text(
         "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
         "eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
         f"{NAME}\t00005F0A\t00000000\t0001\t0\t0\t0\tFCFFFFFF\t0\t0\t0\n"
         f"{NAME}\t0000600A\t02005F0A\t0003\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
         "other\t0000F40A\t02005F0A\t0003\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
     )
-    real = Path.read_text
-    monkeypatch.setattr(
-        Path, "read_text", lambda self, *a, **k: table if str(self) == "/proc/net/route" else real(self, *a, **k)
-    )
+    monkeypatch.setattr(namespaces, "_ROUTES", table)
     power_on_as_if(machine, os.getpid())
     if sys.byteorder == "little":  # as that table is
         assert machine.is_up().why == f"the host has no route through the link {NAME} to 10.244.0.0/24"

@@ -202,7 +202,7 @@ def test_directories_of_somebody_else_on_the_host(
 def test_rules_of_the_other_iptables(on: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch) -> None:
     assert on()["legacy rules"].found == "none: dmuc1 starts without rules"
     for count, state in {None: Verdict.FINE, 0: Verdict.FINE, 7: Verdict.DOUBTFUL}.items():
-        monkeypatch.setattr(preflight, "rules_of_the_other", lambda machine, kind, count=count: count)
+        monkeypatch.setattr(preflight, "rules_of_other_kind", lambda machine, kind, count=count: count)
         row = on(machine="host")["legacy rules"]
         assert row.state is state
     assert row.found == "7 on host (iptables-legacy-save)" and "iptables-nft, too" in row.do
