@@ -54,10 +54,10 @@ def flags(context: Context) -> Sequence[Flag]:
     """Return the flags of dockerd, with their reasons."""
     if context.settings.uses_insecure_port:
         return ()
-    return [flag for flag, _ in _wishes(context)]
+    return [flag for flag, _ in _parts(context)]
 
 
-def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
+def _parts(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     """Return the options of Docker: each as a flag, and as a part of the configuration file.
 
     https://docs.docker.com/reference/cli/dockerd/#daemon-configuration-file
@@ -65,8 +65,8 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     network = ipaddress.ip_network(context.node.pod_range)
     bip = f"{network[1]}/{network.prefixlen}"
     why = "Pods get their addresses from this range; Docker's default range may be in use by Docker on the host."
-    wishes: list[tuple[Flag, dict[str, Any]]] = [(Flag(f"--bip={bip}", why, "isolation"), {"bip": bip})]
-    wishes += [
+    parts: list[tuple[Flag, dict[str, Any]]] = [(Flag(f"--bip={bip}", why, "isolation"), {"bip": bip})]
+    parts += [
         (
             Flag(
                 f"--registry-mirror={mirror}",
@@ -79,11 +79,11 @@ def _wishes(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     if not context.facts.may_lower_oom_score:
         why = "Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj; the adapter sets it to 0 instead."
         adapter = str(_adapter(context))
-        wishes += [
+        parts += [
             (Flag(f"--add-runtime=adapter={adapter}", why), {"runtimes": {"adapter": {"path": adapter}}}),
             (Flag("--default-runtime=adapter", why), {"default-runtime": "adapter"}),
         ]
-    return wishes
+    return parts
 
 
 def _config(context: Context) -> Path:
@@ -102,7 +102,7 @@ def _files(context: Context) -> Mapping[Path, str]:
         files[_adapter(context)] = _RUNC_ADAPTER.format(runc=shlex.quote(str(context.bin / "runc")))
     if context.settings.uses_insecure_port:
         config: dict[str, Any] = {}
-        for _, part in _wishes(context):
+        for _, part in _parts(context):
             config |= part
         files[_config(context)] = json.dumps(config, indent=1) + "\n"
     return files

@@ -26,7 +26,7 @@ def the_pod() -> dict[str, object]:
     return dict(alive[0]["spec"])
 
 
-def test_the_front_door_and_the_flags_of_the_slides(before: host_picture.Picture) -> None:
+def test_the_insecure_port_and_the_flags_of_the_walk_through(before: host_picture.Picture) -> None:
     doit("clean")
     settings = ("insecure_port=on", "service_account=no-mount")
     done = doit(*settings, "service_reachable")
@@ -40,7 +40,7 @@ def test_the_front_door_and_the_flags_of_the_slides(before: host_picture.Picture
     assert command_line("scheduler") == ["kube-scheduler", master]
     assert command_line("kube_proxy") == ["kube-proxy", master]
     assert command_line("kubelet") == ["kubelet", f"--kubeconfig={home}", *swap]
-    # What the slides type, as it is printed there.
+    # The commands of the walk-through, as printed there.
     for typed, seen in {
         "rm -r ~/.kube; kubectl get nodes": "e2e .* Ready",
         "kubectl get services": "kubernetes .* 443/TCP",

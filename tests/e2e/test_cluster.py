@@ -119,7 +119,7 @@ def test_kubectl_from_the_host_and_inside(cluster: None) -> None:
     assert lines[2:4] == ["Client Version: v1.20.2", "Server Version: v1.20.2"]
 
 
-def test_what_the_slides_type_can_be_typed(cluster: None) -> None:
+def test_the_commands_of_the_walk_through_can_be_typed(cluster: None) -> None:
     for command, seen in {
         "etcd -version": "etcd Version: 3.4",
         "kube-apiserver --version": "Kubernetes v1.20.2",
@@ -224,7 +224,7 @@ def test_down_and_back(cluster: None) -> None:
     assert web_uid() == uid
 
 
-def test_a_hanging_daemon_is_started_anew(cluster: None) -> None:
+def test_a_hanging_daemon_is_restarted(cluster: None) -> None:
     pid = pid_of("scheduler")
     os.kill(pid, signal.SIGSTOP)
     assert "timed out" in doit("info", "scheduler", status=1).stdout
@@ -261,7 +261,7 @@ def test_another_program_or_setting_restarts_just_that_component(cluster: None, 
     doit("service_reachable")  # and back
 
 
-def test_clean_takes_back_just_that_one(cluster: None) -> None:
+def test_clean_undoes_just_that_one(cluster: None) -> None:
     doit("clean", "kubelet")
     assert [name for name, state in status().items() if state == "R"] == ["kubelet"]
     assert not any((STATE / "kubelet").iterdir())

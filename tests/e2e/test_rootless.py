@@ -162,7 +162,7 @@ def listening(said: str) -> int:
 
 
 @pytest.mark.parametrize("what", ["not whole", "whole"])
-def test_a_checkout_that_is_somebody_elses(prepared: None, user: User, tmp_path: Path, what: str) -> None:
+def test_a_checkout_of_another_user(prepared: None, user: User, tmp_path: Path, what: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, 61002, 61002)

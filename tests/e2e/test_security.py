@@ -1,4 +1,4 @@
-"""security=rbac on the real thing: who may do what, who may ask whom, and certificates that are renewed."""
+"""security=rbac on the real thing: what users may do, which component may call which, renewed certificates."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_user_deploys_in_her_namespace_and_nowhere_else(cluster: None) -> None
     assert f"--kubeconfig {file} create deployment web --image=nginx" in said
     assert file.stat().st_mode & 0o777 == 0o600
     before = file.read_bytes()
-    assert doit("user", "name=ada", "namespace=lovelace").stdout == said  # and nothing is made anew
+    assert doit("user", "name=ada", "namespace=lovelace").stdout == said  # and nothing is created again
     assert file.read_bytes() == before
     assert kubectl_as("users/ada", "create", "deployment", "hers", "--image=nginx")[0]
     assert kubectl_as("users/ada", "wait", "deployment/hers", "--for=condition=Available", "--timeout=60s")[0]

@@ -110,7 +110,7 @@ def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
     assert not executed(doit("kubernetes=1.20.3", f"bin_dir={newer}"))  # nothing is left to do
 
 
-def test_a_kubelet_of_ones_own_is_the_only_one_that_is_started_anew(before: host_picture.Picture, newer: Path) -> None:
+def test_with_ones_own_kubelet_only_the_kubelet_is_restarted(before: host_picture.Picture, newer: Path) -> None:
     old, pods = complete()
     done = doit(f"kubelet_bin={newer / 'kubelet'}", "service_reachable")
     assert "answers: Welcome to nginx!" in done.stdout
@@ -133,7 +133,7 @@ def test_an_upgrade_that_fails_leaves_the_others_and_the_old_setting_heals_it(
     done = doit("kubernetes=1.20.3", f"bin_dir={broken}", status=None)
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "scheduler did not start" in said and "not today" in said
-    for component in ("kubelet", "kube_proxy", *OTHERS):  # whoever comes after it, and whom it is nothing to
+    for component in ("kubelet", "kube_proxy", *OTHERS):  # those after it, and those that it does not concern
         assert pid_of(component) == old[component]
     assert executed(doit()) >= {"apiserver", "scheduler"}
     assert versions() == {"apiserver": "v1.20.2", "kubelet": "v1.20.2"}

@@ -157,8 +157,8 @@ def test_what_is_wrong_with_the_deployment_is_said_with_what_mends_it(cluster: N
     why_eventually("\nEverything works.\n")
     kubectl("scale", "deployment", "web", "--replicas=0")
     text = why_eventually("the Deployment is scaled to 0", "✗ page ")
-    mend = text.splitlines()[-1].removeprefix("next: scripts/doit ")
-    doit(*mend.split())
+    repair = text.splitlines()[-1].removeprefix("next: scripts/doit ")
+    doit(*repair.split())
     why_eventually("\nEverything works.\n", arguments=("web",))
     kubectl("create", "deployment", "ends", "--image=nginx", "--", "sh", "-c", "echo it is broken; exit 3")
     try:

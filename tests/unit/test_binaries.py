@@ -202,7 +202,7 @@ def test_a_named_directory_that_is_not_there_is_said(context: Context, shelf: Sh
         BINARIES.make(having(context, bin_dir="/no/where"), Silent())
 
 
-def test_one_that_nobody_named_and_that_does_not_work_is_passed_over(context: Context, shelf: Shelf) -> None:
+def test_one_that_is_not_named_and_does_not_work_is_passed_over(context: Context, shelf: Shelf) -> None:
     # A kubectl on PATH may be anything: a wrapper, a version manager's stand-in, one for another processor.
     shelf.put("path", "kubectl", "v1.20.2").write_text(
         "#!/bin/sh\necho 'no version is set for kubectl' >&2; exit 126\n"
@@ -558,7 +558,7 @@ def test_each_site_answers_for_itself(
     assert installed == [["etcd-server"]]  # and no compiler
 
 
-def test_who_names_a_mirror_need_not_say_that_it_is_to_be_used(context: Context, shelf: Shelf, site: Site) -> None:
+def test_a_mirror_that_is_named_is_used(context: Context, shelf: Shelf, site: Site) -> None:
     shelf.put_all("path", names=OTHERS)
     publish_kubernetes(site, "v1.20.15", below="/mirror")
     context = having(context, obtain="auto", kubernetes_site=f"{site.url}/mirror")

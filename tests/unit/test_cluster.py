@@ -46,7 +46,7 @@ def refused(action: Callable[[], None]) -> DmucError:
     return error.value
 
 
-def test_all_is_taken_back_the_last_first_and_then_the_state_goes(lab: Lab) -> None:
+def test_everything_is_undone_the_last_first_and_then_the_state_is_removed(lab: Lab) -> None:
     lab.cluster.remove()
     assert lab.undone == ["kube_proxy", "kubelet", "etcd"]
     assert not lab.context.state.exists()
@@ -75,7 +75,7 @@ def test_an_error_of_our_own_making_stops_nothing_either(lab: Lab) -> None:
     assert lab.undone == ["kube_proxy", "etcd"]
 
 
-def test_what_is_named_is_taken_back_whatever_fails(lab: Lab) -> None:
+def test_the_named_tasks_are_undone_whatever_fails(lab: Lab) -> None:
     told: list[str] = []
     lab.errors = {"kube_proxy": DmucError("removing rules", "iptables says no")}
     error = refused(lambda: lab.cluster.undo(["etcd", "kube_proxy"], told.append))

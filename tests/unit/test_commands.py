@@ -55,7 +55,7 @@ def test_what_an_encoding_does_not_have_is_printed_otherwise(checkout: Checkout,
 
 
 @pytest.mark.parametrize("words", [("list", "--all", "--status"), ("info", "kubelet"), ("status",), ("why",)])
-def test_whoever_reads_may_stop_reading(checkout: Checkout, words: Sequence[str]) -> None:
+def test_a_reader_may_stop_reading(checkout: Checkout, words: Sequence[str]) -> None:
     with subprocess.Popen(
         [*DOIT, *words], cwd=checkout.root, env=checkout.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -236,7 +236,11 @@ def test_status_of_a_machine_that_is_off_says_so(checkout: Checkout) -> None:
 
 
 def test_why_begins_with_the_machine(checkout: Checkout) -> None:
-    for words in (["why"], ["why", "web"], ["why", "anything/else"]):  # nobody can tell whether that is there
+    for words in (
+        ["why"],
+        ["why", "web"],
+        ["why", "anything/else"],
+    ):  # whether that exists is unknown without the API server
         done = checkout.doit(*words)
         assert (done.returncode, done.stderr) == (1, "")
         assert f"\ncause: machine: {checkout.machine} was never powered on\n" in done.stdout
@@ -267,7 +271,7 @@ def test_clean_removes_all_state_and_keeps_the_cache(checkout: Checkout) -> None
     assert not (checkout.root / "var").exists() or list((checkout.root / "var").iterdir()) == []
 
 
-def test_clean_with_a_name_takes_back_that_one(checkout: Checkout) -> None:
+def test_clean_with_a_name_undoes_that_task(checkout: Checkout) -> None:
     assert checkout.doit("kubeconfig").returncode == 0
     assert checkout.doit("clean", "--dry-run", "kubeconfig").returncode == 0
     assert (checkout.state / "kubeconfig").exists()

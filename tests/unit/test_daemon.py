@@ -222,7 +222,7 @@ def test_what_must_be_done_first_is_done_at_every_start(lab: Lab) -> None:
     assert done == [False, False]
 
 
-# Starting anew
+# Restarting
 
 
 def restarts(lab: Lab, before: Daemon, after: Daemon, why: str) -> None:
@@ -321,7 +321,7 @@ def test_a_program_that_is_gone_is_a_reason(lab: Lab) -> None:
     assert daemon.is_ready(lab.context).why.startswith("looking for the program fake\nIt has not been found yet.")
 
 
-def test_one_that_was_killed_is_started_anew(lab: Lab) -> None:
+def test_one_that_was_killed_is_restarted(lab: Lab) -> None:
     daemon = lab.daemon()
     pid = lab.start(daemon)
     os.kill(pid, signal.SIGKILL)
@@ -331,7 +331,7 @@ def test_one_that_was_killed_is_started_anew(lab: Lab) -> None:
     assert daemon.is_ready(lab.context)
 
 
-def test_a_live_process_of_somebody_else_with_its_pid_is_neither_believed_nor_ended(lab: Lab) -> None:
+def test_another_live_process_with_the_same_pid_is_neither_trusted_nor_ended(lab: Lab) -> None:
     daemon = lab.daemon()
     lab.context.pidfiles.mkdir()
     replace(Record.of(os.getpid(), daemon.command(lab.context), {}), started=1).save(daemon.record(lab.context))
@@ -389,7 +389,7 @@ def test_a_stray_of_another_cluster_is_not_ours_to_end(lab: Lab, tmp_path: Path)
         stop_all(other)
 
 
-def test_one_that_hangs_is_started_anew(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_hangs_is_restarted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon_module, "_PATIENCE", 0.3)
     monkeypatch.setattr(http_client, "LIMIT", 0.2)
     daemon = lab.daemon(grace=0.3)
@@ -416,7 +416,7 @@ def test_one_that_another_run_has_just_started_is_waited_for(lab: Lab) -> None:
 # What goes wrong
 
 
-def test_one_that_ends_is_said_at_once_with_all_there_is_to_know(lab: Lab) -> None:
+def test_one_that_ends_is_reported_at_once_with_its_log(lab: Lab) -> None:
     daemon = lab.daemon(
         "two words",
         script=ENDING,
@@ -471,7 +471,7 @@ def test_a_program_that_cannot_be_run_is_said(lab: Lab, tmp_path: Path) -> None:
     assert str(broken) in error.seen
 
 
-def test_an_answer_from_somebody_else_is_not_its_answer(lab: Lab, tmp_path: Path) -> None:
+def test_an_answer_from_another_process_does_not_count(lab: Lab, tmp_path: Path) -> None:
     # Another one has the port, and answers; ours will notice in a moment, and end.
     other = Lab(tmp_path / "other")
     other.port = lab.port
@@ -529,7 +529,7 @@ def test_when_the_run_is_ended_it_goes_on_running_and_is_found_by_the_next(lab: 
 # The two steps
 
 
-def test_whoever_needs_it_can_start_when_it_answers_and_it_is_ready_later(lab: Lab) -> None:
+def test_a_client_can_start_when_it_answers_and_it_is_ready_later(lab: Lab) -> None:
     url = f"http://127.0.0.1:{lab.port}"
     daemon = lab.daemon(started=Http(f"{url}/healthz"), ready=Http(f"{url}/readyz"))
     early, ready = daemon.goals()
@@ -581,8 +581,8 @@ def test_one_that_was_stopped_between_the_steps_is_said(lab: Lab) -> None:
 
 
 def test_one_that_is_not_wanted_is_not_started_and_no_reason_to_run(lab: Lab) -> None:
-    daemon = lab.daemon(disabled_because=lambda context: "nobody needs it")
-    assert daemon.is_ready(lab.context) == Result(True, "nobody needs it")
+    daemon = lab.daemon(disabled_because=lambda context: "nothing needs it")
+    assert daemon.is_ready(lab.context) == Result(True, "nothing needs it")
     daemon.start(lab.context, Silent())
     daemon.await_ready(lab.context, Silent())
     assert ours(lab) == []
@@ -591,7 +591,7 @@ def test_one_that_is_not_wanted_is_not_started_and_no_reason_to_run(lab: Lab) ->
 def test_one_that_is_not_wanted_any_more_is_ended(lab: Lab) -> None:
     daemon = lab.daemon()
     lab.start(daemon)
-    disabled_because = replace(daemon, disabled_because=lambda context: "nobody needs it")
+    disabled_because = replace(daemon, disabled_because=lambda context: "nothing needs it")
     assert not disabled_because.is_ready(lab.context)
     disabled_because.start(lab.context, Silent())
     assert ours(lab) == []
@@ -614,7 +614,7 @@ def test_stopping_ends_it_and_forgets_it_and_keeps_what_it_stored(lab: Lab) -> N
 
 
 def test_taking_it_back_ends_it_and_removes_what_it_stored_and_what_was_written_for_it(lab: Lab) -> None:
-    taken_back: list[bool] = []
+    undone: list[bool] = []
     state = lab.context.state
     (state / "mine").mkdir()
     (state / "others.txt").touch()
@@ -622,7 +622,7 @@ def test_taking_it_back_ends_it_and_removes_what_it_stored_and_what_was_written_
         keeps=lambda context: [state / "unit/data"],
         writes=lambda context: {state / "unit.yml": "a: b\n"},
         reads=lambda context: [state / "others.txt"],
-        clean_up=lambda context: taken_back.append(bool(ours(lab))),
+        clean_up=lambda context: undone.append(bool(ours(lab))),
     )
     lab.start(daemon)
     (state / "unit/data/deep/er").mkdir(parents=True)
@@ -634,7 +634,7 @@ def test_taking_it_back_ends_it_and_removes_what_it_stored_and_what_was_written_
     left = {path.relative_to(state).as_posix() for path in state.rglob("*") if not path.is_dir()}
     assert left == {"others.txt", "programs.json"}
     assert (state / "mine").is_dir()
-    assert taken_back == [False]  # once, when it was ended
+    assert undone == [False]  # once, when it was ended
     goal.undo(lab.context)  # with nothing there
     assert daemon.is_ready(lab.context) == Result(False, "not started")
 
@@ -693,8 +693,8 @@ def test_taking_it_back_goes_on_where_it_broke_off(lab: Lab, tmp_path: Path, bus
 
 def test_what_another_has_put_there_since_is_not_touched(lab: Lab, tmp_path: Path) -> None:
     # Ours was there, and was taken away by hand; what is there now is another's.
-    outside, taken_back = tmp_path / "var-lib", list[bool]()
-    daemon = lab.daemon(keeps=lambda context: [outside], clean_up=lambda context: taken_back.append(True))
+    outside, undone = tmp_path / "var-lib", list[bool]()
+    daemon = lab.daemon(keeps=lambda context: [outside], clean_up=lambda context: undone.append(True))
     lab.start(daemon)
     (outside / ".dmuc").unlink()
     (outside / "precious").touch()
@@ -704,8 +704,8 @@ def test_what_another_has_put_there_since_is_not_touched(lab: Lab, tmp_path: Pat
 
 def test_what_another_uses_now_is_not_touched_whatever_mark_it_has(lab: Lab, tmp_path: Path) -> None:
     # `doit down`; another engine is started, which finds what ours has left, and takes it for its own; `doit clean`.
-    outside, taken_back = tmp_path / "var-lib", list[bool]()
-    daemon = lab.daemon(keeps=lambda context: [outside], clean_up=lambda context: taken_back.append(True))
+    outside, undone = tmp_path / "var-lib", list[bool]()
+    daemon = lab.daemon(keeps=lambda context: [outside], clean_up=lambda context: undone.append(True))
     lab.start(daemon)
     daemon.stop(lab.context)
     (outside / "precious").touch()
@@ -717,12 +717,12 @@ def test_what_another_uses_now_is_not_touched_whatever_mark_it_has(lab: Lab, tmp
         assert "another one runs in its place" in error.value.seen and str(lab.port) in error.value.seen
         assert str(outside) in error.value.do and "remove the file .dmuc" in error.value.do
         assert other.poll() is None
-        assert (outside / "precious").exists() and taken_back == []
+        assert (outside / "precious").exists() and undone == []
     finally:
         other.kill()
         other.communicate()
     daemon.undo(lab.context)
-    assert [*outside.iterdir()] == [] and taken_back == [True]
+    assert [*outside.iterdir()] == [] and undone == [True]
 
 
 def test_rules_and_links_of_before_the_last_boot_are_not_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -807,7 +807,7 @@ def test_one_that_takes_root_says_so_without(lab: Lab, monkeypatch: pytest.Monke
     lab.start(lab.daemon())
 
 
-def test_what_it_is_to_keep_outside_of_our_state_must_not_be_somebody_elses(lab: Lab, tmp_path: Path) -> None:
+def test_a_directory_outside_of_our_state_must_not_belong_to_others(lab: Lab, tmp_path: Path) -> None:
     outside = tmp_path / "var-lib"
     (outside / "precious").mkdir(parents=True)
     daemon = lab.daemon(keeps=lambda context: [outside])
@@ -825,30 +825,28 @@ def test_what_it_is_to_keep_outside_of_our_state_must_not_be_somebody_elses(lab:
     assert list(outside.iterdir()) == []
 
 
-def test_what_was_never_started_here_has_nothing_to_take_back(lab: Lab) -> None:
-    taken_back: list[bool] = []
-    lab.daemon(clean_up=lambda context: taken_back.append(True)).undo(lab.context)
-    assert taken_back == []
+def test_a_daemon_that_was_never_started_has_nothing_to_undo(lab: Lab) -> None:
+    undone: list[bool] = []
+    lab.daemon(clean_up=lambda context: undone.append(True)).undo(lab.context)
+    assert undone == []
 
 
-def test_what_could_not_be_started_takes_back_nothing_of_somebody_else(lab: Lab, tmp_path: Path) -> None:
+def test_a_daemon_that_did_not_start_undoes_nothing_of_others(lab: Lab, tmp_path: Path) -> None:
     # On the host: its own Docker runs, ours ends because of that; taking ours back must not remove its network.
-    taken_back: list[bool] = []
-    daemon = lab.daemon(script=ENDING, clean_up=lambda context: taken_back.append(True))
+    undone: list[bool] = []
+    daemon = lab.daemon(script=ENDING, clean_up=lambda context: undone.append(True))
     lab.fails(daemon)
     daemon.undo(lab.context)
-    assert taken_back == []
+    assert undone == []
 
 
-def test_what_answered_only_after_its_run_was_interrupted_is_taken_back_all_the_same(lab: Lab) -> None:
+def test_a_daemon_that_answers_only_after_its_run_was_interrupted_is_undone_all_the_same(lab: Lab) -> None:
     # Ctrl-C while the engine starts; `doit` again finds it answering; then `clean` is to remove its network.
-    taken_back: list[bool] = []
-    daemon = lab.daemon(
-        ready=Http(f"http://127.0.0.1:{lab.port}/readyz"), clean_up=lambda context: taken_back.append(True)
-    )
+    undone: list[bool] = []
+    daemon = lab.daemon(ready=Http(f"http://127.0.0.1:{lab.port}/readyz"), clean_up=lambda context: undone.append(True))
     with pytest.raises(Interrupted):
         daemon.start(lab.context, ending_the_run(lambda text: text.startswith("waiting")))
     (lab.context.state / "unit/ready").touch()
     lab.start(daemon)
     daemon.undo(lab.context)
-    assert taken_back == [True]
+    assert undone == [True]

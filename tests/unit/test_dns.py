@@ -77,19 +77,19 @@ def test_a_program_that_was_named_is_found_again_by_who_does_not_name_it(context
     assert "coredns" in wanted(context)
 
 
-def test_nobody_has_asked_for_it(context: Context) -> None:
+def test_it_has_not_been_asked_for(context: Context) -> None:
     assert dns.DNS.holds(context).why == "CoreDNS is not requested"
     assert dns.COREDNS.disabled_because(context)
 
 
-def test_taken_back_it_is_not_wanted_any_more(context: Context) -> None:
+def test_after_undo_it_is_not_wanted_any_more(context: Context) -> None:
     dns.WANTED.make(with_program(context), Silent())
     assert dns.DNS.undo is not None
     dns.DNS.undo(context)
     assert not dns_enabled(context) and "coredns" not in wanted(context)
 
 
-def test_with_rbac_it_is_somebody_of_its_own(context: Context) -> None:
+def test_with_rbac_it_has_its_own_identity(context: Context) -> None:
     def names() -> set[str]:
         return {file for file in pki.files(context) if "coredns" in file}
 

@@ -33,7 +33,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.faults: list[str] = []  # one for each request to come
         self.asked: list[tuple[str, str | None]] = []  # path and Range
         self.over = threading.Event()
-        self.meeting: threading.Barrier | None = None  # nobody is served before so many have come
+        self.meeting: threading.Barrier | None = None  # no request is served before so many have come
 
     def url(self, path: str = "/program") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -321,7 +321,7 @@ def test_a_busy_server_is_asked_again(site: Site, to: Path) -> None:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    with socket.socket() as taken:  # bound, so that nobody else gets it, but not listening
+    with socket.socket() as taken:  # bound, so that no other process gets the port, but not listening
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
 

@@ -76,7 +76,7 @@ def test_the_pods_network_has_the_pods_range(context: Context) -> None:
 
 
 @pytest.mark.parametrize("may", [True, False])
-def test_without_the_right_to_lower_oom_scores_nobody_tries(context: Context, may: bool) -> None:
+def test_without_the_right_to_lower_oom_scores_none_is_lowered(context: Context, may: bool) -> None:
     context = replace(context, facts=a_host(lacking_capabilities=[] if may else ["sys_resource"]))
     assert cri(context).get("restrict_oom_score_adj", False) is not may
 
@@ -259,7 +259,7 @@ def test_a_bridge_with_another_address_is_not_ours(tmp_path: Path) -> None:
 
 
 @on_a_private_host
-def test_a_take_back_that_breaks_off_goes_on_the_next_time(tmp_path: Path) -> None:
+def test_an_interrupted_undo_continues_the_next_time(tmp_path: Path) -> None:
     context = a_cluster_on_the_host(tmp_path, "docker")
     sh("iptables -N DOCKER; iptables -A FORWARD -o docker0 -j DOCKER")
     Path("/run/docker/netns").mkdir()

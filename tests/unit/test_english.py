@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,17 @@ def test_no_avoided_word(name: str) -> None:
     plain = [(line, " ".join(re.sub(r"https?://\S+", "", text).split())) for line, text in texts(CHECKOUT / name)]
     found = [f"{name}:{line}: {match[0]!r} in: {text}" for line, text in plain if (match := AVOIDED.search(text))]
     assert not found, "\n".join(found)
+
+
+CODE = sorted(
+    str(path.relative_to(CHECKOUT))
+    for folder in ("tasks", "scripts", "tests")
+    for path in CHECKOUT.glob(f"{folder}/**/*.py")
+)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_no_name_has_an_avoided_word(name: str) -> None:
+    with tokenize.open(CHECKOUT / name) as file:
+        names = {token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.NAME}
+    assert [name for name in sorted(names) if AVOIDED.search(name.replace("_", " "))] == []

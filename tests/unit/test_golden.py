@@ -41,7 +41,7 @@ GOLDEN = CHECKOUT / "tests" / "golden"
 HELP = CHECKOUT / "tests" / "data" / "help"
 RELEASES = ("1.19", "1.20", "1.23", "1.24", "1.28", "1.31", "1.35", "1.36")
 WHOLE = ("1.20", "1.36")  # the last with Docker that CI can run, and the newest
-UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written anew
+UPDATE = "UPDATE_GOLDEN"  # set in the environment: the golden text is written again
 MACHINES = ("dmuc1", "host")
 CHOICES = ("engine=docker", "engine=containerd", "security=rbac", "security=none")
 ALL_CHOICES = (

@@ -162,7 +162,7 @@ def test_what_a_part_needs_comes_before_it_in_the_walk_through(goals: dict[str, 
     assert late == set()
 
 
-def test_loading_it_writes_nothing_and_reads_nobodys_home(dodo: SimpleNamespace, tmp_path: Path) -> None:
+def test_loading_it_writes_nothing_and_reads_no_home_directory(dodo: SimpleNamespace, tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 

@@ -113,7 +113,7 @@ WITH_RBAC = {
 
 
 @pytest.mark.parametrize(("security", "wanted"), [("none", WITHOUT_RBAC), ("rbac", WITHOUT_RBAC | WITH_RBAC)])
-def test_each_is_who_kubernetes_expects_and_signed_by_whom_it_is_known(
+def test_each_certificate_has_the_subject_and_the_issuer_that_kubernetes_expects(
     tmp_path: Path, security: str, wanted: dict[str, tuple[str, str, str, list[object]]]
 ) -> None:
     context = a_context(tmp_path, machine="dmuc7", security=security)
@@ -226,7 +226,7 @@ def test_what_is_made_holds_and_making_it_again_changes_nothing(context: Context
     assert remade(context) == set()
 
 
-def test_another_name_gives_a_new_certificate_to_whom_it_concerns(context: Context) -> None:
+def test_another_name_renews_the_certificates_that_contain_it(context: Context) -> None:
     other = replace(context, settings=replace(context.settings, service_range="172.20.0.0/20"))
     result = PKI.holds(other)
     assert not result
@@ -243,7 +243,7 @@ def test_another_node_name_concerns_the_kubelet(tmp_path: Path) -> None:
     assert remade(other) == {"apiserver.crt", "kubelet.crt", "kubelet-server.crt"}
 
 
-def test_security_none_and_back_makes_nothing_anew(tmp_path: Path) -> None:
+def test_security_none_and_back_creates_nothing_again(tmp_path: Path) -> None:
     plain = a_context(tmp_path, security="none")
     PKI.make(plain, Silent())
     assert {*content(plain)} == {
@@ -277,7 +277,7 @@ def test_they_are_remade_well_before_their_end(context: Context, monkeypatch: py
         before = content(context)
         PKI.make(context, Silent())
         assert PKI.holds(context)
-    # The same keys and CAs, and what tokens are signed with: whoever has a copy of those need not be told.
+    # The same keys and CAs, and what tokens are signed with: a program with a copy of those need not be restarted.
     names = {one.name for one in all_certificates(context) if not one.is_ca}
     assert changed(before, context) == {f"{name}.crt" for name in names}
 
@@ -290,9 +290,7 @@ def test_just_the_one_that_nears_its_end_is_renewed(context: Context) -> None:
     assert remade(context) == {"kube-scheduler.crt"}
 
 
-def test_certificates_from_a_clock_that_was_ahead_are_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_certificates_from_a_clock_that_was_ahead_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = a_context(tmp_path)
     with the_clock_shows(monkeypatch, timedelta(hours=2)):
         PKI.make(context, Silent())
@@ -334,7 +332,7 @@ def test_a_missing_file_is_noticed_and_mended(context: Context, name: str) -> No
     assert name in remade(context)
 
 
-def test_a_new_ca_is_one_for_all_that_it_signs_and_for_nobody_else(context: Context) -> None:
+def test_a_new_ca_concerns_all_that_it_signs_and_nothing_else(context: Context) -> None:
     (context.pki / "etcd-ca.key").unlink()
     assert remade(context) == {"etcd-ca.crt", "etcd-ca.key", "etcd.crt", "apiserver-etcd-client.crt"}
     certificate(context, "etcd").verify_directly_issued_by(certificate(context, "etcd-ca"))

@@ -50,7 +50,7 @@ def test_whose_ports_are_free_ones(
     assert a_context(tmp_path, machine=machine).settings.shares_host is free
 
 
-def test_before_the_first_start_nobody_answers(context: Context) -> None:
+def test_before_the_first_start_nothing_answers(context: Context) -> None:
     assert context.server == "https://127.0.0.1:0"
     assert not Tcp(WEB)(context)
 
@@ -63,7 +63,7 @@ def test_they_are_free_and_stay(context: Context) -> None:
     assert chosen(context) == (web, admin)
 
 
-def test_one_that_somebody_else_took_meanwhile_is_given_up(context: Context) -> None:
+def test_a_port_that_was_taken_meanwhile_is_given_up(context: Context) -> None:
     web, admin = chosen(context)
     with socket.create_server(("127.0.0.1", web)):
         now = chosen(context)

@@ -185,7 +185,7 @@ def test_a_program_that_is_none(on: Callable[..., dict[str, Check]], monkeypatch
     assert row.state is Verdict.IMPOSSIBLE and row.found == "There is no such file."
 
 
-def test_directories_of_somebody_else_on_the_host(
+def test_directories_of_other_programs_on_the_host(
     on: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     theirs = tmp_path / "docker"
@@ -232,6 +232,6 @@ def test_it_says_at_its_end_whether_anything_is_missing(
         assert lines[-1].endswith(end) and all(len(line) <= 110 for line in lines)
 
 
-def test_it_does_not_begin_with_somebody_elses_words() -> None:
+def test_it_does_not_begin_with_the_words_of_another() -> None:
     with pytest.raises(DmucError, match="does not know 'nosuch'"):
         Preflight.act(cast(Preflight, None), cast(Cluster, None), ["nosuch"])

@@ -208,7 +208,7 @@ def test_a_unix_socket_that_is_not_there_is_said(context: Context, tmp_path: Pat
     assert Http(url)(context) == Result(False, f"{url}: no such file or directory")
 
 
-def test_a_unix_socket_nobody_listens_on_is_said(
+def test_a_unix_socket_without_a_listener_is_reported(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

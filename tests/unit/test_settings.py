@@ -69,8 +69,8 @@ def test_the_default_cache_is_where_caches_are(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert read(tmp_path).cache == tmp_path / "dmuc"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert read(tmp_path).cache == Path("/home/somebody/.cache/dmuc")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert read(tmp_path).cache == Path("/home/ada/.cache/dmuc")
 
 
 def test_the_addresses_follow_from_the_ranges(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_something_else_entirely_is_answered_with_what_there_is(tmp_path: Path) 
     assert error.tried == "reading the settings (environment)"
     assert "'xyzzy'" in error.seen
     assert error.do.startswith("Settings: bin_dir, cache, deadline, ")
-    assert "programs" not in error.do  # what the dataclass holds, but nobody can set by that name
+    assert "programs" not in error.do  # what the dataclass holds, but cannot be set by that name
 
 
 def test_an_unknown_setting_in_the_file_names_the_file(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_insecure_port_is_not_opened_on_the_host(tmp_path: Path) -> None:
     assert "every process" in error.seen and "machine=NAME" in error.do
 
 
-def test_what_a_cluster_was_made_with_counts_where_nobody_says_otherwise(tmp_path: Path) -> None:
+def test_what_a_cluster_was_made_with_is_the_default(tmp_path: Path) -> None:
     remember(tmp_path, {"insecure_port": "on", "scheduling": "manual"})
     remember(tmp_path, {"service_account": "no-mount"})
     settings = load(

@@ -217,7 +217,7 @@ def test_a_release_that_is_not_there_is_said_with_what_else_can_be_done(context:
 
 
 def test_a_site_that_cannot_be_reached_is_said_with_its_setting(context: Context) -> None:
-    with socket.socket() as taken:  # bound, so that nobody else gets it, but not listening
+    with socket.socket() as taken:  # bound, so that no other process gets the port, but not listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(DmucError) as error:

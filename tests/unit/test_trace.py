@@ -404,18 +404,18 @@ def asked(capsys: pytest.CaptureFixture[str]) -> tuple[list[int], str]:
     return [int(n) for n in re.findall(r"DNAT .* 1/4 +(\d+)$", text, re.MULTILINE)], text.splitlines()[-1]
 
 
-def written_anew(stage: Stage) -> None:
+def rewritten(stage: Stage) -> None:
     (stage.world.root / "save").write_text(IPTABLES)
 
 
-def test_counters_that_begin_anew_are_read_once_more(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.world.wrong = lambda number: written_anew(stage) if number == 50 else None
+def test_counters_that_restart_are_read_once_more(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.world.wrong = lambda number: rewritten(stage) if number == 50 else None
     assert stage.trace("web") == 0
     assert asked(capsys) == ([25] * 4, "ClusterIP 10.89.80.232:80/tcp: 100 requests, 100 answered")
 
 
-def test_counters_that_always_begin_anew_are_not_believed(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.world.wrong = lambda number: written_anew(stage) if number % 50 == 0 else None
+def test_counters_that_always_restart_are_not_trusted(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.world.wrong = lambda number: rewritten(stage) if number % 50 == 0 else None
     assert stage.trace("web") == 0
     numbers, said = asked(capsys)
     assert numbers == [] and said.endswith("not counted: the rules changed meanwhile, or other clients sent requests")

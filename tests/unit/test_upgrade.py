@@ -89,7 +89,7 @@ def test_the_programs_of_a_running_cluster_are_replaced_in_the_supported_order(
     assert found["kube_proxy"] == ready("apiserver", "controller_manager", "scheduler", "kubelet")
 
 
-def test_a_program_that_was_built_anew_in_its_place_is_another(context: Context, tmp_path: Path) -> None:
+def test_a_program_that_was_rebuilt_in_place_is_another(context: Context, tmp_path: Path) -> None:
     program = context.program("kubelet")
     runs(context, "kubelet", program)
     a_program(program, "# new")

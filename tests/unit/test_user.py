@@ -31,7 +31,7 @@ def test_the_clusters_own_namespaces_are_not_given_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"security": "none"}, {"insecure_port": "on"}, {"kubernetes": "1.19"}])
-def test_where_everybody_may_do_everything_it_says_why_it_cannot(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_without_rbac_it_says_why_it_cannot(tmp_path: Path, settings: dict[str, str]) -> None:
     error = refused(tmp_path, "ada", "ada", **settings)
     assert error.seen == "security=none: every client with a certificate may do everything, and so could this user."
     assert "security=rbac" in error.do

@@ -1,6 +1,6 @@
 """`doit why`: the one cause and the next task, for every state that the walk-through passes through, and many faults.
 
-The API's objects are as a real cluster gave them, without what nobody reads; the components are said to run or not.
+The API's objects are as a real cluster gave them, without the unused fields; the components are said to run or not.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def test_a_missing_token_is_the_service_accounts(
 
 
 def test_with_scheduling_by_hand_the_next_is_a_binding(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    up = [*UP_TO_KUBELET, "scheduler"]  # nobody else is the cause
+    up = [*UP_TO_KUBELET, "scheduler"]  # no other component is the cause
     text = told(diagnose({**WEB, "pods": [a_pod()]}, up, scheduling="manual"), capsys)
     assert "\nnext: scripts/doit binding\n" in text
 
@@ -413,7 +413,7 @@ def test_a_node_that_takes_no_pods(
     assert "cause: scheduled: web-1-x has no node, says the scheduler: 0/1 nodes" in told(diagnose(objects), capsys)
 
 
-def test_a_change_that_nobody_follows_is_the_controller_managers(
+def test_a_change_that_is_not_followed_is_the_controller_managers(
     diagnose: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     up = [name for name in EVERYTHING if name != "controller_manager"]
@@ -421,7 +421,7 @@ def test_a_change_that_nobody_follows_is_the_controller_managers(
     assert "✗ replicaset         (because of controller_manager) the controller manager has not handled" in text
 
 
-def test_a_port_at_which_nobody_listens(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_without_a_listener(diagnose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(diagnose(page="http://10.82.0.7:80/ does not answer: connection refused"), capsys)
     assert "cause: page: http://10.82.0.7:80/ does not answer: connection refused\n" in text
 
