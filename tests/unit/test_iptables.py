@@ -177,7 +177,7 @@ def test_a_rule_that_another_adds_meanwhile_and_counters_stay(tmp_path: Path) ->
 
 
 @on_a_private_host
-def test_where_nothing_is_to_go_nothing_is_written_and_without_iptables_nothing_is_asked(tmp_path: Path) -> None:
+def test_without_anything_to_remove_nothing_is_written_and_without_iptables_nothing_is_asked(tmp_path: Path) -> None:
     load(KUBE_AND_DOCKER)
     for name in ("iptables-restore", "ip6tables-restore"):
         a_program(tmp_path / "bin" / name, "exit 9")

@@ -140,8 +140,8 @@ def test_a_map_becomes_a_rule_for_each_element(nftables: dict[str, Table]) -> No
         (("10.50.0.2/32",), "tcp", 81, "external-O7JKBUXF-default/local/tcp/"),
         (("10.50.0.2/32",), "tcp", 30256, "external-O7JKBUXF-default/local/tcp/"),
     }
-    (nobody,) = nftables["filter"].chains["service-endpoints-check"]  # its element has a comment
-    assert (nobody.networks, nobody.targets) == (("10.51.194.36/32",), ("reject-chain",))
+    (rejected,) = nftables["filter"].chains["service-endpoints-check"]  # its element has a comment
+    assert (rejected.networks, rejected.targets) == (("10.51.194.36/32",), ("reject-chain",))
     assert nftables["filter"].chains["firewall-check"] == []
 
 

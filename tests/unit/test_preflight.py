@@ -107,7 +107,7 @@ def test_a_release_that_refuses_cgroup_v1(on: Callable[..., dict[str, Check]]) -
     assert "cgroup v1" not in on(kubernetes="1.36", host=V2)
 
 
-def test_what_is_to_be_obtained(on: Callable[..., dict[str, Check]]) -> None:
+def test_what_will_be_obtained(on: Callable[..., dict[str, Check]]) -> None:
     row = on(missing=("kubelet",), obtain="debian")["programs"]
     assert row.state is Verdict.ADAPTED and "built from Debian's source package" in row.does
     row = on(missing=("etcd",), obtain="download")["programs"]

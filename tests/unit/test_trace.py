@@ -54,14 +54,14 @@ def a_service(name: str, ip: str, port: int = 80, **spec: Any) -> dict[str, Any]
 
 WEB = a_service("web", "10.89.80.232")
 KUBERNETES = a_service("kubernetes", "10.89.0.1", ports=[{"name": "https", "port": 443, "protocol": "TCP"}])
-NOBODY = a_service("nobody", "10.89.128.34")
+EMPTY = a_service("nobody", "10.89.128.34")
 HEADLESS = a_service("headless", "None")
 OUTSIDE = {**a_service("outside", ""), "spec": {"type": "ExternalName", "externalName": "example.org"}}
 PORTS = a_service("ports", "10.89.205.184", ports=[{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}])
 LOCAL = a_service(
     "local", "10.89.179.39", ports=[{"port": 81, "protocol": "TCP", "nodePort": 30256}], externalIPs=["10.88.0.2"]
 )
-SERVICES = [WEB, KUBERNETES, NOBODY, HEADLESS, OUTSIDE, PORTS, LOCAL]
+SERVICES = [WEB, KUBERNETES, EMPTY, HEADLESS, OUTSIDE, PORTS, LOCAL]
 
 
 @dataclass
@@ -300,8 +300,8 @@ def test_the_other_services_of_nftables(stage: Stage, release: str) -> None:
     local = drawn(stage, LOCAL)
     assert "external-O7JKBUXF-default/local/tcp/  (masquerades packets from LOCAL addresses)" in local
     assert "service-O7JKBUXF-default/local/tcp/  (only packets from LOCAL addresses; as above)" in local
-    nobody = drawn(stage, NOBODY)
-    assert "filter-output" in nobody and "reject-chain" in nobody and "REJECT" in nobody
+    empty = drawn(stage, EMPTY)
+    assert "filter-output" in empty and "reject-chain" in empty and "REJECT" in empty
 
 
 # For `doit why`
@@ -318,8 +318,8 @@ def test_what_the_rules_know_of_a_service(stage: Stage, iptables: str, nftables:
     assert trace.known_to_rules(stage.context, "default/we") == trace.known_to_rules(stage.context, "web") == []
     assert "10.89.205.184:80" in trace.known_to_rules(stage.context, "default/ports")
     assert trace.has_rules(stage.context, WEB) == Result(True, "default/web has its rules")
-    nobody = trace.has_rules(stage.context, NOBODY)
-    assert not nobody and "lead to no Pod" in nobody.why
+    empty = trace.has_rules(stage.context, EMPTY)
+    assert not empty and "lead to no Pod" in empty.why
     assert "has no rules" in trace.has_rules(stage.context, HEADLESS).why
 
 
