@@ -14,6 +14,7 @@ from .choices import rbac_enabled
 from .core.context import Context
 from .core.daemon import Flag, files_of
 from .core.ports import Port
+from .insecure_port import KUBECTL_PROXY
 
 INSECURE_URL = "http://localhost:8080"
 
@@ -45,7 +46,11 @@ def flag(context: Context, who: str) -> Flag:
 
 def needs(context: Context) -> Sequence[str]:
     """Return the tasks that a client of the API server needs."""
-    return ("apiserver", "kubectl_proxy" if context.settings.uses_insecure_port else "kubeconfig")
+    if context.settings.uses_insecure_port:
+        return ("apiserver", "kubectl_proxy")
+    # A proxy that runs although the insecure port must be closed: its task stops it.
+    to_stop = ("kubectl_proxy",) if KUBECTL_PROXY.process(context) else ()
+    return ("apiserver", "kubeconfig", *to_stop)
 
 
 def reads(context: Context, flags: Sequence[Flag]) -> list[Path]:

@@ -89,8 +89,13 @@ def _refuse_path(state: Path) -> None:
     why = "PATH cannot have a directory with a colon in its name." if ":" in str(state) else ""
     if os.fsencode(state) != str(state).encode("utf-8", "replace"):
         why = "Its name is not UTF-8, or this locale is not: configuration files are."
+    if '"' in str(state):
+        why = "The kubelet cannot read the mounts of a directory with a quotation mark in its name."
     if why:
         raise DmucError(f"keeping the cluster's state in {state}", why, "Use a checkout in another directory.")
+    if os.path.lexists(state) and not os.access(state, os.R_OK | os.X_OK):
+        owner = f"It belongs to the user with the id {state.lstat().st_uid}, and you have no access."
+        raise DmucError(f"reading the cluster's state in {state}", owner, "Run as that user, or use machine=NAME.")
 
 
 def doit_namespace(cluster: Cluster) -> dict[str, Any]:

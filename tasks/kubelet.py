@@ -149,7 +149,7 @@ def _clean_up(context: Context) -> None:
     api.delete(context, _path(context))
     # kube-proxy's rules refer to some of them, but it is taken back before.
     if not context.machine.disposable and KUBELET.was_ready_since_boot(context):
-        iptables.remove(context.machine, Chains("KUBE-.*"))
+        iptables.remove(context.machine, Chains("KUBE-[A-Z0-9-]+"))
 
 
 KUBELET = Daemon(

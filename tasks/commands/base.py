@@ -10,6 +10,7 @@ from typing import Any
 
 from doit.cmd_base import DoitCmdBase
 
+from ..core import signals
 from ..core.cluster import Cluster
 from ..core.errors import DmucError
 
@@ -33,6 +34,8 @@ def reporting_errors(method: Callable[..., int]) -> Callable[..., int]:
 class EndsQuietly:
     """A command that ends without a traceback when its output is closed (`doit info kubelet | head`), or by Ctrl-C."""
 
+    interrupted = "interrupted"  # what is printed then
+
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the command; return its exit status, 130 when interrupted."""
         try:
@@ -43,7 +46,8 @@ class EndsQuietly:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
+            with signals.ignored():
+                print(f"\n{self.interrupted}", file=sys.stderr)
             return 130
 
 

@@ -13,6 +13,7 @@ from .base import EndsQuietly, OnCluster, reporting_errors
 class Clean(EndsQuietly, OnCluster, DoitClean):  # type: ignore[misc]
     """The command `doit clean`: undo the named tasks, last first; without names, remove the machine, in any state."""
 
+    interrupted = "interrupted: what is left stays known; run the same again, and it goes on from here"
     cmd_options = (opt_clean_dryrun,)
     doc_purpose = "undo tasks, or remove the whole cluster"
     doc_description = "Without names: power off and remove everything except the cache. With names: undo these tasks."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from doit.exceptions import InvalidCommand
+
 from ..core.cluster import Cluster
 from ..core.lock import only_one
 from .base import Command
@@ -16,6 +18,8 @@ class Down(Command):
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Power off the machine; return 0."""
+        if arguments:
+            raise InvalidCommand("`down` takes no arguments. To stop one part: scripts/doit clean NAME")
         with only_one(cluster.context):
             cluster.power_off()
         return 0

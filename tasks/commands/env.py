@@ -41,7 +41,7 @@ class Env(Command):
             print(f"✗ {error}", file=sys.stderr)
             return 1
         file, text = administrators(context), kubeconfig.text(context)
-        if not file.exists() or file.read_text("utf-8") != text:  # the API server alone does not need it
+        if not file.exists() or file.read_bytes() != text.encode("utf-8"):  # the API server alone does not need it
             kubeconfig.write(file, text)
         for name, value in variables(context).items():
             print(f"export {name}={shlex.quote(value)}")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from doit.cmd_base import NamespaceTaskLoader
 
 from ..cluster import doit_namespace, load
+from ..core import signals
 from ..core.cluster import Cluster
 from ..core.errors import DmucError
 from ..core.graph import Part
@@ -27,6 +28,7 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
 
     def setup(self, opt_values: Any) -> None:
         """Make the cluster; end the program with a message when the settings are wrong."""
+        signals.raise_on_end()
         for stream in (sys.stdout, sys.stderr):  # print a question mark for characters that the encoding lacks
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")

@@ -20,7 +20,6 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
 
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, 130 when interrupted."""
-        signals.raise_on_end()
         try:
             return int(super().execute(params, args))
         except KeyboardInterrupt:

@@ -8,12 +8,13 @@ https://kubernetes.io/docs/reference/access-authn-authz/rbac/#user-facing-roles 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from doit import get_var
 from doit.exceptions import InvalidCommand
 
-from .. import kubeconfig
+from .. import kubeconfig, pki
 from ..apiserver import APISERVER
 from ..choices import rbac_enabled
 from ..core import api, certificates
@@ -46,7 +47,7 @@ class User(Command):
         namespace = get_var("namespace", name)
         with only_one(cluster.context):
             file = make(cluster.context, name, namespace)
-        command = f"{cluster.context.bin / 'kubectl'} --kubeconfig {file}"
+        command = shlex.join([str(cluster.context.bin / "kubectl"), "--kubeconfig", str(file)])
         print(f"{name} may deploy in the namespace {namespace}, with this kubeconfig:")
         print(f"  {command} create deployment web --image=nginx")
         print(f"List the permissions: {command} auth can-i --list")
@@ -88,6 +89,10 @@ def _refuse(context: Context, name: str, namespace: str) -> None:
     if not rbac_enabled(context):
         seen = "security=none: every client with a certificate may do everything, and so could this user."
         raise DmucError(tried, seen, "Use security=rbac, and insecure_port=off: scripts/doit security=rbac")
+    why = certificates.faults(context.pki, pki.everything(context)).get("ca") if context.pki.exists() else ""
+    if why:
+        # The running cluster would not know a user whose certificate a new CA has signed.
+        raise DmucError(tried, f"The CA of the cluster must be renewed first: {why}", "Run: scripts/doit")
     ready = APISERVER.is_ready(context)
     if not ready:
         raise DmucError(tried, f"The API server is not ready: {ready.why}", "Run: scripts/doit")

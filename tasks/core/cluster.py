@@ -96,7 +96,9 @@ class Cluster:
         _run_all("removing the cluster", [*undos, *self._power_off()])
         state = self.context.state
         if state.exists():
-            shutil.rmtree(state)
+            shutil.rmtree(state.resolve())  # the user may have put a link to another disk in its place
+        if state.is_symlink():
+            state.unlink()
         with contextlib.suppress(OSError):  # the state of another machine is there, too
             state.parent.rmdir()
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from .errors import DmucError
 from .facts import HostFacts
@@ -120,19 +121,24 @@ class Context:
     def program(self, name: str) -> Path:
         """Return the path of the program `name`. Raise DmucError when the program has not been found yet."""
         try:
-            return Path(read_json(self.programs_file)[name]["path"])
+            return Path(self._found(name)["path"])
         except (KeyError, TypeError):
             raise DmucError(f"looking for the program {name}", "It has not been found yet.", _FIND) from None
 
     def release_of(self, program: str) -> Release:
         """Return the release of a program, by the version that it prints: it may differ from the cluster's."""
-        version = read_json(self.programs_file).get(program, {}).get("version")
+        version = self._found(program).get("version")
         return of(version) if version else self.release
 
     def knows(self, program: str, flag: str) -> bool | None:
         """Return whether the program's --help lists this flag ("--config"); None when --help was not run."""
-        flags = read_json(self.programs_file).get(program, {}).get("flags")
+        flags = self._found(program).get("flags")
         return flag in flags if flags else None
+
+    def _found(self, program: str) -> dict[str, Any]:
+        """Return what is known of a program; nothing when the file of programs is missing or invalid."""
+        found = read_json(self.programs_file).get(program)
+        return found if isinstance(found, dict) else {}
 
     def inside(self, *command: str) -> list[str]:
         """Return the command line that runs `command` in the machine, in its home directory, as after a login."""

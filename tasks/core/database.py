@@ -21,9 +21,11 @@ class Database(JsonDB):  # type: ignore[misc]
 
     def _load(self) -> Any:
         try:
-            return super()._load()
-        except DatabaseException:
+            found = super()._load()
+        except (DatabaseException, OSError):
             return {}
+        valid = isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values())
+        return found if valid else {}
 
     def dump(self) -> None:
         """Write the database; do nothing when the disk is full, or after clean has removed the directory."""

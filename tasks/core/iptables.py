@@ -16,6 +16,7 @@ class Chains:
     names: str  # the full names of its chains
     led_to_by: str = ""  # of these, only chains to which a rule leads that contains this
     shared: str = ""  # chains that others use, too: they are removed together with the last chain that uses them
+    open_to_people: str = ""  # of these, chains that people add rules to: they stay while they have such a rule
     rules: str = ""  # the daemon's rules in other chains, as `iptables-save` prints them
 
 
@@ -57,7 +58,9 @@ def _changes(saved: str, chains: Chains) -> Iterator[str]:
 def _gone(there: Sequence[str], rules: Sequence[str], chains: Chains) -> list[str]:
     """Return which of the chains `there` must be removed."""
     led_to = {_target(rule) for rule in rules if re.search(chains.led_to_by, rule)} if chains.led_to_by else {*there}
-    gone = [chain for chain in there if re.fullmatch(chains.names, chain) and chain in led_to]
+    added_to = {rule.split()[1] for rule in rules if not rule.endswith(" -j RETURN")}
+    stay = {chain for chain in added_to if chains.open_to_people and re.fullmatch(chains.open_to_people, chain)}
+    gone = [chain for chain in there if re.fullmatch(chains.names, chain) and chain in led_to and chain not in stay]
     shared = [chain for chain in there if chains.shared and re.fullmatch(chains.shared, chain)]
     users = {_target(rule) for rule in rules if rule.split()[1] in shared} & {*there} - {*shared}
     return gone + (shared if users and users <= {*gone} else [])

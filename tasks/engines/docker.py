@@ -116,7 +116,12 @@ def _keeps(context: Context) -> Sequence[Path]:
 TRACES = Traces(
     run="/run/docker",
     bridge="docker0",
-    chains=Chains("DOCKER(-.*)?", rules=r"^-A (FORWARD|POSTROUTING|PREROUTING) .*-[io] docker0\b"),
+    chains=Chains(
+        "DOCKER(-USER|-FORWARD|-CT|-BRIDGE|-INTERNAL|-INGRESS|-ISOLATION-STAGE-[12])?",
+        # https://docs.docker.com/engine/network/packet-filtering-firewalls/#docker-and-iptables-chains
+        open_to_people="DOCKER-USER",
+        rules=r"^-A (FORWARD|POSTROUTING|PREROUTING) .*-[io] docker0\b",
+    ),
 )
 
 

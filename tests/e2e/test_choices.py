@@ -71,6 +71,9 @@ def test_the_insecure_port_and_the_flags_of_the_walk_through(before: host_pictur
         done = doit("shell", "--", "sh", "-c", f"{typed} & {ask}; kill $!; wait", status=None)
         assert "it answers" in done.stdout, (component, done.stderr[-1000:])
     assert "answers: Welcome to nginx!" in doit(*settings).stdout
+    # Without the setting the port is closed again, and the cluster works as before.
+    assert "answers: Welcome to nginx!" in doit("service_reachable").stdout
+    assert doit("shell", "--", "curl", "-sS", "http://localhost:8080/version", status=None).returncode == 7  # refused
 
 
 def test_pods_without_a_token_and_without_an_account(before: host_picture.Picture) -> None:

@@ -61,3 +61,14 @@ def test_clean_does_all_that_can_be_done_and_says_what_is_left(tmp_path: Path) -
     done = checkout.doit("clean")
     assert (done.returncode, done.stderr) == (0, "")
     assert not checkout.state.exists()
+
+
+@on_a_private_host
+def test_the_state_may_be_on_another_disk(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    etcd = left_by_a_cluster(checkout)
+    moved = checkout.state.rename(tmp_path / "disk")
+    checkout.state.symlink_to(moved)
+    done = checkout.doit("clean")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert etcd.wait(10) and not checkout.state.is_symlink() and not moved.exists()

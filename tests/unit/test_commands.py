@@ -124,7 +124,9 @@ def test_a_slip_leaves_nothing_behind(checkout: Checkout) -> None:
     assert checkout.made() == set()
 
 
-@pytest.mark.parametrize("words", [("logs", "--nosuch"), ("status", "surplus"), ("why", "a", "b"), ("down", "-x")])
+@pytest.mark.parametrize(
+    "words", [("logs", "--nosuch"), ("status", "surplus"), ("why", "a", "b"), ("down", "-x"), ("down", "etcd")]
+)
 def test_a_command_with_what_it_does_not_take_is_said(checkout: Checkout, words: Sequence[str]) -> None:
     is_told(checkout.doit(*words), "")
 
@@ -157,10 +159,15 @@ def test_a_state_directory_that_cannot_be_made_is_said(checkout: Checkout) -> No
     is_told(checkout.doit("pki"), "var")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_what_a_killed_run_left_of_doits_database_does_no_harm(checkout: Checkout, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pki": 3}', None])
+def test_what_a_killed_run_left_of_doits_database_does_no_harm(checkout: Checkout, text: str | None) -> None:
     assert checkout.doit("pki").returncode == 0
-    (checkout.state / "doit.json").write_text(text)
+    database = checkout.state / "doit.json"
+    if text is None:
+        database.unlink()
+        database.mkdir()
+    else:
+        database.write_text(text)
     for words in (["pki"], ["info", "pki"], ["clean"]):
         done = checkout.doit(*words)
         assert "Traceback" not in done.stderr

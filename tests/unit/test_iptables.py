@@ -164,6 +164,22 @@ def test_of_docker_its_chains_and_its_rules_go_and_not_what_a_person_has_said_of
 
 
 @on_a_private_host
+def test_of_docker_the_chain_for_peoples_rules_stays_while_it_has_one(tmp_path: Path) -> None:
+    load(KUBE_AND_DOCKER)
+    for rule in ("-I DOCKER-USER -s 192.0.2.1/32 -j DROP", "-N DOCKER-USER2", "-N KUBE-mine"):
+        subprocess.run(["iptables", *rule.split()], check=True)
+    iptables.remove(Host(), DOCKER.chains)
+    left = [line for line in saved() if "DOCKER" in line]
+    assert left == [
+        ":DOCKER-USER - [0:0]",
+        ":DOCKER-USER2 - [0:0]",
+        "-A FORWARD -j DOCKER-USER",
+        "-A DOCKER-USER -s 192.0.2.1/32 -j DROP",
+        "-A DOCKER-USER -j RETURN",
+    ]
+
+
+@on_a_private_host
 def test_a_rule_that_another_adds_meanwhile_and_counters_stay(tmp_path: Path) -> None:
     load(KUBE_AND_DOCKER)
     subprocess.run(["iptables", "-A", "INPUT", "-i", "lo", "-c", "7", "700", "-j", "ACCEPT"], check=True)

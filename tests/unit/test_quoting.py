@@ -142,10 +142,19 @@ def of_checkout(directory: Path) -> Context:
 
 
 def test_a_checkout_may_have_any_name_but_some(tmp_path: Path) -> None:
-    (tmp_path / NASTY).mkdir()
-    assert of_checkout(tmp_path / NASTY).state == tmp_path / NASTY / "var" / "one"
-    for name, why in (("a:b", "colon"), (os.fsdecode(b"caf\xe9"), "UTF-8")):
+    nasty = NASTY.replace('"', "")
+    (tmp_path / nasty).mkdir()
+    assert of_checkout(tmp_path / nasty).state == tmp_path / nasty / "var" / "one"
+    for name, why in (("a:b", "colon"), ('"', "quotation mark"), (os.fsdecode(b"caf\xe9"), "UTF-8")):
         (tmp_path / name).mkdir()
         with pytest.raises(DmucError, match=why) as error:
             of_checkout(tmp_path / name)
         assert error.value.do == "Use a checkout in another directory."
+
+
+def test_the_state_of_another_user_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "var/one").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # root may read everything
+    with pytest.raises(DmucError, match="you have no access") as error:
+        of_checkout(tmp_path)
+    assert str(tmp_path / "var/one") in error.value.tried

@@ -28,7 +28,9 @@ def a_run_that_waits(checkout: Checkout) -> tuple[subprocess.Popen[str], Record]
     program = a_program(checkout.root / "programs/etcd", ETCD)
     words = [f"machine={name}", "security=none", f"etcd_bin={program}", "deadline=100", "etcd"]
     pipe, environment = subprocess.PIPE, checkout.environment
-    run = subprocess.Popen([*DOIT, *words], cwd=checkout.root, env=environment, stdout=pipe, stderr=pipe, text=True)
+    # The tests may run with nohup, or in the background of a shell, where these signals are ignored.
+    with_signals = ["env", "--default-signal=INT,HUP,TERM", *DOIT, *words]
+    run = subprocess.Popen(with_signals, cwd=checkout.root, env=environment, stdout=pipe, stderr=pipe, text=True)
     pidfile = checkout.root / "var" / name / "run/etcd.pid"
     eventually(lambda: Record.load(pidfile) or run.poll() is not None, "etcd is started")
     record = Record.load(pidfile)
@@ -56,6 +58,7 @@ def test_a_run_ends_in_good_order(checkout: Checkout, numbers: list[signal.Signa
 def test_nothing_breaks_off_what_must_go_through() -> None:
     script = """
 import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from tasks.core import signals
 signals.raise_on_end()
 with signals.ignored("ending"):
@@ -83,3 +86,14 @@ def test_what_the_caller_ignores_stays_ignored() -> None:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )
     assert done.stdout == "1\n", done.stderr
+
+
+def test_ctrl_c_while_python_imports_is_no_traceback() -> None:
+    command = ["env", "--default-signal=INT", "sh", "scripts/doit", "list"]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        shown = Path(f"/proc/{run.pid}/cmdline")
+        eventually(lambda: b"run_module" in shown.read_bytes(), "Python is started")
+        run.send_signal(signal.SIGINT)
+        out, errors = run.communicate(timeout=20)
+    assert run.returncode in {-signal.SIGINT, 130}
+    assert out + errors in {"", "\ninterrupted\n"}

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tasks import pki
 from tasks.commands import user
+from tasks.core import certificates
 from tasks.core.errors import DmucError
 from tests.unit.support import a_context
 
@@ -40,3 +42,14 @@ def test_without_rbac_it_says_why_it_cannot(tmp_path: Path, settings: dict[str, 
 def test_without_an_api_server_it_says_what_to_do(tmp_path: Path) -> None:
     error = refused(tmp_path, "ada", "ada")
     assert (error.seen, error.do) == ("The API server is not ready: not started", "Run: scripts/doit")
+
+
+def test_a_user_is_not_signed_by_another_ca_than_the_clusters(tmp_path: Path) -> None:
+    context = a_context(tmp_path)
+    certificates.make(context.pki, pki.everything(context))
+    (context.pki / "ca.key").write_text("junk")
+    before = {file: file.read_bytes() for file in context.pki.iterdir() if file.is_file()}
+    with pytest.raises(DmucError, match="The CA of the cluster must be renewed first") as error:
+        user.make(context, "ada", "ada")
+    assert error.value.do == "Run: scripts/doit"
+    assert {file: file.read_bytes() for file in context.pki.iterdir() if file.is_file()} == before
