@@ -154,7 +154,9 @@ def test_a_checkout_may_have_any_name_but_some(tmp_path: Path) -> None:
 
 def test_the_state_of_another_user_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "var/one").mkdir(parents=True)
-    monkeypatch.setattr(os, "access", lambda *path, **how: False)  # root may read everything
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **how: path != tmp_path / "var/one"
+    )  # root may read everything
     with pytest.raises(DmucError, match="you have no access") as error:
         of_checkout(tmp_path)
     assert str(tmp_path / "var/one") in error.value.tried
