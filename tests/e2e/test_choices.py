@@ -72,7 +72,7 @@ def test_the_insecure_port_and_the_flags_of_the_walk_through(before: host_pictur
         assert "it answers" in done.stdout, (component, done.stderr[-1000:])
     assert "answers: Welcome to nginx!" in doit(*settings).stdout
     # Without the setting the port is closed again, and the cluster works as before.
-    assert "answers: Welcome to nginx!" in doit("service_reachable").stdout
+    assert "answers: Welcome to nginx!" in doit("service_account=no-mount", "service_reachable").stdout
     assert doit("shell", "--", "curl", "-sS", "http://localhost:8080/version", status=None).returncode == 7  # refused
 
 
