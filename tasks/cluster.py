@@ -93,9 +93,13 @@ def _refuse_path(state: Path) -> None:
         why = "The kubelet cannot read the mounts of a directory with a quotation mark in its name."
     if why:
         raise DmucError(f"keeping the cluster's state in {state}", why, "Use a checkout in another directory.")
-    if os.path.lexists(state) and not os.access(state, os.R_OK | os.X_OK):
-        owner = f"It belongs to the user with the id {state.lstat().st_uid}, and you have no access."
-        raise DmucError(f"reading the cluster's state in {state}", owner, "Run as that user, or use machine=NAME.")
+    try:
+        os.scandir(state).close()
+    except PermissionError as error:
+        do = "Run as the user who owns this directory, or use machine=NAME."
+        raise DmucError(f"reading the cluster's state in {state}", str(error), do) from None
+    except OSError:
+        return  # not there yet
 
 
 def doit_namespace(cluster: Cluster) -> dict[str, Any]:

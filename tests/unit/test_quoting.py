@@ -154,9 +154,14 @@ def test_a_checkout_may_have_any_name_but_some(tmp_path: Path) -> None:
 
 def test_the_state_of_another_user_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "var/one").mkdir(parents=True)
-    monkeypatch.setattr(
-        os, "access", lambda path, mode, **how: path != tmp_path / "var/one"
-    )  # root may read everything
-    with pytest.raises(DmucError, match="you have no access") as error:
+    real = os.scandir
+
+    def refuse(path: Path) -> object:  # root may read everything
+        if path == tmp_path / "var/one":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DmucError, match="Permission denied") as error:
         of_checkout(tmp_path)
-    assert str(tmp_path / "var/one") in error.value.tried
+    assert "Run as the user who owns this directory" in error.value.do
