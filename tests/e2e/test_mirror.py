@@ -31,7 +31,8 @@ def site(prepared: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     for version in ("v1.20.2", "v1.36.3"):  # the latter is a lie, which the pinned sum is to find out
         for name in KUBERNETES:
             path = f"release/{version}/bin/linux/amd64/{name}"
-            mirror.program(root, path, CACHE / "kubernetes/v1.20.2-debian" / name, f"{name}.sha256")
+            built = next(CACHE.glob(f"kubernetes/v1.20.2-debian*/{name}"))  # kubectl has a directory of its own
+            mirror.program(root, path, built, f"{name}.sha256")
     etcd, containerd, runc = (Path(shutil.which(name) or "") for name in ("etcd", "containerd", "runc"))
     name = "etcd-v3.4.23-linux-amd64"
     where = f"etcd-io/etcd/releases/download/v3.4.23/{name}.tar.gz"
