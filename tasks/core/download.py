@@ -120,19 +120,19 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
 
 def reachable(url: str, timeout: float = 2.0) -> bool:
     """Return whether the server at `url` answers a HEAD request, with any status, within `timeout` seconds."""
-    import http.client
-    import urllib.error
-    import urllib.request
+    from http import client
+    from urllib import error as url_errors
+    from urllib import request as url_requests
 
     answered = threading.Event()
 
     def ask() -> None:
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout):
+            with url_requests.urlopen(url_requests.Request(url, method="HEAD"), timeout=timeout):
                 answered.set()
-        except urllib.error.HTTPError:
+        except url_errors.HTTPError:
             answered.set()
-        except (OSError, http.client.HTTPException):
+        except (OSError, client.HTTPException):
             pass
 
     # In a thread, because the socket's timeout does not cover a resolver that does not answer.
@@ -167,23 +167,23 @@ class _Waiting:
 
 def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None:
     """Download what the file `part` lacks, or the whole file when the server cannot resume."""
-    import http.client
-    import urllib.error
-    import urllib.request
+    from http import client
+    from urllib import error as url_errors
+    from urllib import request as url_requests
 
     part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    request = url_requests.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=waiting.patience)
-    except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+        response = url_requests.urlopen(request, timeout=waiting.patience)
+    except url_errors.HTTPError as error:
+        if error.code != client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         if error.headers["Content-Range"] == f"bytes */{have}":
             return  # the part is already complete
         part.unlink()
         raise _BrokenOff("the partial file of an earlier run is not the beginning of this file") from None
-    with response, part.open("ab" if response.status == http.client.PARTIAL_CONTENT else "wb") as file:
+    with response, part.open("ab" if response.status == client.PARTIAL_CONTENT else "wb") as file:
         done = file.tell()
         length = response.headers["Content-Length"]
         total = done + int(length) if length else None
@@ -198,10 +198,10 @@ def _resume(url: str, part: Path, progress: Progress, waiting: _Waiting) -> None
 
 def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
     """Return the SHA-256 sum that is published for the file `name`."""
-    import urllib.request
+    from urllib import request as url_requests
 
     def read() -> str:
-        with urllib.request.urlopen(sums_url, timeout=waiting.patience) as response:
+        with url_requests.urlopen(sums_url, timeout=waiting.patience) as response:
             return b"".join(waiting.pieces(response)).decode(errors="replace")
 
     text = _try(sums_url, None, read, waiting.stop)
@@ -216,27 +216,27 @@ def _published_sum(sums_url: str, name: str, waiting: _Waiting) -> str:
 
 def _try(url: str, part: Path | None, action: Callable[[], _T], run_ends: threading.Event) -> _T:
     """Call `action`, and repeat it when the connection stalls or breaks off. Raise DmucError for every other error."""
-    import http.client
-    import urllib.error
+    from http import client
+    from urllib import error as url_errors
 
     import tenacity
 
     tried = f"downloading {url}"
-    passing = (TimeoutError, ConnectionError, http.client.HTTPException)
+    passing = (TimeoutError, ConnectionError, client.HTTPException)
     try:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception(
-                lambda e: isinstance(e, passing) or (isinstance(e, urllib.error.HTTPError) and e.code >= 500)
+                lambda e: isinstance(e, passing) or (isinstance(e, url_errors.HTTPError) and e.code >= 500)
             ),
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(run_ends),
             wait=tenacity.wait_fixed(PAUSE),
             sleep=tenacity.sleep_using_event(run_ends),
             reraise=True,
         )(action)
-    except urllib.error.HTTPError as error:  # before its base classes URLError and OSError
-        do = "The site has no such file." if error.code == http.client.NOT_FOUND else ""
+    except url_errors.HTTPError as error:  # before its base classes URLError and OSError
+        do = "The site has no such file." if error.code == client.NOT_FOUND else ""
         raise DmucError(tried, f"the server answers: {error.code} {error.reason}", do) from None
-    except urllib.error.URLError as error:  # raised for every error before the request is sent
+    except url_errors.URLError as error:  # raised for every error before the request is sent
         raise Unreachable(
             tried, f"cannot connect: {error.reason}", "Check the network, and the proxy if there is one."
         ) from None

@@ -79,9 +79,10 @@ def connect_unix(context: Context, path: str) -> socket.socket:
 
 
 def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConnection:
-    import http.client
+    # Not `import http.client`: while another thread does the same, `http` may not have its attribute `client` yet.
+    from http.client import HTTPConnection
 
-    connection = http.client.HTTPConnection(host)
+    connection = HTTPConnection(host)
     connection.auto_open = 0  # never reconnect: that would be from outside of the machine
     connection.sock = stream
     return connection
@@ -89,7 +90,7 @@ def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConne
 
 def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tuple[int, str]:
     """Send a GET request; return status and body. Close the connection after an error, or unless `keep` is set."""
-    import http.client
+    from http.client import HTTPException, IncompleteRead
 
     complete = False
     try:
@@ -101,13 +102,13 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tu
             if time.monotonic() > deadline:
                 raise TimeoutError("its answer does not end")
         if response.length:  # read1 does not report an incomplete body
-            raise http.client.IncompleteRead(body, response.length)
+            raise IncompleteRead(body, response.length)
         response.close()  # so that the connection can take the next request
         complete = True
         return response.status, body.decode(errors="replace")
     except ConnectionError:  # among them http.client's own, of a connection that was closed
         raise
-    except http.client.HTTPException as error:
+    except HTTPException as error:
         raise OSError(str(error) or type(error).__name__) from error
     finally:
         if not keep or not complete:

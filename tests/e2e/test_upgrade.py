@@ -58,7 +58,7 @@ def containers() -> list[str]:
     """Of each Pod that is there: which, and its containers, each with how often it was started again."""
     pods = json.loads(kubectl("get", "pods", "-o", "json"))["items"]
     return sorted(
-        f"{pod['metadata']['uid']} {status['containerID']} {status['restartCount']}"
+        f"{pod['metadata']['uid']} {status.get('containerID')} {status['restartCount']}"
         for pod in pods
         for status in pod["status"].get("containerStatuses", [])
     )

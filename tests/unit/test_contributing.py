@@ -47,3 +47,13 @@ def test_imports_run_one_way() -> None:
                 assert module.startswith("tasks.core."), f"{place}: the core imports {module}"
             elif not place.startswith("tasks/commands/"):
                 assert not module.startswith("tasks.commands"), f"{place}: a part imports the command {module}"
+
+
+def test_functions_import_no_module_by_its_dotted_name() -> None:
+    """`import http.client` in two threads at once: one may find `http` without `client` (`from http import client`)."""
+    for file in CHECKOUT.glob("tasks/**/*.py"):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                for node in ast.walk(function):
+                    names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+                    assert not [name for name in names if "." in name], f"{file}: {names} in {function.name}"
