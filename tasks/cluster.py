@@ -85,7 +85,7 @@ def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:
 
 
 def _refuse_path(state: Path) -> None:
-    """Raise DmucError when the path of the state cannot be written into PATH or into configuration files."""
+    """Raise DmucError when programs cannot use the path of the state, or when this user may not read it."""
     why = "PATH cannot have a directory with a colon in its name." if ":" in str(state) else ""
     if os.fsencode(state) != str(state).encode("utf-8", "replace"):
         why = "Its name is not UTF-8, or this locale is not: configuration files are."
