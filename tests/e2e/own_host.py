@@ -1,6 +1,7 @@
 """A host for the end-to-end tests alone, made of namespaces: what other programs do on the real one is not seen there.
 
     python -m tests.e2e.own_host tests/e2e [ARGUMENT OF PYTEST ...]
+    python -m tests.e2e.own_host --prepare    only have what the tests need installed, and in the cache
 
 This host has its own processes, links, mounts, IPC and cgroups. /tmp, /var/tmp, /run, /dev/shm and the checkout's var/
 are empty at first. The other directories are overlays on the real ones: their upper layers hold all that was written on
@@ -144,13 +145,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run pytest there. What the end-to-end tests install or put into the cache, the real host has by then."""
     if arguments[:1] == [_INSIDE]:
         _become(arguments[1], arguments[2:])
+    only_prepare = list(arguments) == ["--prepare"]
     pytest = [sys.executable, "-m", "pytest", *arguments]
-    if os.geteuid() != 0:
-        return subprocess.run(pytest, check=False).returncode  # the tests say themselves that they need root
+    if os.geteuid() != 0:  # the tests say themselves that they need root
+        return 0 if only_prepare else subprocess.run(pytest, check=False).returncode
     from tests.e2e.conftest import prepare
 
     prepare()
-    return run(pytest)
+    return 0 if only_prepare else run(pytest)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,10 +35,16 @@ getattr(importlib.import_module(module), test).__wrapped__(pathlib.Path(director
 """
 
 
+needs_iptables = pytest.mark.skipif(
+    not shutil.which("iptables"), reason="iptables is not installed: `scripts/test` installs it"
+)
+
+
 def on_a_private_host(test: Callable[[Path], None]) -> Callable[[Path], None]:
     """Run the test, a function of `tmp_path`, on a host of its own. Takes root."""
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and mounts: run as root")
+    @needs_iptables
     @functools.wraps(test)
     def wrapper(tmp_path: Path) -> None:
         command = [*_UNSHARE, sys.executable, "-c", _RUN, test.__module__, test.__name__, str(tmp_path)]

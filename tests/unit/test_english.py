@@ -45,6 +45,9 @@ CODE = sorted(
 
 @pytest.mark.parametrize("name", CODE)
 def test_no_name_has_an_avoided_word(name: str) -> None:
+    text = (CHECKOUT / name).read_text()
+    if not AVOIDED.search(text.replace("_", " ")):
+        return  # the usual case, in a hundredth of the time that reading the names takes
     with tokenize.open(CHECKOUT / name) as file:
         names = {token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.NAME}
     assert [name for name in sorted(names) if AVOIDED.search(name.replace("_", " "))] == []

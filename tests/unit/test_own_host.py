@@ -16,6 +16,7 @@ import pytest
 
 from tasks.core import cgroups
 from tests.e2e import own_host
+from tests.unit.private_host import needs_iptables
 from tests.unit.support import CHECKOUT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a host of its own takes root")
@@ -42,7 +43,9 @@ class OwnHost:
 
     def line(self) -> str:
         assert self.process.stdout is not None
-        return self.process.stdout.readline()
+        line = self.process.stdout.readline()
+        assert line, "the command on the own host failed, see the error output"
+        return line
 
     def after(self, command: str) -> str:
         """How the host differs, after this command in it, from how it was at first."""
@@ -102,6 +105,7 @@ def test_another_program_of_the_real_host_is_not_seen(own: OwnHost) -> None:
     assert own.after("true") == ""
 
 
+@needs_iptables
 def test_whatever_is_left_is_seen() -> None:
     left = {
         "+ /run/left ": "echo > /run/left",
