@@ -34,7 +34,7 @@ def request(
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
         host, _, path = rest.partition(":")
-        return _ask(_plain_connection(connect_unix(context, host), "localhost"), path, keep=False)
+        return _ask(_plain_connection(context.machine.connect_unix(host, LIMIT), "localhost"), path, keep=False)
     authority, _, path = rest.partition("/")
     host, _, port = authority.partition(":")
     if scheme == "http":
@@ -63,18 +63,6 @@ def _connect(context: Context, host: str, port: int) -> socket.socket:
     stream = context.machine.connect(host, port, LIMIT)
     # Both the end of the TLS handshake and the request are small packets: without this the second waits 40 ms.
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return stream
-
-
-def connect_unix(context: Context, path: str) -> socket.socket:
-    """Return a connection to the socket file `path` of the machine. Raise OSError on failure."""
-    stream = socket.socket(socket.AF_UNIX)
-    try:
-        stream.settimeout(LIMIT)
-        stream.connect(str(context.machine.path(path)))
-    except OSError:
-        stream.close()
-        raise
     return stream
 
 

@@ -113,6 +113,9 @@ class Machine(Protocol):
     ) -> socket.socket:
         """Open a TCP connection, or with SOCK_DGRAM a UDP socket, from inside the machine. Raise OSError on failure."""
 
+    def connect_unix(self, path: str, timeout: float) -> socket.socket:
+        """Open a connection to a socket file of the machine. Raise OSError on failure."""
+
     def path(self, inside: str | Path) -> PlumbumPath:
         """Return the file or directory with this path in the machine. Raise OSError when the machine is off."""
 
@@ -187,11 +190,11 @@ def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, e
     return Spawned(cast(int, child.pid), cast("subprocess.Popen[Any]", child))
 
 
-def connected(stream: socket.socket, host: str, port: int, timeout: float) -> socket.socket:
+def connected(stream: socket.socket, address: str | tuple[str, int], timeout: float) -> socket.socket:
     """Connect the socket and return it. Close it and raise OSError on failure."""
     try:
         stream.settimeout(timeout)
-        stream.connect((host, port))
+        stream.connect(address)
     except OSError:
         stream.close()
         raise
@@ -217,11 +220,19 @@ class Local:
         """The processes of the machine's daemons; see Machine."""
         return LocalProcesses()
 
+    def on_host(self, inside: str | Path) -> str:
+        """Return where the host has the machine's file. Raise OSError when the machine is off."""
+        return str(inside)
+
     def path(self, inside: str | Path) -> PlumbumPath:
         """Return the file with this path in the machine; see Machine."""
         from plumbum import LocalPath
 
-        return LocalPath(str(inside))
+        return LocalPath(self.on_host(inside))
+
+    def connect_unix(self, path: str, timeout: float) -> socket.socket:
+        """Open a connection to a socket file of the machine; see Machine."""
+        return connected(socket.socket(socket.AF_UNIX), self.on_host(path), timeout)
 
     def write(self, file: Path, text: str, mode: int) -> None:
         """Write a file; see Machine."""
@@ -261,7 +272,7 @@ class Host(Local):
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
     ) -> socket.socket:
         """Open a TCP connection or a UDP socket; see Machine."""
-        return connected(socket.socket(type=kind), host, port, timeout)
+        return connected(socket.socket(type=kind), (host, port), timeout)
 
 
 def is_root() -> bool:

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import cgroups
 from .errors import DmucError
@@ -33,9 +33,6 @@ from .machine import Local, Spawned, connected, is_root, spawn
 from .process import Record
 from .progress import Progress
 from .result import Result
-
-if TYPE_CHECKING:
-    from plumbum.path.base import Path as PlumbumPath
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: tells which checkout owns it
@@ -135,14 +132,14 @@ class Namespaces(Local):
             raise OSError(error.seen) from None
         with _network_of(pid):
             stream = socket.socket(type=kind)
-        return connected(stream, host, port, timeout)
+        return connected(stream, (host, port), timeout)
 
-    def path(self, inside: str | Path) -> PlumbumPath:
+    def on_host(self, inside: str | Path) -> str:
         """Return the machine's file: below the cluster's state a file of the host, else one below /proc/PID/root."""
         if Path(inside).is_relative_to(self.state):
-            return super().path(inside)
+            return str(inside)
         try:
-            return super().path(f"/proc/{self._anchor()}/root{inside}")
+            return f"/proc/{self._anchor()}/root{inside}"
         except DmucError as error:
             raise OSError(error.seen) from None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import DmucError, Interrupted
-from .http_client import LIMIT, connect_unix, in_words, request
+from .http_client import LIMIT, in_words, request
 from .ports import Port
 from .progress import Progress
 from .result import Result
@@ -49,7 +49,7 @@ class Unix:
     def __call__(self, context: Context) -> Result:
         """Return whether a connection can be opened."""
         try:
-            connect_unix(context, self.path).close()
+            context.machine.connect_unix(self.path, LIMIT).close()
         except OSError as error:
             return Result(False, f"unix://{self.path}: {in_words(error)}")
         return Result(True, f"unix://{self.path} accepts connections")
