@@ -45,7 +45,12 @@ def flag(context: Context, who: str) -> Flag:
 
 
 def needs(context: Context) -> Sequence[str]:
-    """Return the tasks that a client of the API server needs."""
+    """Return the tasks that a client of the API server needs, if RBAC's roles say what the client may do."""
+    return (*needs_without_roles(context), "roles")
+
+
+def needs_without_roles(context: Context) -> Sequence[str]:
+    """Return the tasks that a client of the API server needs, if the API server allows its requests without roles."""
     if context.settings.uses_insecure_port:
         return ("apiserver", "kubectl_proxy")
     # A proxy that runs although the insecure port must be closed: its task stops it.

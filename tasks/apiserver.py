@@ -15,8 +15,11 @@ from .choices import rbac_enabled
 from .core import api
 from .core.context import Context
 from .core.daemon import Daemon, Flag, files_of
+from .core.goal import Goal
+from .core.graph import Part
 from .core.ports import API
-from .core.probe import Http
+from .core.probe import Http, wait_or_fail
+from .core.progress import Progress
 from .core.result import Result
 
 
@@ -97,12 +100,6 @@ def _with_rbac(pki: Path) -> Sequence[Flag]:
     ]
 
 
-def _is_started(context: Context) -> Result:
-    """Return whether clients can start; a client gives up if RBAC's default roles do not exist yet."""
-    path = "/readyz/poststarthook/rbac/bootstrap-roles" if rbac_enabled(context) else "/version"
-    return Http(f"{{server}}{path}")(context)
-
-
 APISERVER = Daemon(
     name="apiserver",
     doc="start the API server, to which kubectl and all other components connect",
@@ -110,7 +107,7 @@ APISERVER = Daemon(
     ports=(API,),
     flags=flags,
     needs=("machine", "binaries", "pki", "etcd"),
-    started=_is_started,
+    started=Http("{server}/version"),
     ready=Http("{server}/readyz"),
     meanwhile=api.import_client,  # the tasks that come next create objects
     reads=lambda context: [*files_of(flags(context)), etcd.identity(context)],
@@ -123,4 +120,28 @@ APISERVER = Daemon(
     },
 )
 
-PARTS = [APISERVER]
+_ROLES = "/readyz/poststarthook/rbac/bootstrap-roles"
+
+
+def _has_roles(context: Context) -> Result:
+    return Http(f"{{server}}{_ROLES if rbac_enabled(context) else '/version'}")(context)
+
+
+def _await_roles(context: Context, progress: Progress) -> None:
+    deadline = context.settings.deadline_of("apiserver")
+    wait_or_fail(context, _has_roles, deadline=deadline, progress=progress, tried="waiting for RBAC's default roles")
+
+
+# The API server creates them within seconds of its start. A client whose requests RBAC refuses until then gives up. The
+# kubelet need not wait: the authorizer Node knows by itself what a kubelet may do.
+ROLES = Goal(
+    name="roles",
+    hidden=True,
+    doc="wait until RBAC's default roles exist, which allow the other components their requests",
+    holds=_has_roles,
+    make=_await_roles,
+    needs=("apiserver",),
+    needs_started=True,
+)
+
+PARTS: list[Part] = [APISERVER, ROLES]

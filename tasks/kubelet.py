@@ -158,7 +158,7 @@ KUBELET = Daemon(
     doc="start the kubelet, which registers the machine as a node and runs its Pods",
     program="kubelet",
     flags=flags,
-    needs=lambda context: (*api_client.needs(context), "kubeconfig", "container_engine"),
+    needs=lambda context: (*api_client.needs_without_roles(context), "kubeconfig", "container_engine"),
     after=lambda context: (
         "images",
         "coredns:started",

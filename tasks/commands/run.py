@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from typing import Any
@@ -39,6 +40,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                 cluster.refuse_impossible(run.selected)
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 cluster.choose_ports()
+                run.timeline.needs = {name: tasks[name].task_dep for name in run.selected}
                 try:
                     return int(DoitRun._execute(self, *args, **kwargs))
                 except KeyboardInterrupt:
@@ -46,5 +48,8 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                     with signals.ignored("ending: each task stops what it has just started"):
                         run.end(deadline=30)
                     raise
+                finally:
+                    with contextlib.suppress(OSError):  # a full disk: the run itself has said so
+                        run.timeline.store(cluster.context.state)
 
         return reporting_errors(carry_out)()

@@ -15,6 +15,8 @@ from .http_client import LIMIT, in_words, tls_context
 from .probe import Http
 
 _DEADLINE = 30.0  # seconds for one change
+_CLIENT = "kubernetes.client.api_client"  # without the classes of all kinds: importing those takes half a second
+_WITHOUT_NAMESPACE = {"Namespace", "Node", "ClusterRole", "ClusterRoleBinding"}
 RBAC_GROUP = "rbac.authorization.k8s.io"
 
 
@@ -24,8 +26,8 @@ def full_name(thing: Any) -> str:
 
 
 def import_client() -> None:
-    """Import the kubernetes package in a thread: this takes half a second, in which the caller waits for something."""
-    threading.Thread(target=importlib.import_module, args=("kubernetes.utils",), daemon=True).start()
+    """Import the kubernetes package's client in a thread, while the caller waits for something."""
+    threading.Thread(target=importlib.import_module, args=(_CLIENT,), daemon=True).start()
 
 
 def create(context: Context, manifest: dict[str, Any]) -> None:
@@ -33,15 +35,16 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
 
     Raise DmucError when the API server refuses.
     """
-    from kubernetes import utils
+    tried = f"creating the {manifest['kind']} {manifest['metadata']['name']}"
+    send(context, "POST", _collection(manifest), manifest, accept=(HTTPStatus.CONFLICT,), tried=tried)
 
-    with _client(context, f"creating the {manifest['kind']} {manifest['metadata']['name']}") as client:
-        try:
-            utils.create_from_dict(client, manifest, _request_timeout=_DEADLINE)  # type: ignore[no-untyped-call]
-        except utils.FailToCreateError as error:
-            refused = [e for e in error.api_exceptions if e.status != HTTPStatus.CONFLICT]
-            if refused:
-                raise refused[0] from None
+
+def _collection(manifest: dict[str, Any]) -> str:
+    """Return the path to which an object of this kind is sent; in the namespace default where it names none."""
+    version, kind = manifest["apiVersion"], manifest["kind"]
+    plural = kind.lower() + ("" if kind.endswith("s") else "s")
+    where = "" if kind in _WITHOUT_NAMESPACE else f"namespaces/{manifest['metadata'].get('namespace', 'default')}/"
+    return f"/{'apis' if '/' in version else 'api'}/{version}/{where}{plural}"
 
 
 def delete(context: Context, path: str) -> None:
@@ -50,16 +53,19 @@ def delete(context: Context, path: str) -> None:
         send(context, "DELETE", path, {"propagationPolicy": "Background"}, accept=(HTTPStatus.NOT_FOUND,))
 
 
-def send(context: Context, method: str, path: str, body: dict[str, Any], accept: Collection[int] = ()) -> None:
+def send(
+    context: Context, method: str, path: str, body: dict[str, Any], accept: Collection[int] = (), tried: str = ""
+) -> None:
     """Send `body` to `path`, by POST, PATCH (a strategic merge patch) or DELETE.
 
-    Raise DmucError when the API server refuses, except with a status in `accept`.
+    Raise DmucError when the API server refuses, except with a status in `accept`. `tried` is what the error says was
+    tried; by default the method and the path.
     """
     from kubernetes.client.exceptions import ApiException
 
     patch = "application/strategic-merge-patch+json"
     headers = {"Content-Type": patch if method == "PATCH" else "application/json"}
-    with _client(context, f"{method} {path}") as client:
+    with _client(context, tried or f"{method} {path}") as client:
         # Not with the package's method for each kind: some cannot parse the response (to a Binding: a Status).
         url = f"{client.configuration.host}{path}"
         response = client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=_DEADLINE)

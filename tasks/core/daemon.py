@@ -103,7 +103,7 @@ class Daemon:
             started,
             name=self.name,
             doc=self.doc,
-            holds=self.is_ready,
+            holds=self._is_still_ready,
             make=self.await_ready,
             undo=self.undo,
             needs=lambda context: (started.name, *resolve(self.needs, context)),
@@ -194,6 +194,16 @@ class Daemon:
         """Return whether the daemon runs as it must, and is ready."""
         context = self._there(context)
         return self._check(context, self.ready)
+
+    def _is_still_ready(self, context: Context) -> Result:
+        """Return whether the daemon was ready before this run; doit checks this in the thread that starts all tasks.
+
+        A daemon that this run has just started may take a second to answer, and all other tasks would wait for it.
+        """
+        record = self.process(context)
+        if record is not None and record.pid in context.run.spawned:
+            return Result(False, "it has just been started")
+        return self.is_ready(context)
 
     def _check(self, context: Context, probe: Probe) -> Result:
         disabled_because = self.disabled_because(context)

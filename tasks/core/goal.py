@@ -67,6 +67,8 @@ class UpToDate:
         except Exception as error:  # doit would end the whole run with a traceback
             self.result = Result(False, _summary(error))
         self.context.run.board.why(self.goal.name, self.result.why)
+        if self.result:
+            self.context.run.timeline.end(self.goal.name)
         return self.result.yes
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .context import Context
 
 LIMIT = 2.0  # seconds that one request may take
+_FIRST = 0.1  # seconds of the first attempt to connect
 
 
 def request(
@@ -60,7 +61,18 @@ def request(
 
 
 def _connect(context: Context, host: str, port: int) -> socket.socket:
-    stream = context.machine.connect(host, port, LIMIT)
+    # The kernel sends a lost packet again, such as one to a ClusterIP without rules yet, but only after 1 s (RFC 6298).
+    # So there are several attempts, each twice as long as the one before, and LIMIT seconds in all.
+    limit, left = _FIRST, LIMIT
+    while True:
+        try:
+            stream = context.machine.connect(host, port, min(limit, left))
+            break
+        except TimeoutError:
+            left -= limit
+            limit *= 2
+            if left <= 0:
+                raise
     # Both the end of the TLS handshake and the request are small packets: without this the second waits 40 ms.
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream

@@ -17,7 +17,9 @@ from .result import Result
 if TYPE_CHECKING:
     from .context import Context
 
-_PAUSE = 0.1  # seconds between two probes: a TLS handshake takes milliseconds of CPU time on either side
+# Seconds between two probes: first the least, then a twentieth of the time waited so far, up to the most. So a wait is
+# at most a twentieth too long, and a long one costs little: a TLS handshake takes milliseconds on either side.
+_LEAST, _MOST = 0.02, 0.1
 
 
 Probe = Callable[["Context"], Result]
@@ -155,7 +157,7 @@ def wait(
     result, _ = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda result: result[1] and not result[0]),
         stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(progress.stop),
-        wait=tenacity.wait_fixed(_PAUSE),
+        wait=lambda state: min(_MOST, max(_LEAST, (state.seconds_since_start or 0) / 20)),
         sleep=tenacity.sleep_using_event(progress.stop),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )(ask)

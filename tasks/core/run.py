@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .report import Board
+from .timeline import Timeline
 
 if TYPE_CHECKING:
     import http.client
@@ -29,6 +30,7 @@ class Run:
     spawned: dict[int, Spawned] = field(default_factory=dict)  # by pid: only this run can know their exit codes
     # Open https connections, kept for the next request: by host, port and TLS context (http_client.py).
     connections: dict[tuple[Any, ...], list[http.client.HTTPConnection]] = field(default_factory=dict)
+    timeline: Timeline = field(default_factory=Timeline)
     _working: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -38,9 +40,11 @@ class Run:
     def working(self, name: str) -> Iterator[None]:
         """Count the task `name` as running while the body runs."""
         self._working.add(name)
+        self.timeline.begin(name)
         try:
             yield
         finally:
+            self.timeline.end(name)
             self._working.discard(name)
 
     def end(self, deadline: float) -> None:

@@ -536,6 +536,8 @@ def test_a_client_can_start_when_it_answers_and_it_is_ready_later(lab: Lab) -> N
     assert (early.name, early.needs_started, ready.name, ready.needs_started) == ("unit:started", True, "unit", False)
     early.make(lab.context, Silent())
     assert early.holds(lab.context)
+    assert ready.holds(lab.context) == Result(False, "it has just been started")
+    lab.context.run.spawned.clear()  # in the next run
     assert ready.holds(lab.context) == Result(False, f"{url}/readyz: 503 ok")
     done, waiting = threading.Event(), threading.Event()
     told = Told(lambda text: waiting.set() if text.startswith("waiting") else None)

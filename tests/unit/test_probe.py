@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -384,7 +385,8 @@ def test_waiting_ends_when_the_run_is_ended(context: Context) -> None:
 def test_a_pause_between_two_questions_ends_when_the_run_is_ended(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_PAUSE", LONG)
+    monkeypatch.setattr(probe, "_LEAST", LONG)
+    monkeypatch.setattr(probe, "_MOST", LONG)
     asked = threading.Event()
 
     def stop() -> None:
@@ -455,3 +457,36 @@ def test_the_next_question_over_tls_needs_no_new_connection(tmp_path: Path, monk
     site.end_connections()
     with pytest.raises(OSError, match="refused"):  # a connection that was kept does not make a dead server alive
         request(context, url)
+
+
+def test_a_packet_that_gets_lost_delays_a_connection_by_less_than_a_second(context: Context, site: Site) -> None:
+    limits: list[float] = []
+
+    @dataclass(frozen=True)
+    class Losing(Host):
+        def connect(
+            self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+        ) -> socket.socket:
+            limits.append(timeout)
+            if len(limits) < 3:
+                raise TimeoutError("timed out")
+            return super().connect(host, port, timeout, kind)
+
+    there = on_machine(context, Losing())
+    assert request(there, f"http://127.0.0.1:{site.server_port}/")[0] == 404
+    assert limits == sorted(limits) and sum(limits) < 1
+
+
+def test_the_attempts_to_connect_take_the_time_of_one_request_in_all(context: Context) -> None:
+    limits: list[float] = []
+
+    @dataclass(frozen=True)
+    class Deaf(Host):
+        def connect(
+            self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM
+        ) -> socket.socket:
+            limits.append(timeout)
+            raise TimeoutError("timed out")
+
+    assert not Http("http://10.0.0.1/")(on_machine(context, Deaf()))
+    assert sum(limits) == pytest.approx(http_client.LIMIT)
