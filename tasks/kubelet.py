@@ -98,10 +98,11 @@ def _make_node(context: Context) -> None:
     https://kubernetes.io/docs/concepts/architecture/nodes/#manual-node-administration
     """
     if context.release_of("kubelet").node_first and not ask_api(context, _path(context), lambda node: Result(True, "")):
-        api.create(context, _manifest(context))
+        api.create(context, manifest(context))
 
 
-def _manifest(context: Context) -> dict[str, Any]:
+def manifest(context: Context) -> dict[str, Any]:
+    """Return the Node that is created before the kubelet starts."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
