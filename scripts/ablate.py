@@ -60,6 +60,7 @@ KEPT = {
     "component upstream": "use: if a registry can be reached, images come from it.",
     "component image_content": "use: builds the images, once.",
     "component service_account": "use: the ways past the missing token, and a new token after a change of the key.",
+    "component roles": "speed: a component that RBAC refuses tries again only after seconds.",
     "component schedulable": "use: with scheduling=manual, no Pod is bound to a node that is not ready for Pods.",
     "component binding": "use: with scheduling=manual, assigns nodes to Pods.",
 }

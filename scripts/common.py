@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.core import signals
+from tasks.core import caller, signals
 from tasks.core.errors import DmucError
 
 ROOT = Path(__file__).parents[1]  # the checkout
@@ -26,6 +26,7 @@ def nothing_left(clean: Callable[[], None]) -> Iterator[None]:
 
 def to_the_end(act: Callable[[], None]) -> int:
     """Call `act` and print how it ended; return the exit status, 0 on success."""
+    caller.reset()
     signals.raise_on_end()
     try:
         act()

@@ -22,8 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import etcd
-from .core import debian, download, release
-from .core.context import Context
+from .core import caller, download, release
+from .core.context import PROGRAMS_FILE, Context
 from .core.errors import DmucError
 from .core.files import fingerprint, read_json, write_atomic
 from .core.goal import Goal
@@ -33,8 +33,10 @@ from .core.result import Result
 from .core.settings import Settings
 from .engines.chosen import ENGINES, engine, refuse_kubelet
 from .programs import build_kubernetes, download_sites, executable
+from .programs import packages as system_packages
 from .programs.catalog import PROGRAMS, Program, tools, wanted
 from .programs.executable import Found
+from .programs.packages import ELSEWHERE
 
 NAMED = "named in the settings"  # how a program was found that the user has named
 
@@ -44,19 +46,37 @@ NAMED = "named in the settings"  # how a program was found that the user has nam
 def _named_by_user(context: Context, name: str) -> Path | None:
     settings = context.settings
     if name in settings.programs:
-        return Path(settings.programs[name]).expanduser().absolute()
+        return _beyond_our_links(Path(settings.programs[name]))
     if not settings.bin_dir:
         return None
-    directory = Path(settings.bin_dir).expanduser().absolute()
+    directory = Path(settings.bin_dir)
     if not directory.is_dir():
         raise DmucError(f"looking for {name}", f"bin_dir={directory}: there is no such directory.")
-    return directory / name if os.path.lexists(directory / name) else None
+    return _beyond_our_links(directory / name) if os.path.lexists(directory / name) else None
 
 
 def _on_path(name: str) -> Path | None:
     # Programs for root are not on every user's PATH.
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    path = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}".split(os.pathsep)
+    found = shutil.which(name, path=os.pathsep.join(d for d in path if d and not _has_our_links(Path(d))))
     return Path(found) if found else None
+
+
+def _has_our_links(directory: Path) -> bool:
+    """Return whether this is the directory of links of a cluster, such as KUBEBUILDER_ASSETS: of this one or another.
+
+    Its links are made from what is found, so they must never be found themselves.
+    """
+    for name in {directory.absolute(), Path(os.path.realpath(directory))}:
+        for links in {program.links for program in PROGRAMS.values()}:
+            if str(name).endswith(f"/{links}") and Path(str(name).removesuffix(f"/{links}"), PROGRAMS_FILE).is_file():
+                return True
+    return False
+
+
+def _beyond_our_links(path: Path) -> Path:
+    """Return the program that the user has named; where this is a cluster's link to a program, the program itself."""
+    return Path(os.path.realpath(path)) if _has_our_links(path.parent) else path
 
 
 def _installed(program: Program) -> list[tuple[Path, str]]:
@@ -235,7 +255,10 @@ def _install_packages(context: Context, progress: Progress) -> None:
     progress.note("looking for what is missing")
     packages = _missing_packages(context)
     if packages:
-        debian.install(packages, progress)
+        system_packages.install(packages, progress)
+        others = [ELSEWHERE[name] for name in _missing_packages(context) if name in ELSEWHERE]
+        if others:
+            system_packages.install(others, progress)
     progress.note(f"installed {', '.join(packages)}" if packages else "nothing is missing")
 
 
@@ -305,6 +328,7 @@ def _obtain(context: Context, progress: Progress) -> None:
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(program.path)
+    caller.let_in(context.bin, os.environ, list_it=True)
     written = {"_asked_for": _asked_for(context)} | {name: asdict(program) for name, program in there.items()}
     write_atomic(context.programs_file, json.dumps(written, indent=1))
     step = release.step(before, there["kube-apiserver"].version) if before and "kube-apiserver" in there else ""

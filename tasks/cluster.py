@@ -52,6 +52,9 @@ def load(
     read = partial(settings.load, root / "cluster.toml", environment, words, programs=PROGRAMS, tasks=names)
     chosen = read(warn=lambda line: print(line, file=sys.stderr))
     state = _home_of_states(root, environment) / chosen.machine
+    other = root / "var" / chosen.machine
+    if state != other and other.exists():
+        print(f"{other} is another user's cluster (of root, with sudo?); yours is in {state}", file=sys.stderr)
     made_with = settings.remembered(state)
     chosen = read(remembered=made_with) if made_with else chosen
     run = Run()

@@ -12,12 +12,16 @@ has. So there must be a registry, which the engine uses as a mirror. Two can be 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from .core import caller
 from .core.context import Context
 from .core.daemon import Daemon, Flag
 from .core.download import reachable
+from .core.errors import DmucError
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import Http
@@ -28,6 +32,7 @@ from .image_files.recipes import build, registry_config, registry_root
 LOCAL = "127.0.0.1:5000"
 DOCKER_HUB = "https://registry-1.docker.io"
 _NONE = "none"
+_PROXY = "proxy of the registry"
 
 
 def upstream(context: Context) -> str | None:
@@ -52,11 +57,21 @@ def _wanted(context: Context) -> str | None:
     return {"auto": None, "local": _NONE}.get(setting, setting)
 
 
+def _proxies(context: Context) -> Mapping[str, str]:
+    """Return the proxy variables under which the upstream registry was decided, and is used."""
+    found: Mapping[str, str] = json.loads(context.decided(_PROXY) or "{}")
+    return found
+
+
 def _is_decided(context: Context) -> Result:
-    decided, wanted = context.decided("registry"), _wanted(context)
+    decided, wanted, proxies = context.decided("registry"), _wanted(context), caller.proxies(os.environ)
     if decided is None or wanted not in (None, decided):
         return Result(False, "it is not known yet where images come from")
-    return Result(True, "images are built from Debian's packages" if decided == _NONE else f"images from {decided}")
+    if decided == _NONE:
+        return Result(True, "images are built from Debian's packages")
+    if proxies and proxies != _proxies(context):
+        return Result(False, "another proxy leads to the registry")
+    return Result(True, f"images from {decided}{' through a proxy' if _proxies(context) else ''}")
 
 
 def _decide(context: Context, progress: Progress) -> None:
@@ -64,6 +79,7 @@ def _decide(context: Context, progress: Progress) -> None:
     if wanted is None:
         progress.note(f"trying to reach {DOCKER_HUB}")
         wanted = DOCKER_HUB if reachable(DOCKER_HUB) else _NONE
+    context.decide(_PROXY, json.dumps(caller.proxies(os.environ)))
     context.decide("registry", wanted)
     progress.note(_is_decided(context).why)
 
@@ -128,6 +144,15 @@ def _reachable(context: Context) -> Result:
     return Http(f"http://{pull_through_address(context)}/v2/")(context)
 
 
+def _do_without(context: Context, error: DmucError) -> str:
+    """Decide on images built from Debian's packages where the user leaves the choice to dmuc; return why."""
+    if _wanted(context) is not None:
+        return ""
+    last = error.seen.strip().splitlines()[-1].strip()
+    context.decide("registry", _NONE)
+    return f"images are built from Debian's packages, as the cache of {DOCKER_HUB} does not start: {last}"
+
+
 PULL_THROUGH = Daemon(
     name="pull_through",
     hidden=True,
@@ -142,7 +167,12 @@ PULL_THROUGH = Daemon(
     disabled_because=lambda context: "" if upstream(context) else "no upstream registry can be reached",
     ready=_reachable,
     writes=_cache_files,
-    causes={"panic: ": "The cache does not start when its upstream registry does not answer: see registry=."},
+    environment=_proxies,
+    do_without=_do_without,
+    causes={
+        "panic: ": "The cache does not start when its upstream registry does not answer. Another one: registry=URL; "
+        "images built from Debian's packages, without any: registry=local.",
+    },
 )
 
 PARTS: list[Part] = [UPSTREAM, CONTENT, REGISTRY, PULL_THROUGH]

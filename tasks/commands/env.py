@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
@@ -10,6 +11,7 @@ from doit.exceptions import InvalidCommand
 from .. import kubeconfig
 from ..api_client import administrators
 from ..apiserver import APISERVER
+from ..core import caller
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
@@ -23,8 +25,9 @@ class Env(Command):
     doc_purpose = 'print the variables with which programs find the cluster: eval "$(scripts/doit env)"'
     doc_usage = ""
     doc_description = (
-        "Exports KUBECONFIG and KUBEBUILDER_ASSETS, and DMUC_MACHINE if the machine is not the default one. If no API "
-        "server is ready, it prints `false` instead: then `eval` fails, and no program uses another cluster by mistake."
+        "Exports KUBECONFIG, KUBEBUILDER_ASSETS and NO_PROXY, and DMUC_MACHINE if the machine is not the default one. "
+        "If no API server is ready, it prints `false` instead: then `eval` fails, and no program uses another cluster "
+        "by mistake."
     )
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
@@ -54,6 +57,12 @@ def variables(context: Context) -> dict[str, str]:
         "KUBECONFIG": str(administrators(context)),
         "KUBEBUILDER_ASSETS": str(context.bin),  # has etcd, kube-apiserver and kubectl
     }
+    settings = context.settings
+    ranges = (
+        () if settings.on_host else (settings.address, settings.link_range, settings.service_range, settings.pod_range)
+    )
+    # Clients of the cluster would otherwise send their requests to the caller's proxy, if there is one.
+    found |= dict.fromkeys(("NO_PROXY", "no_proxy"), caller.no_proxy(os.environ, "localhost", "127.0.0.1", *ranges))
     return found | ({"DMUC_MACHINE": context.settings.machine} if _is_said(context) else {})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 from doit.cmd_base import NamespaceTaskLoader
 
 from ..cluster import doit_namespace, load
-from ..core import signals
+from ..core import caller, signals
 from ..core.cluster import Cluster
 from ..core.errors import DmucError
 from ..core.graph import Part
@@ -28,10 +27,8 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
 
     def setup(self, opt_values: Any) -> None:
         """Make the cluster; end the program with a message when the settings are wrong."""
+        caller.reset()
         signals.raise_on_end()
-        for stream in (sys.stdout, sys.stderr):  # print a question mark for characters that the encoding lacks
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")
         try:
             self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS)
         except DmucError as error:

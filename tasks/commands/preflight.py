@@ -20,7 +20,7 @@ from ..core.facts import rules_of_other_kind
 from ..core.machine import is_root
 from ..core.namespaces import Namespaces
 from ..core.ports import is_free
-from ..programs import build_kubernetes
+from ..programs import build_kubernetes, packages
 from ..programs.catalog import PROGRAMS
 from .base import Command
 from .checklist import Check, Verdict, show
@@ -291,7 +291,7 @@ def _programs(cluster: Cluster) -> Iterator[Check]:
     missing = binaries.missing_tools(context)
     if not missing:
         yield Check("tools", "all installed (PATH)")
-    elif is_root() and debian.available():
+    elif packages.can_install():
         yield Check(
             "tools",
             f"missing: {', '.join(missing)} (PATH)",
@@ -299,8 +299,8 @@ def _programs(cluster: Cluster) -> Iterator[Check]:
             Verdict.ADAPTED,
         )
     else:
-        do = f"Install these Debian packages, or those of your system with the same programs: {' '.join(missing)}"
-        yield Check("tools", f"missing: {', '.join(missing)} (PATH)", "", Verdict.IMPOSSIBLE, do)
+        found_missing = f"missing: {', '.join(missing)} (PATH)"
+        yield Check("tools", found_missing, "", Verdict.IMPOSSIBLE, packages.advice(missing))
     versions = {name: program.version for name, program in found.items() if program is not None}
     skewed = release.skew(versions)
     if skewed:

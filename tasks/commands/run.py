@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 from typing import Any
 
 from doit.cmd_base import check_tasks_exist
 from doit.cmd_run import Run as DoitRun
 
-from ..core import signals
+from ..core import caller, signals
+from ..core.errors import DmucError
 from ..core.graph import add_order
 from ..core.lock import only_one
 from .base import OnCluster, reporting_errors
@@ -38,7 +40,10 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
         def carry_out() -> int:
             with only_one(cluster.context):
                 cluster.refuse_impossible(run.selected)
+                if why := caller.too_few_files():
+                    raise DmucError("checking the limits of this process", why, f"ulimit -n {caller.FEWEST_FILES}")
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+                caller.let_in(cluster.context.state, os.environ)
                 cluster.choose_ports()
                 run.timeline.needs = {name: tasks[name].task_dep for name in run.selected}
                 try:

@@ -7,6 +7,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/rbac/#user-facing-roles 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -17,7 +18,7 @@ from doit.exceptions import InvalidCommand
 from .. import kubeconfig, pki
 from ..apiserver import APISERVER
 from ..choices import rbac_enabled
-from ..core import api, certificates
+from ..core import api, caller, certificates
 from ..core.api import RBAC_GROUP
 from ..core.certificates import Certificate
 from ..core.cluster import Cluster
@@ -74,6 +75,8 @@ def make(context: Context, name: str, namespace: str) -> Path:
         certificates.make(context.pki, [certificate])
     file = context.state / "users" / name
     kubeconfig.write(file, kubeconfig.text(context, certificate.name, namespace))
+    caller.let_in(file.parent, os.environ)
+    caller.hand_over(file, os.environ)
     return file
 
 

@@ -70,13 +70,34 @@ def make(name: str) -> None:
 def make_leaves(name: str) -> None:
     """Move the processes of the machine's cgroup into a child, and enable all controllers (cgroup v2 only).
 
-    The cgroup must be the root of the machine's cgroup namespace already.
+    The cgroup must be the root of the machine's cgroup namespace already. Raise DmucError when the kernel refuses.
     """
     for group in (h.group(name) for h in mounted() if h.is_v2):
         (group / _LEAF).mkdir(exist_ok=True)
+        _empty(group)
+
+
+def _empty(group: Path) -> None:
+    """Move the processes of the group into its child until the kernel enables the controllers, for up to 10 s.
+
+    A process that is started meanwhile is in the group again, and one that has just ended is in it until its parent
+    has noticed.
+    """
+    import tenacity
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(DmucError),
+        wait=tenacity.wait_fixed(0.01),
+        stop=tenacity.stop_after_delay(10),
+        reraise=True,
+    )
+    def attempt() -> None:
         for pid in (group / "cgroup.procs").read_text("utf-8").split():
-            (group / _LEAF / "cgroup.procs").write_text(pid, "utf-8")
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                (group / _LEAF / "cgroup.procs").write_text(pid, "utf-8")
         enable_controllers(group)
+
+    attempt()
 
 
 def enable_controllers(group: Path) -> None:

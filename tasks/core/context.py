@@ -21,6 +21,7 @@ from .run import Run
 from .settings import Settings
 
 _deciding = threading.Lock()
+PROGRAMS_FILE = "programs.json"
 _FIND = "Run: scripts/doit binaries"
 
 
@@ -84,7 +85,7 @@ class Context:
     @property
     def programs_file(self) -> Path:
         """The file that lists the programs, with the source and version of each."""
-        return self.state / "programs.json"
+        return self.state / PROGRAMS_FILE
 
     def decided(self, question: str) -> str | None:
         """Return the decision that `decide` has stored for this cluster; None when there is none."""
@@ -144,7 +145,7 @@ class Context:
         """Return the command line that runs `command` in the machine, in its home directory, as after a login."""
         variables = {**self.environment(), "TERM": os.environ.get("TERM", "dumb")}
         words = [*(f"{name}={value}" for name, value in variables.items()), *command]
-        line: list[str] = self.machine.command("env", "-i", "-C", str(self.home), *words).formulate()
+        line: list[str] = self.machine.command("env", "-i", "-C", str(self.home), "--", *words).formulate()
         return line
 
     def environment(self) -> dict[str, str]:

@@ -13,10 +13,11 @@ each daemon is started as soon as it can make progress, and counts as ready only
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Literal
 
 from . import ownership
 from .context import Context
-from .errors import DmucError
+from .errors import DmucError, Interrupted
 from .files import MISSING, digest
 from .goal import STARTED, Goal, Names, Nodes, resolve
 from .machine import is_root
@@ -74,7 +75,11 @@ class Daemon:
     writes: Callable[[Context], Mapping[Path, str]] = field(default=lambda context: {})  # its own configuration files
     keeps: Callable[[Context], Sequence[Path]] = field(default=lambda context: ())  # directories where it stores data
     on_host: bool = False  # it runs on the host itself, beside the machine of its node
+    environment: Callable[[Context], Mapping[str, str]] = field(
+        default=lambda context: {}
+    )  # besides Context.environment
     disabled_because: Callable[[Context], str] = field(default=lambda context: "")  # why it is not needed, if it is not
+    do_without: Callable[[Context, DmucError], str] | None = None  # when it fails: decide to go on without it, and why
     prepare: Callable[[Context], None] | None = None  # is called before every start
     meanwhile: Callable[[], None] | None = None  # what there is time for while it starts
     clean_up: Callable[[Context], None] | None = None  # is called by `undo`: removes what it left outside of `keeps`
@@ -163,7 +168,9 @@ class Daemon:
         names = (self.program_name(context), *resolve(self.tools, context))
         programs = [context.program(name) for name in names]
         prints = context.machine.fingerprints(programs, self.reads(context))
-        return prints | {str(path): digest(text.encode()) for path, text in self.writes(context).items()}
+        prints |= {str(path): digest(text.encode()) for path, text in self.writes(context).items()}
+        own = self.environment(context)
+        return prints | ({"its environment": digest(repr(sorted(own.items())).encode())} if own else {})
 
     # Check
     def process(self, context: Context) -> Record | None:
@@ -253,13 +260,28 @@ class Daemon:
                 return
         progress.note(f"starting ({running.why})")
         self.stop(context)
-        self._spawn_and_wait(context, probe, progress)
+        with self._unless_not_needed(context, progress):
+            self._spawn_and_wait(context, probe, progress)
 
     def await_ready(self, context: Context, progress: Progress) -> None:
         """Wait until the daemon is ready. Raise DmucError when that fails; the daemon is then stopped."""
         context = self._there(context)
         if not self.disabled_because(context):
-            self._wait(context, self.ready, progress)
+            with self._unless_not_needed(context, progress):
+                self._wait(context, self.ready, progress)
+
+    @contextlib.contextmanager
+    def _unless_not_needed(self, context: Context, progress: Progress) -> Iterator[None]:
+        """Turn a failure into a note where the cluster can do without the daemon."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except DmucError as error:
+            why = self.do_without(context, error) if self.do_without else ""
+            if not why:
+                raise
+            progress.note(why)
 
     def stop(self, context: Context) -> None:
         """End the daemon's process, if any, and remove its pidfile. Raise DmucError when the process does not end."""
@@ -337,7 +359,7 @@ class Daemon:
             begin = out.tell()
         machine.path(log).chmod(0o600)
         inputs = self._inputs(context)
-        environment = {**context.environment(), **marks(self.record(context), command[0])}
+        environment = {**context.environment(), **self.environment(context), **marks(self.record(context), command[0])}
         spawned = machine.spawn(command, log=log, cwd=self.directory(context), environment=environment)
         machine.processes.save(self.record(context), spawned.pid, command, inputs, begin)
         context.run.spawned[spawned.pid] = spawned
@@ -429,7 +451,7 @@ class Daemon:
         else:
             seen = f"Not ready after {elapsed:.0f} s; it was stopped. Last answer: {result.why}"
         causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
-        shell = "" if context.settings.on_host else "scripts/doit shell -- "
+        shell = "" if context.settings.on_host or self.on_host else "scripts/doit shell -- "
         return DmucError(
             f"{self.name} did not start" if ended else f"{self.name} did not become ready",
             "\n".join(

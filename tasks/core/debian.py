@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from plumbum.machines.base import PopenWithAddons
 
 _SOURCES = Path("/etc/apt")
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+KEYS = "debian-archive-keyring"  # the package with this file
+# URLs in a file of apt's sources, in both of its formats (sources.list(5)).
+_URL = re.compile(r"(?m)^(?:URIs:|deb(?:-src)?[ \t]+(?:\[[^\]]*\][ \t]+)?)[ \t]*(\S+)")
 # dpkg runs maintainer scripts from here, so this is never mounted noexec, as /tmp or /run may be.
 _DPKG = Path("/var/lib/dpkg")
 
@@ -40,6 +44,10 @@ esac
 _OLD_LISTS = re.compile("Unable to locate package|has no installation candidate|maybe run apt-get update")
 # The lines of apt-get's output that are shown while it runs.
 _NEWS = re.compile("^(?:Get:|Unpacking |Setting up |Waiting ).*", re.MULTILINE)
+
+
+_WITHOUT = """Use what needs no package of Debian: programs of your own (bin_dir=DIRECTORY) or downloaded ones
+(obtain=download), and images from a registry (registry=URL)."""
 
 
 def available() -> bool:
@@ -89,17 +97,17 @@ def write_replacements(directory: Path) -> None:
         script.chmod(0o755)
 
 
-def fetch_debs(packages: Sequence[str], into: Path, progress: Progress) -> list[Path]:
+def fetch_debs(packages: Sequence[str], into: Path, progress: Progress, options: Sequence[str] = ()) -> list[Path]:
     """Download the .deb files of `packages` (candidate versions) into the directory `into`; return their paths.
 
-    Needs no root. The order is apt-get's. Files that exist already are kept. Raise DmucError when apt-get does not know
-    a package or cannot download it.
+    Needs no root. `options` are of apt-get, such as those of `archive`. The order is apt-get's. Files that exist
+    already are kept. Raise DmucError when apt-get does not know a package or cannot download it.
     """
     progress.note(f"downloading {' '.join(packages)}")
     into.mkdir(parents=True, exist_ok=True)
     # One line for each package: 'URI' FILE SIZE HASH
-    uris = _apt_get("download", "--print-uris", *packages, progress=progress)
-    _apt_get("download", *packages, progress=progress, directory=into)
+    uris = _apt_get("download", "--print-uris", *packages, options=options, progress=progress)
+    _apt_get("download", *packages, options=options, progress=progress, directory=into)
     return [into / name for name in re.findall(r"^'[^']*' (\S+) ", uris, re.MULTILINE)]
 
 
@@ -113,43 +121,60 @@ def extract(deb: Path, into: Path) -> None:
         raise DmucError(f"unpacking {deb} into {into}", getattr(error, "stderr", "").strip() or str(error)) from None
 
 
-def fetch_source(package: str, into: Path, progress: Progress) -> Path:
+@contextlib.contextmanager
+def archive(suite: str, scratch: Path, progress: Progress) -> Iterator[Sequence[str]]:
+    """Yield options with which apt-get sees the packages and sources of one release of Debian, whatever the host is.
+
+    `suite` is the release's name, such as bookworm. The host's own configuration, lists and packages stay as they are,
+    and only tell the mirror. The lists are below `scratch` while the body runs. Raise DmucError when apt-get fails.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=scratch) as directory:
+        private = Path(directory)
+        for name in ("sources", "lists", "cache"):
+            (private / name).mkdir()
+        (private / "status").touch()  # no package is installed
+        signed = f"[signed-by={_KEYRING}]"  # Debian's, and on other distributions that of the package of this name
+        entries = (f"{kind} {signed} {mirror()} {suite} main\n" for kind in ("deb", "deb-src"))
+        (private / "sources" / "debian.list").write_text("".join(entries), "utf-8")
+        options = (
+            "Dir::Etc::sourcelist=/dev/null",
+            f"Dir::Etc::sourceparts={private / 'sources'}",
+            f"Dir::State::lists={private / 'lists'}",
+            f"Dir::State::status={private / 'status'}",
+            f"Dir::Cache={private / 'cache'}",
+            "Acquire::Languages=none",
+        )
+        progress.note(f"reading the lists of Debian {suite}")
+        _apt_get("update", options=options, progress=progress)
+        yield options
+
+
+def mirror() -> str:
+    """Return the URL of the mirror of Debian that this host uses; of Debian's own where it uses none."""
+    texts = (
+        file.read_text("utf-8", "replace")
+        for file in (_SOURCES / "sources.list", *sorted(_SOURCES.glob("sources.list.d/*")))
+        if file.suffix in (".list", ".sources") and file.is_file()
+    )
+    urls = (url for text in texts for url in _URL.findall(text))
+    return next(
+        (url.rstrip("/") for url in urls if url.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian"
+    )
+
+
+def fetch_source(package: str, into: Path, progress: Progress, options: Sequence[str] = ()) -> Path:
     """Download the source package `package` and unpack it, patched, in the directory `into`; return its directory.
 
-    Needs dpkg-dev, but no root. The host's apt configuration and package lists stay as they are: apt-get gets separate
-    lists, for the same repositories. Raise DmucError when apt-get fails.
+    Needs dpkg-dev, but no root; `options` are those of `archive`. Raise DmucError when apt-get fails.
     """
     progress.note(f"downloading the source of {package}")
     into.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="apt-", dir=into) as directory:
-        private = Path(directory)
-        sources, lists = private / "sources", private / "lists"
-        sources.mkdir()
-        lists.mkdir()
-        for file in (_SOURCES / "sources.list", *_SOURCES.glob("sources.list.d/*")):
-            if file.suffix in (".list", ".sources") and file.exists():
-                text = as_source_entries(file.name, file.read_text("utf-8", "replace"))
-                (sources / file.name).write_text(text, "utf-8")
-        options = (
-            "Dir::Etc::sourcelist=/dev/null",
-            f"Dir::Etc::sourceparts={sources}",
-            f"Dir::State::lists={lists}",
-            f"Dir::Cache={private}",
-        )
-        _apt_get("update", options=options, progress=progress)
-        said = _apt_get("source", package, options=options, progress=progress, directory=into)
+    said = _apt_get("source", package, options=options, progress=progress, directory=into)
     tree = re.search(r"info: extracting \S+ in (\S+)", said)
     if not tree:
         raise DmucError(f"unpacking the source of {package} in {into}", _tail(said, 10), "Is dpkg-dev installed?")
     return into / tree[1]
-
-
-def as_source_entries(name: str, text: str) -> str:
-    """Return the `text` of the apt sources file `name` (sources.list(5)), with all entries for source packages."""
-    if name.endswith(".sources"):
-        return re.sub(r"(?im)^types:.*$", "Types: deb-src", text)
-    entries = re.findall(r"(?m)^[ \t]*deb(?:-src)?([ \t].*)$", text)
-    return "".join(f"deb-src{entry}\n" for entry in dict.fromkeys(entries))
 
 
 def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), directory: Path = Path("/")) -> str:
@@ -188,7 +213,7 @@ def _apt_get(*arguments: str, progress: Progress, options: Sequence[str] = (), d
 
 def _check_available(tried: str) -> None:
     if not available():
-        raise DmucError(tried, "There is no apt-get: this is not a Debian system.")
+        raise DmucError(tried, "There is no apt-get: this is not a Debian system.", _WITHOUT)
 
 
 def _end(process: PopenWithAddons[str]) -> None:

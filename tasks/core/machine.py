@@ -183,7 +183,7 @@ def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, e
     from plumbum import local
 
     # env(1) rather than Popen's cwd and env: it acts after the prefix, inside the machine's namespaces.
-    argv = [*prefix, "env", "-i", "-C", str(cwd), *(f"{k}={v}" for k, v in env.items()), *command]
+    argv = [*prefix, "env", "-i", "-C", str(cwd), "--", *(f"{k}={v}" for k, v in env.items()), *command]
     with log.open("ab") as out:
         # In a session of its own and with its own log: a child that kept doit's pipes open would keep doit waiting.
         # Not by plumbum's popen: when doit ends, each of its handles waits 0.2 s for a process that goes on.

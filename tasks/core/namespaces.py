@@ -200,7 +200,7 @@ class Namespaces(Local):
         if record is not None and not groups:
             record.stop(0)
         if is_root() and self._link_alias() == self._alias:
-            subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
+            subprocess.run(["ip", "link", "delete", "dev", self.name], check=False, capture_output=True)
         for group in groups:
             cgroups.remove(group)
         self._record.unlink(missing_ok=True)
@@ -281,16 +281,16 @@ class Namespaces(Local):
         host, own, bits = network[1], network[2], network.prefixlen
         _ip(
             (),
-            f"link add {self.name} type veth peer name eth0 netns {self._anchor()}",
-            f"link set {self.name} alias {self._alias}",
+            f"link add name {self.name} type veth peer name eth0 netns {self._anchor()}",
+            f"link set dev {self.name} alias {self._alias}",
             f"address add {host}/{bits} dev {self.name}",
-            f"link set {self.name} up",
+            f"link set dev {self.name} up",
         )
         _ip(
             ("nsenter", "-t", str(self._anchor()), "-n", "--"),
-            "link set lo up",
+            "link set dev lo up",
             f"address add {own}/{bits} dev eth0",
-            "link set eth0 up",
+            "link set dev eth0 up",
             # kube-apiserver and the kubelet read their own address from the default route, but the rules never use
             # this route: a packet to an address that is not on a link of the machine fails at once.
             f"route add default via {host}",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import caller
 from .errors import DmucError
 from .files import read_json, write_atomic
 
@@ -116,8 +117,15 @@ class Settings:
 
 
 _REMEMBERED = "settings.json"
+_TAKEN = {
+    "all": "the kernel has settings of all network links by this name",
+    "default": "the kernel has settings of new network links by this name",
+    "lo": "every machine has a network link called lo",
+    "localhost": "every machine has this name for itself",
+}
 RENAMED = {"front_door": "insecure_port"}  # old names of settings, which still work -> new names
 _PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
+_PATHS = {"cache", "bin_dir"}
 _CHOICES = {
     "obtain": ("auto", "download", "debian"),
     "service_account": ("keys", "no-mount", "disabled"),
@@ -190,13 +198,15 @@ def load(
     values: dict[str, object] = {}
     own_programs: dict[str, str] = {}
     deadlines: dict[str, float] = {}
-    layers: Sequence[tuple[str, Mapping[str, object]]] = (
-        ("what this cluster was created with", remembered or {}),
-        (str(path), _from_file(path)),
-        ("environment", {k[5:].lower(): v for k, v in environment.items() if k.startswith("DMUC_")}),
-        ("command line", arguments),
+    here = caller.directory(environment)
+    # Each with the directory in which its relative paths begin.
+    layers: Sequence[tuple[str, Mapping[str, object], Path]] = (
+        ("what this cluster was created with", remembered or {}, here),
+        (str(path), _from_file(path), path.parent),
+        ("environment", {k[5:].lower(): v for k, v in environment.items() if k.startswith("DMUC_")}, here),
+        ("command line", arguments, here),
     )
-    for source, layer in layers:
+    for source, layer, begin in layers:
         for given, value in layer.items():
             name = RENAMED.get(given, given)
             if name != given and layer is not remembered:
@@ -218,11 +228,14 @@ def load(
                     source, f"{name}={value}: this is a number, not a release", 'Put it in quotes: kubernetes = "1.20".'
                 )
             if name in by_setting:
-                own_programs[by_setting[name]] = str(value)
+                own_programs[by_setting[name]] = str(_path(source, name, str(value), begin))
             elif name in by_deadline:
                 deadlines[by_deadline[name]] = _number(source, name, value)
             else:
                 values[name] = _checked(source, name, value)
+                if name in _PATHS:
+                    path_named = _path(source, name, str(value), begin)
+                    values[name] = path_named if name == "cache" else str(path_named)
     settings = Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
     if settings.on_host and settings.uses_insecure_port:
         raise _bad(
@@ -239,14 +252,23 @@ def load(
     return settings
 
 
+def _path(source: str, name: str, text: str, begin: Path) -> Path:
+    """Return the absolute path of a file or directory that the user has named; a relative one begins at `begin`."""
+    try:
+        return begin.absolute() / Path(text).expanduser()
+    except RuntimeError as error:  # ~USER: there is no such user
+        raise _bad(source, f"{name}={text}: {error}") from None
+
+
 def _checked(source: str, name: str, value: object) -> object:
     text = str(value)
     if name == "deadline":
         return _number(source, name, value)
-    if name == "cache":
-        return Path(text).expanduser().absolute()
     if name == "machine" and not _NAME.match(text.removeprefix(f"{HOST}.")):
-        raise _bad(source, f"machine={text}: not a valid name", "Use up to 13 lower-case letters, digits and dashes.")
+        do = "Use up to 13 lower-case letters, digits and dashes, with a letter first and no dash last."
+        raise _bad(source, f"machine={text}: not a valid name", do)
+    if name == "machine" and text in _TAKEN:
+        raise _bad(source, f"machine={text}: {_TAKEN[text]}", "Choose another name.")
     if name == "link_range":
         return _range(source, name, text, 30)
     if name in {"service_range", "pod_range"}:

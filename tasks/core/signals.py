@@ -11,9 +11,12 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def raise_on_end() -> None:
-    """Make each of ENDS raise KeyboardInterrupt in the main thread; keep ignoring what the caller ignores (nohup)."""
+    """Make each of ENDS raise KeyboardInterrupt in the main thread; keep ignoring what the caller ignores (nohup).
+
+    An ignored signal has a handler of its own by then (caller.py).
+    """
     for number in ENDS:
-        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+        if number == signal.SIGINT or signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
 
 

@@ -26,17 +26,15 @@ DIRECTORY = f"{VERSION}-debian"  # in the cache
 DIRECTORY_OF_KUBECTL = f"{DIRECTORY}-client"
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")
 
-# The build's tools, and the Debian packages they are in.
-_TOOLS = {
-    "dpkg-source": "dpkg-dev",
-    "go": "golang-go",
-    "jq": "jq",
-    "make": "make",
-    "rsync": "rsync",
-}
-PACKAGES = tuple(_TOOLS.values())
+# Debian 12, whatever the host is: later releases have only kubectl in this source package.
+_SUITE = "bookworm"
+# Its compiler, which is not installed: a later one does not know this old code, and an older one neither.
+_GO = ("golang-1.19-go", "golang-1.19-src")
+# The build's other tools, and the packages that they are in.
+_TOOLS = {"dpkg-source": "dpkg-dev", "jq": "jq", "make": "make", "rsync": "rsync"}
+PACKAGES = (*_TOOLS.values(), debian.KEYS)
 
-_PATH = "/usr/bin:/bin"  # Debian's tools, whatever else the user's PATH has first
+_PATH = "/usr/bin:/bin"  # the system's tools, whatever else the user's PATH has first
 _DISK = 3_300_000_000  # bytes; 3.04 GB were measured: source 0.4, Go's cache and temporary files 2.3, programs 0.3
 # Where a version is set (hack/lib/version.sh); `--version` says the first, the API server's /version the second.
 _VERSION_PACKAGES = ("component-base/version", "client-go/pkg/version")
@@ -76,8 +74,9 @@ def fetch_kubectl(cache: Path, progress: Progress) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=place.parent) as directory:
             scratch = Path(directory)
-            for deb in debian.fetch_debs(["kubernetes-client"], scratch, progress):
-                debian.extract(deb, scratch)
+            with debian.archive(_SUITE, scratch, progress) as options:
+                for deb in debian.fetch_debs(["kubernetes-client"], scratch, progress, options):
+                    debian.extract(deb, scratch)
             _check_version(scratch / "usr/bin/kubectl")
             (scratch / "usr/bin/kubectl").rename(place)
     except OSError as error:
@@ -104,7 +103,9 @@ def _build(result: Path, log: Path, progress: Progress) -> None:
 
 def _source(scratch: Path, progress: Progress) -> Path:
     """Return the directory of the patched source, inside of a GOPATH: Go's module mode refuses the old go.mod."""
-    unpacked = debian.fetch_source("kubernetes", scratch, progress)
+    with debian.archive(_SUITE, scratch, progress) as options:
+        unpacked = debian.fetch_source("kubernetes", scratch, progress, options)
+        debs = debian.fetch_debs([_REFLECT2, *_GO], scratch, progress, options)
     if VERSION.lstrip("v") not in unpacked.name:
         raise DmucError(
             f"fetching the source of Kubernetes {VERSION}",
@@ -116,16 +117,19 @@ def _source(scratch: Path, progress: Progress) -> Path:
     unpacked.rename(tree)
     # The vendored reflect2 1.0.1 panics (reflect.mapiternext) when compiled by Go 1.18 or later; Debian's is 1.0.2.
     name = "github.com/modern-go/reflect2"
-    for deb in debian.fetch_debs([_REFLECT2], scratch, progress):
-        debian.extract(deb, scratch / "reflect2")
+    progress.note("unpacking the compiler")
+    for deb in debs:
+        debian.extract(deb, scratch / "debs")
     shutil.rmtree(tree / "vendor" / name)
-    (scratch / "reflect2/usr/share/gocode/src" / name).rename(tree / "vendor" / name)
+    (scratch / "debs/usr/share/gocode/src" / name).rename(tree / "vendor" / name)
     return tree
 
 
 def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
+    go = scratch / "debs/usr/lib/go-1.19"
     environment = {
-        "PATH": _PATH,
+        "PATH": f"{go / 'bin'}:{_PATH}",
+        "GOROOT": str(go),
         "HOME": str(scratch),
         "TMPDIR": str(scratch / "tmp"),
         "GOPATH": str(scratch / "go"),

@@ -245,54 +245,49 @@ def test_a_broken_deb_is_said(tmp_path: Path) -> None:
         debian.extract(deb, tmp_path / "out")
 
 
-def test_deb822_sources_ask_for_source_packages() -> None:
-    text = """\
-Types: deb
-# http://snapshot.debian.org/archive/debian/20250520T000000Z
-URIs: http://deb.debian.org/debian
-Suites: bookworm bookworm-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-types: deb deb-src
-URIs: http://deb.debian.org/debian-security
-"""
-    expected = text.replace("Types: deb\n", "Types: deb-src\n").replace("types: deb deb-src", "Types: deb-src")
-    assert debian.as_source_entries("debian.sources", text) == expected
-
-
-def test_one_line_sources_ask_for_source_packages() -> None:
-    text = """\
-# deb cdrom:[Debian]/ bookworm main
-deb [signed-by=/usr/share/keyrings/k.gpg] http://deb.debian.org/debian bookworm main contrib
-deb-src [signed-by=/usr/share/keyrings/k.gpg] http://deb.debian.org/debian bookworm main contrib
-deb\thttp://deb.debian.org/debian-security bookworm-security main
-"""
-    assert debian.as_source_entries("sources.list", text) == (
-        "deb-src [signed-by=/usr/share/keyrings/k.gpg] http://deb.debian.org/debian bookworm main contrib\n"
-        "deb-src\thttp://deb.debian.org/debian-security bookworm-security main\n"
-    )
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("debian.sources", "Types: deb\nURIs: http://mirror/debian\nSuites: trixie\n", "http://mirror/debian"),
+        (
+            "x.list",
+            "deb-src [arch=amd64 signed-by=/k.gpg] https://m.example/debian/ sid main\n",
+            "https://m.example/debian",
+        ),
+        ("x.list", "deb\thttp://mirror/debian-security trixie-security main\n", "http://deb.debian.org/debian"),
+        ("ubuntu.sources", "Types: deb\nURIs: http://archive.ubuntu.com/ubuntu\n", "http://deb.debian.org/debian"),
+        ("old.list.disabled", "deb http://old/debian x main\n", "http://deb.debian.org/debian"),
+        ("x.list", "# deb http://old/debian x main\n", "http://deb.debian.org/debian"),
+    ],
+)
+def test_the_mirror_is_the_hosts_or_debians(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, found: str
+) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / name).write_text(text)
+    monkeypatch.setattr(debian, "_SOURCES", tmp_path)
+    assert debian.mirror() == found
 
 
-def test_fetch_source_leaves_the_hosts_configuration_alone(
+def test_an_archive_leaves_the_hosts_configuration_alone(
     apt_get: AptGet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = tmp_path / "etc-apt"
     (host / "sources.list.d").mkdir(parents=True)
-    (host / "sources.list.d/debian.sources").write_text("Types: deb\nURIs: http://mirror/debian\n")
-    (host / "sources.list.d/old.list.disabled").write_text("deb http://old/ x main\n")
+    (host / "sources.list.d/debian.sources").write_text("Types: deb\nURIs: http://mirror/debian\nSuites: trixie\n")
     monkeypatch.setattr(debian, "_SOURCES", host)
     apt_get(
         "for word; do case $word in Dir::Etc::sourceparts=*) parts=${word#*=} ;; esac; done\n"
-        f'case "$*" in *" update") grep -r . $parts > {tmp_path}/asked ;;\n'
+        f'case "$*" in *" update") cat $parts/* > {tmp_path}/asked ;;\n'
         '*) mkdir hello-2.10; echo "dpkg-source: info: extracting hello in hello-2.10" ;; esac'
     )
     into = tmp_path / "src"
-    assert debian.fetch_source("hello", into, Silent()) == into / "hello-2.10"
+    with debian.archive("bookworm", into, Silent()) as options:
+        assert debian.fetch_source("hello", into, Silent(), options) == into / "hello-2.10"
     assert list(into.iterdir()) == [into / "hello-2.10"]
-    asked = (tmp_path / "asked").read_text()
-    assert "debian.sources:Types: deb-src\n" in asked
-    assert "old" not in asked
+    deb, source = (tmp_path / "asked").read_text().splitlines()
+    assert deb.startswith("deb [") and source.startswith("deb-src [")
+    assert deb.endswith("] http://mirror/debian bookworm main")
 
 
 def test_an_unknown_source_package_is_said(apt_get: AptGet, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
 import os
 import select
@@ -68,18 +69,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(build_kubernetes, "_PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(build_kubernetes, "_DISK", 0)
 
-    def fetch_source(package: str, into: Path, progress: object) -> Path:
+    def fetch_source(package: str, into: Path, progress: object, options: object) -> Path:
         tree = into / "kubernetes-1.20.5+really1.20.2"
         (tree / "vendor/github.com/modern-go/reflect2").mkdir(parents=True)
         return tree
 
     def extract(deb: Path, into: Path) -> None:
         directory = into / "usr/share/gocode/src/github.com/modern-go/reflect2"
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / "new.go").touch()
 
     monkeypatch.setattr(debian, "fetch_source", fetch_source)
-    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, progress: [into / "reflect2.deb"])
+    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, *_: [into / f"{name}.deb" for name in packages])
+    monkeypatch.setattr(debian, "archive", lambda *_: contextlib.nullcontext(()))
     monkeypatch.setattr(debian, "extract", extract)
     return tmp_path / "cache"
 
@@ -115,12 +117,12 @@ def test_nothing_of_the_users_environment_gets_in(cache: Path, monkeypatch: pyte
 
 def test_missing_tools_are_named_with_their_packages(tmp_path: Path, cache: Path) -> None:
     build_kubernetes._PATH = str(tmp_path / "bin")  # the fixture puts it back
-    (tmp_path / "bin/go").unlink()
+    (tmp_path / "bin/make").unlink()
     (tmp_path / "bin/jq").unlink()
     with pytest.raises(DmucError) as error:
         build_kubernetes.build(cache, Silent())
-    assert error.value.seen.endswith(": go, jq")
-    assert error.value.do == "Install them: sudo apt-get install --no-install-recommends golang-go jq"
+    assert error.value.seen.endswith(": jq, make")
+    assert error.value.do == "Install them: sudo apt-get install --no-install-recommends jq make"
     assert not cache.exists()
 
 
@@ -158,7 +160,7 @@ def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -
 
 
 def test_another_debian_has_another_source(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian, "fetch_source", lambda package, into, progress: into / "kubernetes-1.33.4")
+    monkeypatch.setattr(debian, "fetch_source", lambda package, into, *_: into / "kubernetes-1.33.4")
     with pytest.raises(DmucError, match=r"apt has another version: kubernetes-1\.33\.4\.\nDebian 12"):
         build_kubernetes.build(cache, Silent())
     assert left(cache) == []
@@ -223,7 +225,8 @@ def package(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     def extract(deb: Path, into: Path) -> None:
         a_program(into / "usr/bin/kubectl", script)
 
-    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, progress: [into / f"{packages[0]}.deb"])
+    monkeypatch.setattr(debian, "fetch_debs", lambda packages, into, *_: [into / f"{packages[0]}.deb"])
+    monkeypatch.setattr(debian, "archive", lambda *_: contextlib.nullcontext(()))
     monkeypatch.setattr(debian, "extract", extract)
 
 

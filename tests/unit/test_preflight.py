@@ -120,7 +120,7 @@ def test_what_will_be_obtained(on: Callable[..., dict[str, Check]]) -> None:
 def test_tools(on: Callable[..., dict[str, Check]]) -> None:
     assert on(missing=("conntrack",))["tools"].state is Verdict.ADAPTED
     row = on(missing=("conntrack",), root=False)["tools"]
-    assert row.state is Verdict.IMPOSSIBLE and row.do.endswith("conntrack")
+    assert row.state is Verdict.IMPOSSIBLE and "conntrack" in row.do
 
 
 def test_a_version_skew_is_said_and_not_forbidden(on: Callable[..., dict[str, Check]]) -> None:
