@@ -58,7 +58,7 @@ def load(
     made_with = settings.remembered(state)
     chosen = read(remembered=made_with) if made_with else chosen
     run = Run()
-    node = Node(_node_name(chosen), _machine(chosen, state, run), chosen.address, chosen.pod_range, state)
+    node = Node(_node_name(chosen), _machine(chosen, state, root, run), chosen.address, chosen.pod_range, state)
     context = Context(chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts())
     _refuse_path(state)
     if "kubelet" not in chosen.programs:  # the user's own kubelet may be of another release, and is checked later
@@ -73,11 +73,15 @@ def _node_name(settings: Settings) -> str:
     return socket.gethostname().lower() if settings.on_host else settings.machine
 
 
-def _machine(settings: Settings, state: Path, run: Run) -> Machine:
+def _machine(settings: Settings, state: Path, root: Path, run: Run) -> Machine:
     if settings.on_host:
         return Host(settings.machine, disposable=settings.shares_host, stop=run.stop)
     ranges = (settings.link_range, settings.service_range, settings.pod_range)
-    return Namespaces(settings.machine, state, *ranges, DISK, KERNEL, MODULES, stop=run.stop)
+    handed_in = [root, settings.cache, *map(Path, filter(None, (settings.bin_dir, *settings.programs.values())))]
+    shared = map(Path, filter(None, settings.share.split(os.pathsep)))
+    return Namespaces(
+        settings.machine, state, *ranges, DISK, KERNEL, MODULES, handed_in=[*handed_in, *shared], stop=run.stop
+    )
 
 
 def _home_of_states(root: Path, environment: Mapping[str, str]) -> Path:

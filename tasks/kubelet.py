@@ -129,6 +129,9 @@ def _node_is_ready(context: Context) -> Result:
     begun = record.since if record else 0.0
 
     def judge(node: Any) -> Result:
+        told, ours = node["status"].get("nodeInfo", {}).get("kubeletVersion"), context.version_of("kubelet")
+        if told and ours and told != ours:  # times are in seconds, and the last kubelet may have ended in this one
+            return Result(False, f"node {context.node.name}: its status is of kubelet {told}")
         for condition in node["status"].get("conditions", []):
             if condition["type"] == "Ready":
                 seen = datetime.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -131,6 +131,10 @@ class Context:
         version = self._found(program).get("version")
         return of(version) if version else self.release
 
+    def version_of(self, program: str) -> str:
+        """Return the version that the program prints; empty when that is not known."""
+        return str(self._found(program).get("version", ""))
+
     def knows(self, program: str, flag: str) -> bool | None:
         """Return whether the program's --help lists this flag ("--config"); None when --help was not run."""
         flags = self._found(program).get("flags")

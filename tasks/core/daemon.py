@@ -359,6 +359,8 @@ class Daemon:
             begin = out.tell()
         machine.path(log).chmod(0o600)
         inputs = self._inputs(context)
+        names = (self.program_name(context), *resolve(self.tools, context))
+        machine.show(path for path in map(context.program, names) if path.is_absolute())
         environment = {**context.environment(), **self.environment(context), **marks(self.record(context), command[0])}
         spawned = machine.spawn(command, log=log, cwd=self.directory(context), environment=environment)
         machine.processes.save(self.record(context), spawned.pid, command, inputs, begin)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -101,6 +101,9 @@ class Machine(Protocol):
 
     def power_off(self) -> None:
         """Kill every process in the machine and undo the power-on. Can be repeated."""
+
+    def show(self, paths: Iterable[Path]) -> None:
+        """Have these files and directories of the host in the machine, at the same path. Raise DmucError on failure."""
 
     def command(self, *words: str) -> BaseCommand:
         """Return the command, bound to the machine but not run yet. Raise DmucError when the machine is off."""
@@ -221,6 +224,9 @@ class Local:
     def processes(self) -> Processes:
         """The processes of the machine's daemons; see Machine."""
         return LocalProcesses()
+
+    def show(self, paths: Iterable[Path]) -> None:
+        """Do nothing: the files are the machine's, too; see Machine."""
 
     def on_host(self, inside: str | Path) -> str:
         """Return where the host has the machine's file. Raise OSError when the machine is off."""

@@ -1,9 +1,10 @@
-"""A machine of its own, in six Linux namespaces on the host's root file system.
+"""A machine of its own, in six Linux namespaces.
 
 One anchor process, pid 1 of the machine, holds the namespaces: mount, UTS, network, IPC, PID and cgroup
 (namespaces(7)). All other processes enter them with nsenter(1). Killing the anchor ends every process in the machine at
 once (see pid_namespaces(7)) and removes its mounts, links, routes and iptables rules; only the cgroup directories and
-the host's end of the link must be removed explicitly.
+the host's end of the link must be removed explicitly. It has a root file system of its own (mounts.py), in which the
+checkout, the cache and what the user shares are as they are on the host (hand_in.py).
 
     down --power_on--> cgroups, anchor, link, addresses --> up
      ^                                                       |
@@ -21,13 +22,14 @@ import shlex
 import socket
 import struct
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import cgroups
+from . import cgroups, mounts
 from .errors import DmucError
 from .machine import Local, Spawned, connected, is_root, spawn
 from .process import Record
@@ -37,6 +39,8 @@ from .result import Result
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: tells which checkout owns it
 _ROUTES = Path("/proc/net/route")
+# What the script says about a directory that cannot be as planned -> in words.
+_LOST = {"lost": "keeps changes only until the machine is off", "read-only": "is the host's, read-only"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Namespaces(Local):
     disk: Mapping[str, str]
     kernel: Sequence[str] = ()
     modules: Sequence[str] = ()
+    handed_in: Sequence[Path] = ()  # files and directories that are in the machine as they are on the host
     disposable: bool = True
     stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
@@ -91,7 +96,13 @@ class Namespaces(Local):
         missing = set(self._host_routes()) - set(_routes_of(self.name))
         if missing:
             return Result(False, f"the host has no route through the link {self.name} to {', '.join(sorted(missing))}")
+        if unseen := self._unseen(self.handed_in):
+            return Result(False, f"{self.name} does not show {', '.join(map(str, unseen))} of the host yet")
         return Result(True, "on")
+
+    def _unseen(self, paths: Iterable[Path]) -> list[Path]:
+        """Return which of these files and directories of the host are not there in the machine, at the same path."""
+        return [path for path in _with_targets(paths) if not _is_same(path, self.on_host(path))]
 
     def _wanted(self) -> list[str]:
         return [
@@ -114,6 +125,22 @@ class Namespaces(Local):
         anchor = self._anchor()
         joining = cgroups.joining(h.procs(self.name) for h in cgroups.mounted())
         return (*joining, "nsenter", "-t", str(anchor), "-m", "-u", "-n", "-i", "-p", "-C", "--")
+
+    def show(self, paths: Iterable[Path]) -> None:
+        """Have these files and directories of the host in the machine, at the same path; see Machine."""
+        unseen = self._unseen(paths)
+        if not unseen:
+            return
+        program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("hand_in.py"))]
+        done = subprocess.run(
+            [*program, str(self._anchor()), *map(str, unseen)], capture_output=True, encoding="utf-8", check=False
+        )
+        if done.returncode:
+            raise DmucError(
+                f"showing files of the host on {self.name}: {', '.join(map(str, unseen))}",
+                done.stderr.strip(),
+                "Choose another place for this file or directory.",
+            )
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon in the namespaces and cgroups of the machine; see Machine."""
@@ -153,6 +180,9 @@ class Namespaces(Local):
                 "A machine of its own needs namespaces, links and mounts, and these need root.",
                 "Run dmuc as root; or use machine=host, where components that need no root can run.",
             )
+        if self._is_on():
+            self.show(self.handed_in)
+            return
         foreign = self._foreign()
         if foreign:
             raise DmucError(
@@ -174,9 +204,11 @@ class Namespaces(Local):
             progress.note("its cgroups")
             cgroups.make(self.name)
             progress.note("its namespaces and mounts")
-            self._start_anchor()
+            lost = self._start_anchor()
             progress.note("its link to the host")
             self._make_link()
+            self.show(self.handed_in)
+            progress.note("; ".join(lost) or "its link to the host")
         except (DmucError, OSError) as error:
             self.power_off()
             if isinstance(error, DmucError):
@@ -239,11 +271,21 @@ class Namespaces(Local):
                         f"Choose another range with {setting}=…",
                     )
 
-    def _start_anchor(self) -> None:
+    def _is_on(self) -> bool:
+        """Return whether the machine is up, except that it may not show everything of the host that it must."""
+        record = Record.load(self._record)
+        if record is None or not record.alive() or record.command != self._wanted():
+            return False
+        return not {*self._host_routes()} - {*_routes_of(self.name)}
+
+    def _start_anchor(self) -> list[str]:
+        """Start the first process; return what is not as it should be, in words. Raise DmucError when it ends."""
+        what = mounts.plan(self.state, self.handed_in, mounts.mounted())
+        mounts.make(self.state, what)
         unshare = ("unshare", "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--fork")
-        script = setup_script(self, cgroups.mounted())
+        script = setup_script(self, cgroups.mounted(), what)
         script_file = self.state / "run" / "machine.sh"
-        script_file.write_text(script + "\n", "utf-8")
+        script_file.write_text(script + "\n", "utf-8", errors="surrogateescape")
         self._log.touch(mode=0o600)
         with self._log.open("ab") as log:
             launcher = subprocess.Popen(
@@ -265,10 +307,14 @@ class Namespaces(Local):
         if pid:
             Record.of(pid, self._wanted(), {}).save(self._record)
         assert launcher.stdout is not None
-        with launcher.stdout as ready:  # the script says "up", or ends and closes its output
-            if ready.readline().strip() == b"up":
-                cgroups.make_leaves(self.name)
-                return
+        lost: list[str] = []
+        with launcher.stdout as said:  # the script says "up", or ends and closes its output
+            for line in said:
+                what_so, _, directory = line.decode(errors="replace").strip().partition(" ")
+                if what_so == "up":
+                    cgroups.make_leaves(self.name)
+                    return lost
+                lost.append(f"{directory} {_LOST[what_so]}")
         raise DmucError(
             f"powering on {self.name}",
             f"its first process ended with exit code {launcher.wait()}; the last lines of {self._log}:\n"
@@ -302,38 +348,57 @@ class Namespaces(Local):
         _ip((), *(f"route add {ranges} via {own} dev {self.name}" for ranges in (self.services, self.pods)))
 
 
-def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> str:
+def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy], what: mounts.Plan) -> str:
     """Return the shell script of the machine's first process: it makes the mounts and names, and then only waits."""
     q = shlex.quote
     name, state = machine.name, machine.state
     own = ipaddress.ip_network(machine.link)[2]
+    new = "/sys/new"
     lines = [
-        "# Its own view of processes, devices and cgroups.",
-        "mount -t proc proc /proc",
-        "mount -t sysfs sysfs /sys",
-        "mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup",
+        "# Its own root file system: overlays on the host's directories, with its own layers.",
+        *mounts.script(state, what),
+    ]
+    lines += ["# Its own view of processes, devices and cgroups.", f"mount -t proc proc {new}/proc"]
+    in_proc = [str(file) for file in what.files if file.is_relative_to("/proc")]
+    # The host has other files in the place of these, as lxcfs does.
+    lines += [f"mount --bind {q(file)} {q(new + file)}" for file in in_proc]
+    lines += [
+        f"mount -t sysfs sysfs {new}/sys",
+        f"mount -t tmpfs -o mode=755 tmpfs {new}/sys/fs/cgroup",
     ]
     for group in groups:
-        point = q(str(group.mount_point))
+        point = q(new + str(group.mount_point))
         kind = "cgroup2" if group.is_v2 else f"cgroup -o {group.options}"
         if group.mount_point != Path("/sys/fs/cgroup"):
             lines.append(f"mkdir {point}")
         lines.append(f"mount -t {kind} cgroup {point}")
+    if len(what.files) > len(in_proc):  # a container whose devices are mounted one by one
+        lines.append(f"mount --rbind /dev {new}/dev")
+    else:
+        lines += [
+            "mkdir -p /sys/lost/dev/upper /sys/lost/dev/work; cd /dev",
+            "mount --no-canonicalize -t overlay -o lowerdir=.,upperdir=/sys/lost/dev/upper,workdir=/sys/lost/dev/work "
+            f"overlay {new}/dev || mount --bind /dev {new}/dev",
+            f"mount --rbind /dev/pts {new}/dev/pts  # with the terminal of `doit shell`",
+            f"mkdir -p {new}/dev/shm {new}/dev/mqueue",
+        ]
     lines += [
-        "# Its own /run; and overlays on the host's /etc, /var and /usr/libexec, so that changes stay in the machine.",
-        f"cd {q(str(state))}",
-        "mount -t tmpfs -o mode=755 tmpfs /run",
-        "for d in /etc /var /usr/libexec; do",
-        '  [ -d "$d" ] || continue',
-        '  up="/run/dmuc$d/up" work="/run/dmuc$d/work"; mkdir -p "$up" "$work"',
-        '  mount -t overlay -o "lowerdir=$d,upperdir=$up,workdir=$work" overlay "$d"',
-        "done",
-        "mkdir -p /run/lock /var/log /var/lib",
-        f"mount --no-canonicalize --bind . {q(str(state))}  # it may be below /var",
-        "# Directories that outlive the machine.",
+        f"mount -t tmpfs -o mode=1777 tmpfs {new}/dev/shm",
+        f"mount -t mqueue mqueue {new}/dev/mqueue || :  # a kernel may have none",
+        f"mount -t tmpfs -o mode=755 tmpfs {new}/run",
+        f"mkdir -p {new}/run/lock {new}/var/log {new}/var/lib",
+        "# Directories with a file system of the host's, because an engine's own overlays cannot be on an overlay.",
     ]
     for inside, directory in machine.disk.items():
-        lines += [f"mkdir -p {inside}", f"mount --bind {q(str(state / directory))} {inside}"]
+        lines += [f"mkdir -p {new}{inside}", f"mount --bind {q(str(state / directory))} {new}{inside}"]
+    lines += [
+        "# From here on all this is /, and the host's file systems are gone.",
+        f"cd {new}",
+        "pivot_root . .",
+        "umount -l .",
+        "cd /",
+        "mount --make-rshared /  # as on a machine with systemd: for volumes with mount propagation",
+    ]
     if machine.kernel:
         lines += [
             "# Settings of the host's kernel: writes to these go to a file instead.",
@@ -359,6 +424,22 @@ def setup_script(machine: Namespaces, groups: Sequence[cgroups.Hierarchy]) -> st
         "while :; do sleep 3600; done",
     ]
     return "\n".join(lines)
+
+
+def _with_targets(paths: Iterable[Path]) -> list[Path]:
+    """Return these paths, each also as it is without links."""
+    return [*dict.fromkeys(one for path in paths for one in (path.resolve(), path) if path.exists())]
+
+
+def _is_same(path: Path, other: str) -> bool:
+    """Return whether both are the same directory, or files of the same size and time of change."""
+    try:
+        one, two = path.stat(), os.stat(other)  # noqa: PTH116
+    except OSError:
+        return False
+    if path.is_dir():
+        return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+    return (one.st_size, one.st_mtime_ns) == (two.st_size, two.st_mtime_ns)
 
 
 # Calls to the kernel

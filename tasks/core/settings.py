@@ -59,6 +59,9 @@ class Settings:
     )
     service_range: str = _setting("10.96.0.0/16", "range of the ClusterIPs")
     pod_range: str = _setting("10.244.0.0/24", "range of the Pods' addresses")
+    share: str = _setting(
+        "", "directories of the host that the machine shares, separated by colons; all others are the machine's own"
+    )
     engine: str = _setting(
         "auto", 'container engine: "docker" (up to 1.23), "containerd", or "auto": the release\'s default'
     )
@@ -125,7 +128,7 @@ _TAKEN = {
 }
 RENAMED = {"front_door": "insecure_port"}  # old names of settings, which still work -> new names
 _PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
-_PATHS = {"cache", "bin_dir"}
+_PATHS = {"bin_dir", "share"}
 _CHOICES = {
     "obtain": ("auto", "download", "debian"),
     "service_account": ("keys", "no-mount", "disabled"),
@@ -232,10 +235,7 @@ def load(
             elif name in by_deadline:
                 deadlines[by_deadline[name]] = _number(source, name, value)
             else:
-                values[name] = _checked(source, name, value)
-                if name in _PATHS:
-                    path_named = _path(source, name, str(value), begin)
-                    values[name] = path_named if name == "cache" else str(path_named)
+                values[name] = _value(source, name, value, begin)
     settings = Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
     if settings.on_host and settings.uses_insecure_port:
         raise _bad(
@@ -250,6 +250,16 @@ def load(
             "Leave out one of them.",
         )
     return settings
+
+
+def _value(source: str, name: str, value: object, begin: Path) -> object:
+    """Return the value of a setting; relative paths in it begin at `begin`. Raise DmucError when it is wrong."""
+    if name == "cache":
+        return _path(source, name, str(value), begin)
+    if name in _PATHS:
+        places = str(value).split(os.pathsep) if name == "share" else [str(value)]
+        return os.pathsep.join(str(_path(source, name, place, begin)) for place in places if place)
+    return _checked(source, name, value)
 
 
 def _path(source: str, name: str, text: str, begin: Path) -> Path:

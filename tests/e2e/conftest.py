@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +34,27 @@ if os.geteuid() != 0:
 
 
 def doit(
-    *arguments: str, status: int | None = 0, timeout: float = 300, checkout: Path = ROOT
+    *arguments: str,
+    status: int | None = 0,
+    timeout: float = 300,
+    checkout: Path = ROOT,
+    script: Path | None = None,
+    prefix: Sequence[str | Path] = (),
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run scripts/doit as a user would; whatever happens, no traceback is shown."""
+    """Run scripts/doit as a user would; whatever happens, no traceback is shown.
+
+    `script` is the path by which it is called, `prefix` a command that runs it, `environment` all of it.
+    """
     done = subprocess.run(
-        [checkout / "scripts" / "doit", *arguments],
-        env=ENVIRONMENT,
+        [*prefix, script or checkout / "scripts" / "doit", *arguments],
+        env=ENVIRONMENT if environment is None else environment,
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=timeout,
         check=False,
     )
@@ -120,6 +132,11 @@ def a_user(checkout: Path, uid: int) -> User:
 def user(tmp_path: Path) -> User:
     """The ordinary user of these tests: `nobody`, from /etc/passwd."""
     return a_user(tmp_path / "checkout", 65534)
+
+
+def shell(*command: str) -> str:
+    """Run a command in the machine; return its output."""
+    return str(doit("shell", "--", *command).stdout)
 
 
 def kubectl(*arguments: str) -> str:

@@ -198,7 +198,7 @@ def test_a_killed_daemon_is_healed_and_the_deployment_is_intact(cluster: None, n
     assert name in executed(done)
     # Others may have waited for it to be whole again (a node without its engine is not Ready), but none was restarted,
     # and nothing was created again.
-    assert executed(done) <= {*DAEMONS, "schedulable", "service_reachable"}, done.stdout
+    assert executed(done) <= {*DAEMONS, "roles", "schedulable", "service_reachable"}, done.stdout
     assert web_uid() == uid
     assert others == {other: pid_of(other) for other in others}
 

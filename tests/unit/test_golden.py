@@ -32,6 +32,7 @@ from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
+from tasks.core.mounts import Plan
 from tasks.core.namespaces import Namespaces, setup_script
 from tasks.image_files.recipes import registry_root
 from tasks.programs import catalog
@@ -155,13 +156,16 @@ def variants(dodo: SimpleNamespace, context: Context, directory: Path, minor: st
             yield Variant(f"with {choice}", None, refused=error.seen)
 
 
+WHAT = Plan(plain=[Path("/")], overlays=[Path("/etc"), Path("/usr"), Path("/var")])
+
+
 def sections(directory: Path, minor: str, machine: str) -> Iterator[tuple[str, str]]:
     """All there is to tell, with the placeholders' real paths."""
     dodo, context = a_cluster(directory, minor, machine)
     if minor in WHOLE:
         if isinstance(context.machine, Namespaces):
-            yield "machine.sh, on a host with cgroup v1", setup_script(context.machine, V1) + "\n"
-            yield "machine.sh, on a host with cgroup v2", setup_script(context.machine, V2) + "\n"
+            yield "machine.sh, on a host with cgroup v1", setup_script(context.machine, V1, WHAT) + "\n"
+            yield "machine.sh, on a host with cgroup v2", setup_script(context.machine, V2, WHAT) + "\n"
         yield str(administrators(context)), kubeconfig.text(context)
     usual: dict[str, str] = {}
     for variant in variants(dodo, context, directory, minor):

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ import pytest
 from tasks.core import cgroups, namespaces
 from tasks.core.cgroups import Hierarchy
 from tasks.core.errors import DmucError
+from tasks.core.mounts import Plan
 from tasks.core.namespaces import Namespaces, setup_script
 from tasks.core.process import Record
 from tasks.core.progress import Silent
 
+WHAT = Plan(overlays=[Path("/etc"), Path("/a b/it's, $HOME")], read_only=[Path("/big")], files=[Path("/proc/cpuinfo")])
 NAME = "unit-test-dmx"  # no link and no cgroup of the host has this name
 
 
@@ -316,25 +319,30 @@ def test_a_link_of_the_host_that_has_its_name_is_refused_and_left_alone(
 @pytest.mark.parametrize("state", ["/work/var/dmuc1", "/home/a user/it's $HOME/var/dmuc1"])
 def test_the_script_is_one_that_the_shell_can_read(machine: Namespaces, state: str) -> None:
     groups = [Hierarchy(Path("/sys/fs/cgroup/memory"), "memory"), Hierarchy(Path("/sys/fs/cgroup/unified"), "")]
-    script = setup_script(replace(machine, state=Path(state)), groups)
+    script = setup_script(replace(machine, state=Path(state)), groups, WHAT)
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
 
 
-def test_the_script_copes_with_any_state_path(machine: Namespaces, tmp_path: Path) -> None:
-    state = tmp_path / "a user's $HOME; `x`"
-    (state / "x").mkdir(parents=True)
-    mounts = tmp_path / "mounts"
-    lines = setup_script(replace(machine, state=state), []).split("\n")
-    wanted = [line for line in lines if line.startswith(("cd ", "mount --no-canonicalize --bind", "mount --bind"))]
-    script = f"mount() {{ printf '%s|' \"$@\" >> {mounts}; echo >> {mounts}; }}\n" + "\n".join(wanted)
+def test_the_script_copes_with_any_path(machine: Namespaces, tmp_path: Path) -> None:
+    state = tmp_path / "a user's $HOME; `x`, y"
+    said = tmp_path / "mounts"
+    odd = tmp_path / "it's, $HOME"
+    for directory in (state, odd):
+        directory.mkdir()
+    lines = setup_script(replace(machine, state=state), [], replace(WHAT, overlays=[odd])).split("\n")
+    end = lines.index("# Its own view of processes, devices and cgroups.")
+    words = "printf '%s|' \"$@\" >> " + str(said) + "; echo >> " + str(said)
+    script = f"mount() {{ {words}; }}; mkdir() {{ :; }}\n" + "\n".join(lines[:end])
     subprocess.run(["sh", "-eu", "-c", script], check=True)
-    assert mounts.read_text().splitlines() == [
-        f"--no-canonicalize|--bind|.|{state}|",
-        f"--bind|{state}/x|/var/lib/x|",
-    ]
+    done = said.read_text().splitlines()
+    assert done[1] == "--no-canonicalize|--bind|root/top|/sys/new|"
+    assert done[3].endswith(f"|overlay|/sys/new{odd}|") and "HOME" not in done[3].partition("|overlay|")[0]
+    assert done[4] == "--no-canonicalize|--bind|/big|/sys/new/big|"
+    bind = next(line for line in lines if line.endswith(" /sys/new/var/lib/x") and "--bind" in line)
+    assert shlex.split(bind)[2] == str(state / "x")
 
 
 def test_modules_are_loaded_before_their_files_are_looked_for(machine: Namespaces) -> None:
-    lines = setup_script(replace(machine, modules=("nf_conntrack",)), []).split("\n")
+    lines = setup_script(replace(machine, modules=("nf_conntrack",)), [], WHAT).split("\n")
     load = next(n for n, line in enumerate(lines) if line.startswith("modprobe -q nf_conntrack "))
     assert load < lines.index("for file in kernel/panic; do")

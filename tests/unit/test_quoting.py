@@ -21,6 +21,7 @@ from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.files import quoted
 from tasks.core.machine import Host
+from tasks.core.mounts import Plan, layer
 from tasks.core.namespaces import Namespaces, setup_script
 from tasks.core.process import find, marks
 from tasks.core.progress import Silent
@@ -102,11 +103,12 @@ def test_the_adapter_runs_runc_with_its_arguments(context: Context) -> None:
 
 def test_the_machines_script_mounts_its_state(context: Context) -> None:
     one = Namespaces("one", context.state, "10.0.0.0/30", "10.1.0.0/16", "10.2.0.0/24", {"/var/lib/x": "x"})
-    lines = [shlex.split(line, comments=True) for line in setup_script(one, []).splitlines() if "chéck" in line]
+    script = setup_script(one, [], Plan(overlays=[context.state / "home"]))
+    lines = [shlex.split(line, comments=True) for line in script.splitlines() if "chéck" in line]
     assert lines == [
         ["cd", str(context.state)],
-        ["mount", "--no-canonicalize", "--bind", ".", str(context.state)],
-        ["mount", "--bind", f"{context.state}/x", "/var/lib/x"],
+        ["overlay", str(context.state / "home"), layer(context.state / "home")],
+        ["mount", "--bind", f"{context.state}/x", "/sys/new/var/lib/x"],
     ]
 
 
