@@ -16,6 +16,7 @@ _OPEN_TREE, _MOVE_MOUNT = 428, 429  # the same on every architecture
 _CLONE, _CLOEXEC, _RECURSIVE, _HERE = 1, os.O_CLOEXEC, 0x8000, -100  # OPEN_TREE_*, AT_RECURSIVE, AT_FDCWD
 _EMPTY_PATH = 4  # MOVE_MOUNT_F_EMPTY_PATH
 _NEWNS = 0x00020000
+_DETACH = 2  # MNT_DETACH
 _REC, _PRIVATE, _SHARED = 0x4000, 1 << 18, 1 << 20  # <linux/mount.h>
 
 
@@ -37,8 +38,11 @@ def hand_in(pid: int, paths: list[str]) -> None:
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
     checked(libc.setns(namespace, _NEWNS), f"/proc/{pid}/ns/mnt")
     for path, tree, is_directory in trees:
+        # What was handed in before, and has been removed on the host since: nothing can be mounted on that.
+        while os.path.exists(path) and not os.stat(path).st_nlink:  # noqa: PTH110, PTH116
+            checked(libc.umount2(os.fsencode(path), _DETACH), path)
         os.makedirs(path if is_directory else os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-        if not is_directory:
+        if not is_directory and not os.path.exists(path):  # noqa: PTH110
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
         name = os.fsencode(path)
         checked(libc.syscall(_MOVE_MOUNT, tree, b"", _HERE, name, _EMPTY_PATH), path)

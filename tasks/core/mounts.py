@@ -163,7 +163,7 @@ def _in(top: Path, path: Path) -> Path:
 
 
 def _directory(place: Path, like: Path) -> None:
-    """Make a directory with the mode and owner of another, if there is none; an overlay has those of the upper layer."""
+    """Make a directory with the mode and owner of another, if there is none: an overlay has its upper layer's."""
     if place.is_dir():
         return
     place.mkdir(parents=True)

@@ -116,6 +116,11 @@ def test_files_and_directories_are_handed_in_with_what_is_mounted_in_them(tmp_pa
         subprocess.run([*command, odd, program], check=True)
         assert (seen / odd.name / "disk/file").read_text() == "here\n"
         assert (seen / "program").read_text() == "one\n"
+        # Another file in its place, as a build makes it.
+        program.unlink()
+        program.write_text("two\n")
+        subprocess.run([*command, program], check=True)
+        assert (seen / "program").read_text() == "two\n"
         # What is mounted there stays there.
         subprocess.run(["nsenter", "-t", str(other.pid), "-m", "mount", "-t", "tmpfs", "x", odd / "disk"], check=True)
         assert (odd / "disk/file").exists()
