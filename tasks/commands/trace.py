@@ -5,6 +5,7 @@ the chain KUBE-SERVICES matches the addresses, a KUBE-SVC-… has the Pods of on
 rule is evaluated only if those before it did not match, four Pods have the probabilities 1/4, 1/3, 1/2 and 1: a quarter
 of the packets each. With nftables (pkg/proxy/nftables/proxier.go): maps from addresses to a service-… chain, which
 picks one of the endpoint-… chains at random, or, in later releases, the Pod itself if no endpoint-… chain is needed.
+With ipvs (pkg/proxy/ipvs/proxier.go) there are no such rules: the kernel's load balancer has the addresses and Pods.
 """
 
 from __future__ import annotations
@@ -120,7 +121,10 @@ def way(context: Context, service: Any) -> Branch | str:
         return reason
     tables = _rules(context)
     if tables is None:
-        return "kube-proxy has written no rules: there is no chain KUBE-SERVICES, and no nftables table kube-proxy"
+        return (
+            "kube-proxy has written no rules: there is no chain KUBE-SERVICES, no nftables table kube-proxy, and no "
+            "virtual server of IPVS"
+        )
     found = []
     for entry in entries(service, context.settings.address):
         branches = tree(tables, entry.packet)

@@ -32,8 +32,11 @@ def modes(context: Context) -> Mapping[str, str]:
 
 def rules(context: Context) -> Mapping[str, Table] | None:
     """Return the rules that kube-proxy has written; see ServiceProxy."""
+    from . import ipvs
     from .netfilter import read_iptables, read_nftables
 
+    if context.facts.has_ipvs and (tables := ipvs.read(context.machine)):
+        return tables
     tables = read_iptables(context.machine)
     if "nat" in tables and "KUBE-SERVICES" in tables["nat"].chains:
         return tables

@@ -293,5 +293,6 @@ def test_every_module_is_used() -> None:
     names = {name for path in (*modules, CHECKOUT / "dodo.py") for name in imported_by(path)}
     used = names | {name.rpartition(".")[0] for name in names}
     used |= {*re.findall(r'= "(tasks[\w.]+):', (CHECKOUT / "pyproject.toml").read_text())}  # doit's commands
+    used |= {"tasks.core.hand_in"}  # a program of its own, which namespaces.py runs
     there = {".".join(path.relative_to(CHECKOUT).with_suffix("").parts) for path in modules}
     assert there - used == set()
