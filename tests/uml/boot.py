@@ -36,7 +36,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs /run
-mount -t tmpfs -o mode=1777 tmpfs /tmp
+case ROOT/ in /tmp/*) ;; *) mount -t tmpfs -o mode=1777 tmpfs /tmp ;; esac
 mount -t devtmpfs devtmpfs /dev 2> /dev/null
 mkdir -p /dev/pts /dev/shm /run/lock
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
