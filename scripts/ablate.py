@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import dodo
-from scripts.common import ROOT, nothing_left, to_the_end
+from scripts.common import ROOT, nothing_left, of_one_release, to_the_end
 from tasks import kubeconfig, pki
 from tasks.cluster import doit_namespace, load
 from tasks.core.cluster import Cluster
@@ -339,7 +339,7 @@ def main() -> int:
     os.chdir(ROOT)
     if arguments.one is not None:
         return doit_without(arguments.one, arguments.words)
-    settings = [*SETTINGS, *arguments.words, f"machine={MACHINE}"]
+    settings = [*of_one_release([*SETTINGS, *arguments.words]), f"machine={MACHINE}"]
     if arguments.runs < 1 or not all("=" in word for word in settings):
         parser.error("at least one run, and settings are NAME=VALUE")
     cluster = load(ROOT, os.environ, settings, dodo.PARTS)

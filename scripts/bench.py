@@ -29,7 +29,7 @@ from typing import Any
 
 import dodo
 from scripts import ideal
-from scripts.common import ROOT, nothing_left, to_the_end
+from scripts.common import ROOT, nothing_left, of_one_release, to_the_end
 from tasks import (
     apiserver,
     binaries,
@@ -264,7 +264,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="number of measurements (3)")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
     arguments = parser.parse_args()
-    settings = [*SETTINGS, *arguments.settings]
+    settings = of_one_release([*SETTINGS, *arguments.settings])
     if arguments.runs < 1 or not all("=" in word for word in settings):
         parser.error("at least one run, and settings are NAME=VALUE")
 

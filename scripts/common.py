@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import dodo
+from tasks.cluster import load
 from tasks.core import caller, signals
 from tasks.core.errors import DmucError
 
 ROOT = Path(__file__).parents[1]  # the checkout
+
+
+def of_one_release(settings: Sequence[str]) -> list[str]:
+    """Return the settings with the release that dmuc would choose for a new cluster, if they name none."""
+    cluster = load(ROOT, os.environ, [*settings, "machine=no-such-one"], dodo.PARTS, choosing=True)
+    return [*settings, f"kubernetes={cluster.context.settings.kubernetes}"]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import dodo
-from tasks import kubeconfig, pki, registry
+from tasks import kubeconfig, newest, pki, registry
 from tasks.core import machine, release
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
@@ -47,9 +47,12 @@ class Case:
         for name, text in {**plain, **{f"host/{name}": text for name, text in self.files.items()}}.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text(text, "utf-8")
-        row, facts = release.find(self.settings.kubernetes), HostFacts(directory / "host")
-        node = Node("dmuc1", machine.Host(), self.settings.address, self.settings.pod_range, directory / "state")
-        return Context(self.settings, row, [node], directory / "state", facts=facts)
+        chosen = self.settings
+        if newest.wanted(chosen):  # README shows the release that every host can have
+            chosen = dataclasses.replace(chosen, kubernetes=newest.DEBIANS)
+        row, facts = release.find(chosen.kubernetes), HostFacts(directory / "host")
+        node = Node("dmuc1", machine.Host(), chosen.address, chosen.pod_range, directory / "state")
+        return Context(chosen, row, [node], directory / "state", facts=facts)
 
 
 OTHERWISE = {

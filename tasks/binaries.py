@@ -120,6 +120,15 @@ def find(context: Context, program: Program) -> Found | None:
     return None
 
 
+def on_path(context: Context, program: Program) -> Found | None:
+    """Return the program of this name on PATH, of whatever release; None when there is none.
+
+    Raise DmucError when the file is not a program that runs.
+    """
+    path = _on_path(program.name)
+    return _look_at(context, program, path, "on PATH") if path else None
+
+
 def _look_at(context: Context, program: Program, path: Path, source: str) -> Found:
     do = f"Name another program with {program.name.replace('-', '_')}_bin=PATH or bin_dir=DIRECTORY."
     return executable.look_at(
@@ -170,8 +179,15 @@ def _are_known(context: Context) -> Result:
     engines = [one.DAEMON.program_name(context) for one in ENGINES.values()]
     told = [name for name in (*kubernetes, "etcd", *engines) if name in programs]
     said += [f"{name} {programs[name].version}" for name in told]
-    skew = release.skew(versions(context))
+    skew = doubts(context)
     return Result(True, "; ".join([", ".join(said), *skew]))
+
+
+def doubts(context: Context) -> list[str]:
+    """Return what is doubtful about the programs' releases: one without a row, and a skew that is not supported."""
+    there = versions(context)
+    kubernetes = {name: version for name, version in there.items() if PROGRAMS[name].of_kubernetes}
+    return [*release.doubts(kubernetes, context.release.minor), *release.skew(there)]
 
 
 def versions(context: Context) -> dict[str, str]:

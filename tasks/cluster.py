@@ -7,11 +7,12 @@ import os
 import socket
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import choices
+from . import choices, newest
 from .core import release, settings
 from .core.cluster import Cluster
 from .core.context import Context
@@ -37,13 +38,15 @@ def load(
     *,
     own_words: Mapping[str, Collection[str]] | None = None,
     facts: HostFacts | None = None,
+    choosing: bool = False,
 ) -> Cluster:
     """Return the cluster that consists of `parts` and has these settings.
 
     The settings are read from `root`/cluster.toml, the environment and the words of the command line (`arguments`,
     without the program's name); `own_words` are NAMEs of NAME=VALUE words that are arguments of a command, not
     settings: the command's name -> these NAMEs. The state is under `root`/var, or under ~/.local/state/dmuc where
-    another user owns the checkout.
+    another user owns the checkout. With `choosing`, kubernetes=auto is decided now, which can take some seconds, if it
+    is not decided yet; without, it means what Debian's source package has until then.
 
     Raise DmucError when a setting is wrong.
     """
@@ -59,7 +62,17 @@ def load(
     chosen = read(remembered=made_with) if made_with else chosen
     run = Run()
     node = Node(_node_name(chosen), _machine(chosen, state, root, run), chosen.address, chosen.pod_range, state)
-    context = Context(chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts())
+    if newest.wanted(chosen):
+        unknown = Context(chosen, release.find(newest.DEBIANS), [node], state, run, facts or HostFacts())
+        minor, why = unknown.decided(newest.DECISION), unknown.decided(newest.REASON) or ""
+        if minor is None or minor not in release.RELEASES:
+            minor, why = newest.choose(unknown) if choosing else (newest.DEBIANS, "")
+        chosen, why_release = replace(chosen, kubernetes=minor), why
+    else:
+        why_release = f"kubernetes={chosen.kubernetes}"
+    context = Context(
+        chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts(), why_release=why_release
+    )
     _refuse_path(state)
     if "kubelet" not in chosen.programs:  # the user's own kubelet may be of another release, and is checked later
         refuse_kubelet(context, context.release)

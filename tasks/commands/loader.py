@@ -17,6 +17,23 @@ from ..core.errors import DmucError
 from ..core.graph import Part
 from .user import WORDS
 
+# The commands that only read, or remove: they do not decide anything.
+_READING = {
+    "list",
+    "help",
+    "info",
+    "status",
+    "why",
+    "env",
+    "logs",
+    "shell",
+    "trace",
+    "timeline",
+    "user",
+    "down",
+    "clean",
+}
+
 
 class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
     """doit's task loader; a subclass sets the parts of the cluster. Only this class reads the command line."""
@@ -30,7 +47,9 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
         caller.reset()
         signals.raise_on_end()
         try:
-            self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS)
+            words = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
+            choosing = not {*words[:1]} & _READING
+            self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS, choosing=choosing)
         except DmucError as error:
             sys.exit(f"✗ {error}")
         self.namespace = doit_namespace(self.cluster)

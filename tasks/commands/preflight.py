@@ -302,6 +302,9 @@ def _programs(cluster: Cluster) -> Iterator[Check]:
         found_missing = f"missing: {', '.join(missing)} (PATH)"
         yield Check("tools", found_missing, "", Verdict.IMPOSSIBLE, packages.advice(missing))
     versions = {name: program.version for name, program in found.items() if program is not None}
+    of_kubernetes = {name: version for name, version in versions.items() if PROGRAMS[name].of_kubernetes}
+    for line in release.doubts(of_kubernetes, context.release.minor):
+        yield Check("release", line, "a warning only", Verdict.DOUBTFUL)
     skewed = release.skew(versions)
     if skewed:
         yield Check("version skew", "; ".join(skewed), "a warning only", Verdict.DOUBTFUL)
@@ -332,6 +335,7 @@ def _to_be_obtained(context: Context, name: str) -> Check:
 def _chosen(cluster: Cluster) -> Iterator[Check]:
     context = cluster.context
     settings, row = context.settings, context.release
+    yield Check("Kubernetes", settings.kubernetes, context.why_release)
     speaks = f"the kubelet of {row.minor} {'can use Docker directly' if row.dockershim else 'can use CRI engines only'}"
     yield Check("engine", choices.engine(context), speaks if settings.engine == "auto" else f"engine={settings.engine}")
     if settings.security != "auto":

@@ -11,11 +11,23 @@ from typing import Any
 from doit.cmd_base import check_tasks_exist
 from doit.cmd_run import Run as DoitRun
 
+from .. import newest
 from ..core import caller, signals
+from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.graph import add_order
 from ..core.lock import only_one
 from .base import OnCluster, reporting_errors
+
+
+def _remember_release(context: Context) -> None:
+    """Store the release, so that later runs without kubernetes= have it, too; print a line where dmuc has chosen it."""
+    minor = context.settings.kubernetes
+    if context.decided(newest.DECISION) != minor:
+        if not context.why_release.startswith("kubernetes="):
+            print(newest.said(minor, context.why_release), flush=True)
+        context.decide(newest.REASON, context.why_release)
+        context.decide(newest.DECISION, minor)
 
 
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
@@ -44,6 +56,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                     raise DmucError("checking the limits of this process", why, f"ulimit -n {caller.FEWEST_FILES}")
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 caller.let_in(cluster.context.state, os.environ)
+                _remember_release(cluster.context)
                 cluster.choose_ports()
                 run.timeline.needs = {name: tasks[name].task_dep for name in run.selected}
                 try:

@@ -8,7 +8,7 @@ from typing import Any
 from doit.exceptions import InvalidCommand
 
 from .. import binaries
-from ..core import api, release
+from ..core import api
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.probe import ask_api
@@ -43,6 +43,8 @@ def show(cluster: Cluster) -> int:
     console = Console(width=None if Console().is_terminal else 160)
     is_up = context.machine.is_up()
     console.print(f"machine {context.machine.name}: {escape('on, ' + context.node.address if is_up else is_up.why)}")
+    if context.why_release:
+        console.print(escape(f"Kubernetes {context.settings.kubernetes}: {context.why_release}"))
     versions = binaries.versions(context)
     table = Table(box=None, pad_edge=False)
     for heading in ("COMPONENT", "PID", "SINCE", "VERSION", "STATE"):
@@ -63,7 +65,7 @@ def show(cluster: Cluster) -> int:
             "[green]ready[/]" if result else f"[red]not ready[/]: {escape(result.why)}",
         )
     console.print(table)
-    for line in release.skew(versions):
+    for line in binaries.doubts(context):
         console.print(f"[yellow]! {escape(line)}[/]")
     objects = _objects(context) if is_up else []
     if objects:

@@ -273,7 +273,7 @@ def _send(context: Context, packet: Packet, tls: bool, end: float) -> tuple[Requ
     while tried < REQUESTS and in_a_row < _GIVE_UP and time.monotonic() < end:
         tried += 1
         try:
-            with context.machine.connect(packet.address, packet.port, _LIMIT) as stream:
+            with context.machine.connect(packet.address, packet.port, _LIMIT * context.settings.patience) as stream:
                 ports.add(stream.getsockname()[1])
                 if http:
                     _get(stream, tls)
@@ -310,7 +310,7 @@ def _taken(context: Context, packet: Packet) -> dict[str, int | None]:
 def _tracked(context: Context, packet: Packet, ports: set[int]) -> dict[str, int]:
     """Count the connections from these source ports, by destination, in the kernel's connection table."""
     try:
-        text = run(context.machine, "conntrack", "-L", "-d", packet.address, timeout=_LIST)
+        text = run(context.machine, "conntrack", "-L", "-d", packet.address, timeout=_LIST * context.settings.patience)
     except DmucError:
         return {}
     there = rf"dst={re.escape(packet.address)} sport=(\d+) dport={packet.port} .*?src=(\S+) dst=\S+ sport=(\d+)"
@@ -380,7 +380,7 @@ class Trace(Command):
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Print the tree and the requests; return 0, or 1 when a request was not answered."""
-        context, end = cluster.context, time.monotonic() + _DEADLINE
+        context, end = cluster.context, time.monotonic() + _DEADLINE * cluster.context.settings.patience
         service = _find(context, arguments)
         if reason := _needs_none(service):
             print(reason)
@@ -433,7 +433,7 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
         more = [f"out of date: {', '.join(sorted(have - wanted))}"] * (not have <= wanted)
         return Result(have == wanted and isinstance(root, Branch), "; ".join(lack + more))
 
-    result = wait(context, follows, deadline=_FOLLOWS, progress=Silent())
+    result = wait(context, follows, deadline=_FOLLOWS * context.settings.patience, progress=Silent())
     if isinstance(root, str):
         raise DmucError(f"tracing the path to {full_name(service)}", root, _PROXY)
     notes = [] if result else [f"The rules differ from the Endpoints: {result.why}. {_PROXY}"]

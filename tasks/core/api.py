@@ -11,7 +11,7 @@ from typing import Any
 
 from .context import Context
 from .errors import DmucError
-from .http_client import LIMIT, in_words, tls_context
+from .http_client import in_words, limit_of, tls_context
 from .probe import Http
 
 _DEADLINE = 30.0  # seconds for one change
@@ -102,7 +102,7 @@ def _connections(context: Context) -> Any:
 
     class Connection(HTTPSConnection):
         def _new_conn(self) -> Any:
-            return context.machine.connect(self.host, self.port or 443, LIMIT)
+            return context.machine.connect(self.host, self.port or 443, limit_of(context))
 
     class Pool(HTTPSConnectionPool):
         ConnectionCls = Connection

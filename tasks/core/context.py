@@ -16,7 +16,7 @@ from .files import read_json, write_atomic
 from .machine import SYSTEM_PATH, Host, Machine
 from .node import Node
 from .ports import API, Port
-from .release import Release, of
+from .release import Release, is_readable, of
 from .run import Run
 from .settings import Settings
 
@@ -35,6 +35,7 @@ class Context:
     state: Path
     run: Run = field(default_factory=Run, compare=False)
     facts: HostFacts = field(default_factory=HostFacts)
+    why_release: str = ""  # why it is this release; empty: it is not decided yet
     _here: int = 0  # the index of `node` in `nodes`
 
     @property
@@ -127,9 +128,12 @@ class Context:
             raise DmucError(f"looking for the program {name}", "It has not been found yet.", _FIND) from None
 
     def release_of(self, program: str) -> Release:
-        """Return the release of a program, by the version that it prints: it may differ from the cluster's."""
-        version = self._found(program).get("version")
-        return of(version) if version else self.release
+        """Return the release of a program, by the version that it prints: it may differ from the cluster's.
+
+        A program that does not tell its release counts as one of the cluster's (release.doubts says so to the user).
+        """
+        version = self.version_of(program)
+        return of(version) if is_readable(version) else self.release
 
     def version_of(self, program: str) -> str:
         """Return the version that the program prints; empty when that is not known."""

@@ -252,7 +252,7 @@ class Daemon:
             if wait(
                 context,
                 probe,
-                deadline=_PATIENCE,
+                deadline=_PATIENCE * context.settings.patience,
                 progress=progress,
                 alive=partial(context.machine.processes.is_alive, record),
             ):

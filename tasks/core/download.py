@@ -120,18 +120,28 @@ def _fetch(wanted: Download, progress: Progress, waiting: _Waiting) -> None:
 
 def reachable(url: str, timeout: float = 2.0) -> bool:
     """Return whether the server at `url` answers a HEAD request, with any status, within `timeout` seconds."""
+    return bool(_status(url, timeout))
+
+
+def is_there(url: str, timeout: float = 2.0) -> bool:
+    """Return whether the server has a file at `url`, also after redirects, and says so within `timeout` seconds."""
+    return _status(url, timeout) == 200
+
+
+def _status(url: str, timeout: float) -> int:
+    """Return the status with which the server answers a HEAD request; 0 when there is no answer in time."""
     from http import client
     from urllib import error as url_errors
     from urllib import request as url_requests
 
-    answered = threading.Event()
+    statuses: list[int] = []
 
     def ask() -> None:
         try:
-            with url_requests.urlopen(url_requests.Request(url, method="HEAD"), timeout=timeout):
-                answered.set()
-        except url_errors.HTTPError:
-            answered.set()
+            with url_requests.urlopen(url_requests.Request(url, method="HEAD"), timeout=timeout) as answer:
+                statuses.append(answer.status)
+        except url_errors.HTTPError as error:
+            statuses.append(error.code)
         except (OSError, client.HTTPException):
             pass
 
@@ -139,7 +149,7 @@ def reachable(url: str, timeout: float = 2.0) -> bool:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout)
-    return answered.is_set()
+    return statuses[0] if statuses else 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .context import Context
 
-LIMIT = 2.0  # seconds that one request may take
+LIMIT = 2.0  # seconds that one request may take, with patience=1
 _FIRST = 0.1  # seconds of the first attempt to connect
 
 
@@ -30,16 +30,17 @@ def request(
     """GET `url` (http, https, or unix://SOCKET:PATH) from inside the machine; return the status and the body.
 
     With https, the serving certificate must be signed by the CA `ca`, and `client` is the client certificate, unless
-    `own_ca` is false. Raise OSError when there is no valid answer within LIMIT seconds.
+    `own_ca` is false. Raise OSError when there is no valid answer within LIMIT seconds (times the setting patience).
     """
+    limit = limit_of(context)
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
         host, _, path = rest.partition(":")
-        return _ask(_plain_connection(context.machine.connect_unix(host, LIMIT), "localhost"), path, keep=False)
+        return _ask(_plain_connection(context.machine.connect_unix(host, limit), "localhost"), path, limit, keep=False)
     authority, _, path = rest.partition("/")
     host, _, port = authority.partition(":")
     if scheme == "http":
-        return _ask(_plain_connection(_connect(context, host, int(port or 80)), host), path, keep=False)
+        return _ask(_plain_connection(_connect(context, host, int(port or 80)), host), path, limit, keep=False)
     # A TLS handshake takes milliseconds of CPU time on either side, so connections are kept for the next request.
     try:
         tls = tls_context(context.pki, own_ca, ca, client)
@@ -49,21 +50,26 @@ def request(
     kept = context.run.connections.setdefault((host, port, tls), [])
     with contextlib.suppress(ConnectionError, IndexError):  # none, or closed meanwhile
         connection = kept.pop()
-        result = _ask(connection, path, keep=True)
+        result = _ask(connection, path, limit, keep=True)
         kept.append(connection)
         return result
     stream = tls.wrap_socket(_connect(context, host, int(port or 443)), server_hostname=host)
     connection = _plain_connection(stream, host)
-    result = _ask(connection, path, keep=True)
+    result = _ask(connection, path, limit, keep=True)
     if connection.sock is not None:  # the server keeps it open
         kept.append(connection)
     return result
 
 
+def limit_of(context: Context) -> float:
+    """Return the seconds that one request may take."""
+    return LIMIT * context.settings.patience
+
+
 def _connect(context: Context, host: str, port: int) -> socket.socket:
     # The kernel sends a lost packet again, such as one to a ClusterIP without rules yet, but only after 1 s (RFC 6298).
     # So there are several attempts, each twice as long as the one before, and LIMIT seconds in all.
-    limit, left = _FIRST, LIMIT
+    limit, left = _FIRST, limit_of(context)
     while True:
         try:
             stream = context.machine.connect(host, port, min(limit, left))
@@ -73,6 +79,7 @@ def _connect(context: Context, host: str, port: int) -> socket.socket:
             limit *= 2
             if left <= 0:
                 raise
+    stream.settimeout(limit_of(context))  # of what follows, such as the TLS handshake: not only what was left for this
     # Both the end of the TLS handshake and the request are small packets: without this the second waits 40 ms.
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream
@@ -88,7 +95,7 @@ def _plain_connection(stream: socket.socket, host: str) -> http.client.HTTPConne
     return connection
 
 
-def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tuple[int, str]:
+def _ask(connection: http.client.HTTPConnection, path: str, limit: float, *, keep: bool) -> tuple[int, str]:
     """Send a GET request; return status and body. Close the connection after an error, or unless `keep` is set."""
     from http.client import HTTPException, IncompleteRead
 
@@ -96,7 +103,7 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, keep: bool) -> tu
     try:
         connection.request("GET", "/" + path.lstrip("/"), headers={} if keep else {"Connection": "close"})
         response = connection.getresponse()
-        body, deadline = b"", time.monotonic() + LIMIT
+        body, deadline = b"", time.monotonic() + limit
         while piece := response.read1():
             body += piece
             if time.monotonic() > deadline:

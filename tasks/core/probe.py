@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import DmucError, Interrupted
-from .http_client import LIMIT, in_words, request
+from .http_client import in_words, limit_of, request
 from .ports import Port
 from .progress import Progress
 from .result import Result
@@ -36,7 +36,7 @@ class Tcp:
         """Return whether a connection can be opened."""
         port = self.port if isinstance(self.port, int) else context.port(self.port)
         try:
-            context.machine.connect(self.host, port, LIMIT).close()
+            context.machine.connect(self.host, port, limit_of(context)).close()
         except OSError as error:
             return Result(False, f"{self.host}:{port}: {in_words(error)}")
         return Result(True, f"{self.host}:{port} accepts connections")
@@ -51,7 +51,7 @@ class Unix:
     def __call__(self, context: Context) -> Result:
         """Return whether a connection can be opened."""
         try:
-            context.machine.connect_unix(self.path, LIMIT).close()
+            context.machine.connect_unix(self.path, limit_of(context)).close()
         except OSError as error:
             return Result(False, f"unix://{self.path}: {in_words(error)}")
         return Result(True, f"unix://{self.path} accepts connections")

@@ -138,6 +138,8 @@ _NEW: dict[str, dict[str, Any]] = {
     # CHANGELOG "Deprecation", cmd/kube-proxy/app/server_linux.go.
     "1.35": {"default": "1.35.7", "fail_cgroup_v1": True, "proxy_deprecated": ("ipvs",)},
     "1.36": {"default": "1.36.3"},
+    # ipvs has a feature gate, which is on until 1.40: https://github.com/kubernetes/enhancements/issues/5495 .
+    "1.37": {"default": "1.37.1"},
 }
 
 
@@ -175,11 +177,34 @@ def find(kubernetes: str) -> Release:
 def of(version: str) -> Release:
     """Return the row for a program that prints the version `version` ("v1.20.2", "v1.37.0-alpha.1+dirty").
 
-    For a user's program that is older or newer than the table, this is the nearest row.
+    For a user's program that is older or newer than the table, this is the nearest row. A version that `is_readable`
+    denies has no row: the program then counts as one of the cluster's release (Context.release_of).
     """
     wanted = minor_of(version)
     rows = [row for row in RELEASES.values() if minor_of(row.minor) <= wanted]
     return rows[-1] if rows else next(iter(RELEASES.values()))
+
+
+def is_readable(version: str) -> bool:
+    """Return whether the version tells the release. A build without its version says "v0.0.0-master+$Format:%h$"."""
+    return minor_of(version) > (0, 0)
+
+
+def doubts(versions: Mapping[str, str], minor: str) -> list[str]:
+    """Return which of Kubernetes' programs (name -> version) are of a release that has no row, and what they count as.
+
+    `minor` is the cluster's release.
+    """
+    first, *_, last = RELEASES
+    found = []
+    for program, version in versions.items():
+        if not is_readable(version):
+            found.append(f"{program} does not tell its release ({version}): it counts as {minor}, the cluster's")
+        elif minor_of(version) > minor_of(last):
+            found.append(f"{program} {version} is newer than dmuc knows: it counts as {last}")
+        elif minor_of(version) < minor_of(first):
+            found.append(f"{program} {version} is older than dmuc knows: it counts as {first}")
+    return found
 
 
 def fits(wanted: str, version: str) -> bool:
@@ -199,6 +224,7 @@ def skew(versions: Mapping[str, str]) -> list[str]:
 
     https://kubernetes.io/releases/version-skew-policy/
     """
+    versions = {program: version for program, version in versions.items() if is_readable(version)}
     server = versions.get("kube-apiserver")
     if server is None:
         return []

@@ -20,6 +20,7 @@ from . import caller
 from .errors import DmucError
 from .files import read_json, write_atomic
 
+AUTO = "auto"
 HOST = "host"  # the machine name that means: the host itself; host.NAME: one of several clusters on the host
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,11}[a-z0-9])?\Z")  # a host name, and short enough to name a network link
 
@@ -42,7 +43,9 @@ class Settings:
     machine: str = _setting(
         "dmuc1", 'name of the machine; "host": the host itself; "host.NAME": one of several on the host'
     )
-    kubernetes: str = _setting("1.20", 'the release: minor ("1.20") or patch ("1.20.2")')
+    kubernetes: str = _setting(
+        "auto", 'the release: minor ("1.20") or patch ("1.20.2"), or "auto": the newest that can be had'
+    )
     bin_dir: str = _setting("", "a directory of programs to use before all others, such as your own build")
     obtain: str = _setting(
         "auto", 'where to get missing programs: "download", "debian", or "auto": download if the site answers'
@@ -73,6 +76,7 @@ class Settings:
         "off", '"on": plain HTTP on localhost:8080 in the machine, and the flags of the walk-through'
     )
     deadline: float = _setting(120.0, "seconds that a task may wait for its condition")
+    patience: float = _setting(1.0, "factor by which dmuc waits longer for each answer: 5 on a very slow host")
     cache: Path = field(
         default_factory=_default_cache, metadata={DOC: "directory of downloads and builds, shared by all machines"}
     )
@@ -150,7 +154,12 @@ def _number(source: str, name: str, value: object) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < 1e6:
-        raise _bad(source, f"{name}={value}: this must be a number of seconds above 0")
+        raise _bad(
+            source,
+            f"{name}={value}: this must be a number of seconds above 0"
+            if name != "patience"
+            else f"{name}={value}: this must be a number above 0",
+        )
     return seconds
 
 
@@ -272,7 +281,7 @@ def _path(source: str, name: str, text: str, begin: Path) -> Path:
 
 def _checked(source: str, name: str, value: object) -> object:
     text = str(value)
-    if name == "deadline":
+    if name in {"deadline", "patience"}:
         return _number(source, name, value)
     if name == "machine" and not _NAME.match(text.removeprefix(f"{HOST}.")):
         do = "Use up to 13 lower-case letters, digits and dashes, with a letter first and no dash last."

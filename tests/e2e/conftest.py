@@ -21,6 +21,7 @@ KUBECONFIG = STATE / "kubeconfig"
 # looked for outside: what is missing comes from Debian's packages.
 ENVIRONMENT = {
     "DMUC_OBTAIN": "debian",
+    "DMUC_KUBERNETES": "1.20",
     "DMUC_REGISTRY": "local",
     **os.environ,
     "DMUC_MACHINE": "e2e",

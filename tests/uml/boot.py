@@ -1,8 +1,8 @@
 """Run a command on a second kernel: user-mode Linux (a Linux kernel as a program), with this host's files as its root.
 
-    python -m tests.uml.boot COMMAND ARGUMENT ...
+    python -m tests.uml.boot [COMMAND ARGUMENT ...]
 
-Take a host of your own for that (tests/e2e/own_host.py): what is written there is written to these files. The kernel
+The host is one of its own (tests/e2e/own_host.py), because what is written there is written to these files. The kernel
 has cgroup v2 alone, IPVS, every capability, iptables-legacy only, one processor, and no network but its own. The
 checkout's var/ is an ext4 disk, because the kernel cannot use the host's files as an upper layer of overlayfs.
 
@@ -122,6 +122,16 @@ def _follow(kernel: subprocess.Popen[bytes], said: Path, end: float) -> bool:
     return over
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Boot, on a host of its own, the command of the arguments; without arguments, the tests."""
+    from tests.e2e import own_host
+
+    if own_host.is_here():
+        return boot(sys.argv[1:])
     prepare()
-    sys.exit(boot(sys.argv[1:]))
+    tests = [sys.executable, "-m", "pytest", "tests/uml", "-q", "-x", "-p", "no:cacheprovider"]
+    return own_host.run([sys.executable, "-m", "tests.uml.boot", *(sys.argv[1:] or tests)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,6 +39,7 @@ class Checkout:
         self.state = root / "var" / self.machine
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DMUC_")}
         self.environment |= {"DMUC_MACHINE": self.machine, "DMUC_CACHE": str(root / "cache")}
+        self.environment |= {"DMUC_KUBERNETES": "1.20"}
 
     def doit(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run doit with these words to its end."""

@@ -73,7 +73,7 @@ def a_host(**given: Any) -> HostFacts:
 
 def a_context(root: Path, on: Machine | None = None, host: HostFacts | None = None, **settings: Any) -> Context:
     """A cluster with all that it has under `root`, on the host unless another machine is given."""
-    own: dict[str, Any] = {"machine": "host", "cache": root / "cache"}
+    own: dict[str, Any] = {"machine": "host", "cache": root / "cache", "kubernetes": "1.20"}
     chosen = Settings(**own | settings)
     state = root / "var" / chosen.machine
     state.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,8 @@ def free_port() -> int:
 def load_dodo(directory: Path, host: HostFacts | None = None) -> SimpleNamespace:
     """The real parts, and the cluster that they come to with `directory` for its checkout and nothing of ours set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DMUC_")}
-    return SimpleNamespace(PARTS=dodo.PARTS, DMUC=load(directory, environment, [], dodo.PARTS, facts=host), dodo=dodo)
+    cluster = load(directory, environment, ["kubernetes=1.20"], dodo.PARTS, facts=host)
+    return SimpleNamespace(PARTS=dodo.PARTS, DMUC=cluster, dodo=dodo)
 
 
 class Site(http.server.ThreadingHTTPServer):

@@ -60,8 +60,8 @@ def test_security_is_the_default_from_1_20_on(tmp_path: Path, settings: dict[str
         ({"proxy_mode": "ebpf"}, ("proxy_mode=ebpf: must be one of iptables, nftables, ipvs",)),
         ({"security": "tls"}, ("security=tls: must be one of auto, rbac, none",)),
         ({"security": "rbac", "insecure_port": "on"}, ("security=rbac, insecure_port=on",)),
-        ({"kubernetes": "1.18"}, ("'1.18'", "1.19 to 1.36")),
-        ({"kubernetes": "1.37"}, ("'1.37'", "1.19 to 1.36", "PROGRAM_bin=PATH")),
+        ({"kubernetes": "1.18"}, ("'1.18'", "1.19 to 1.37")),
+        ({"kubernetes": "1.38"}, ("'1.38'", "1.19 to 1.37", "PROGRAM_bin=PATH")),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(

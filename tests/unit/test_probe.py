@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -490,3 +490,19 @@ def test_the_attempts_to_connect_take_the_time_of_one_request_in_all(context: Co
 
     assert not Http("http://10.0.0.1/")(on_machine(context, Deaf()))
     assert sum(limits) == pytest.approx(http_client.LIMIT)
+
+
+def test_a_server_may_take_longer_to_answer_than_to_accept(context: Context) -> None:
+    def slowly(connection: socket.socket) -> None:
+        connection.recv(1000)
+        time.sleep(5 * http_client._FIRST)  # the answer of a busy server
+        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nok")
+
+    with misbehaving(slowly) as port:
+        assert request(context, f"http://127.0.0.1:{port}/") == (200, "ok")
+
+
+def test_on_a_slow_host_one_may_be_more_patient(context: Context) -> None:
+    assert http_client.limit_of(context) == http_client.LIMIT
+    patient = replace(context, settings=replace(context.settings, patience=5.0))
+    assert http_client.limit_of(patient) == 5 * http_client.LIMIT

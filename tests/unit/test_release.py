@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.core.release import RELEASES, find, fits, of, skew, step
+from tasks.core.release import RELEASES, doubts, find, fits, of, skew, step
+from tests.unit.support import a_context
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -38,7 +42,7 @@ def test_a_release_that_is_not_known_is_answered_with_those_that_are(text: str) 
     with pytest.raises(DmucError) as error:
         find(text)
     assert repr(text) in error.value.tried
-    assert "It knows 1.19 to 1.36:" in error.value.do
+    assert "It knows 1.19 to 1.37:" in error.value.do
     assert "kubernetes=" in error.value.do
 
 
@@ -71,8 +75,8 @@ def test_any_patch_fits_a_minor_release_and_one_alone_a_full_one(wanted: str, ve
         ("v1.19.0", "1.19"),
         ("v1.20.2", "1.20"),
         ("v1.36.3+7b29fb0", "1.36"),
-        ("v1.37.0-alpha.1", "1.36"),
-        ("v2.0.0", "1.36"),
+        ("v1.37.0-alpha.1", "1.37"),
+        ("v2.0.0", "1.37"),
         ("v1.9.11", "1.19"),
         ("v0.0.0-master", "1.19"),
     ],
@@ -82,7 +86,7 @@ def test_a_program_of_its_own_is_run_as_the_nearest_release(version: str, minor:
 
 
 def test_every_release_from_first_to_last_is_there() -> None:
-    assert list(RELEASES) == [f"1.{minor}" for minor in range(19, 37)]
+    assert list(RELEASES) == [f"1.{minor}" for minor in range(19, 38)]
 
 
 @pytest.mark.parametrize(
@@ -124,3 +128,26 @@ def test_a_step_that_is_not_supported_is_said(before: str, now: str, said: str) 
     text = step(before, now)
     assert bool(text) == bool(said)
     assert said in text and (not text or (before in text and now in text))
+
+
+def test_a_program_without_a_row_is_said_with_what_it_counts_as() -> None:
+    versions = {
+        "kube-apiserver": "v1.20.2",
+        "kubelet": "v0.0.0-master+$Format:%h$",
+        "kube-proxy": "v1.99.0-alpha.1",
+        "kube-scheduler": "v1.9.0",
+        "kubectl": "",
+    }
+    said = doubts(versions, "1.20")
+    assert [line.split()[0] for line in said] == ["kubelet", "kube-proxy", "kube-scheduler", "kubectl"]
+    assert "counts as 1.20, the cluster's" in said[0] and "counts as 1.37" in said[1] and "counts as 1.19" in said[2]
+    assert doubts({"kubelet": "v1.37.0"}, "1.20") == []
+    assert skew({"kube-apiserver": "v1.20.2", "kubelet": "v0.0.0-master"}) == []
+    assert skew({"kube-apiserver": "v0.0.0-master", "kubelet": "v1.20.2"}) == []
+
+
+def test_a_build_without_its_version_counts_as_one_of_the_clusters_release(tmp_path: Path) -> None:
+    context = a_context(tmp_path, kubernetes="1.36")
+    for version in ("v0.0.0-master+$Format:%h$", "", "dev"):
+        context.programs_file.write_text(json.dumps({"kubelet": {"path": "/k", "version": version}}))
+        assert context.release_of("kubelet").minor == "1.36"

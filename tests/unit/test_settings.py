@@ -38,7 +38,7 @@ def refused(
 
 def test_without_anything_said_they_are_the_walk_throughs(tmp_path: Path) -> None:
     settings = read(tmp_path)
-    assert (settings.machine, settings.kubernetes, settings.on_host) == ("dmuc1", "1.20", False)
+    assert (settings.machine, settings.kubernetes, settings.on_host) == ("dmuc1", "auto", False)
     assert settings == Settings()
 
 
