@@ -52,4 +52,7 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
             self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS, choosing=choosing)
         except DmucError as error:
             sys.exit(f"✗ {error}")
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(130)
         self.namespace = doit_namespace(self.cluster)

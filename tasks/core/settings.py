@@ -154,12 +154,8 @@ def _number(source: str, name: str, value: object) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < 1e6:
-        raise _bad(
-            source,
-            f"{name}={value}: this must be a number of seconds above 0"
-            if name != "patience"
-            else f"{name}={value}: this must be a number above 0",
-        )
+        what = "a number" if name == "patience" else "a number of seconds"
+        raise _bad(source, f"{name}={value}: this must be {what} above 0")
     return seconds
 
 
