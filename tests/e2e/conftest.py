@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,6 +195,17 @@ def prepared() -> Iterator[None]:
 def before(prepared: None) -> host_picture.Picture:
     """The picture of the host before anything ran."""
     return take()
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Begin without a cluster; at the end remove it, and compare this host with what it was at the beginning."""
+    doit("clean")
+    picture = take()
+    yield
+    doit("clean")
+    changes = host_picture.difference_settled(picture, take, deadline=10)
+    assert not changes, changes
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def links() -> set[str]:
     ],
 )
 def test_a_machine_may_be_called_what_ip_has_a_word_for(before: host_picture.Picture, name: str) -> None:
-    there = links()
+    there, picture = links(), take()
     try:
         doit(f"machine={name}", *RANGES, "machine")
         assert links() - there == {name}
@@ -34,7 +34,7 @@ def test_a_machine_may_be_called_what_ip_has_a_word_for(before: host_picture.Pic
         assert doit(f"machine={name}", *RANGES, "shell", "--", "hostname").stdout == f"{name}\n"
     finally:
         doit(f"machine={name}", *RANGES, "clean")
-    changes = host_picture.difference_settled(before, take, deadline=10)
+    changes = host_picture.difference_settled(picture, take, deadline=10)
     assert not changes, changes
 
 

@@ -8,27 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import host_picture
-from tests.e2e.conftest import doit, kubectl, shell, take
+from tests.e2e.conftest import doit, kubectl, nothing_left, shell
 from tests.unit.support import eventually
 
 ON_HOST = Path("/srv/shared")
 
 
 @pytest.fixture(scope="module")
-def sharing(before: host_picture.Picture) -> Iterator[None]:
+def sharing(prepared: None) -> Iterator[None]:
     """The whole cluster, on a machine that shares one directory with the host."""
-    ON_HOST.mkdir(parents=True)
-    try:
-        doit(f"share={ON_HOST}", "service_reachable")
-        yield
-    finally:
-        doit("clean")
-        for path in ON_HOST.iterdir():
-            path.unlink()
-        ON_HOST.rmdir()
-    changes = host_picture.difference_settled(before, take, deadline=10)
-    assert not changes, changes
+    with nothing_left():
+        ON_HOST.mkdir(parents=True)
+        try:
+            doit(f"share={ON_HOST}", "service_reachable")
+            yield
+        finally:
+            doit("clean")
+            for path in ON_HOST.iterdir():
+                path.unlink()
+            ON_HOST.rmdir()
 
 
 DIRECTORIES = [

@@ -79,10 +79,13 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def asking(tmp_path: Path) -> Iterator[list[str]]:
+def asking() -> Iterator[list[str]]:
     """Run a client in the machine that requests the Service's page ten times a second; return the answers."""
     results: list[str] = []
-    address, end = kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"), tmp_path / "end"
+    address, end = (
+        kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"),
+        STATE / "end",
+    )  # the machine has a /tmp of its own
     script = f"until [ -e {end} ]; do curl -s -m 1 -o /dev/null -w '%{{http_code}}\\n' {address}; sleep 0.1; done"
     command: list[str | Path] = [ROOT / "scripts" / "doit", "shell", "--", "sh", "-c", script]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
@@ -91,13 +94,12 @@ def asking(tmp_path: Path) -> Iterator[list[str]]:
         finally:
             end.touch()
             results += (process.communicate(timeout=20)[0] or "").split()
+            end.unlink()
 
 
-def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(
-    before: host_picture.Picture, newer: Path, tmp_path: Path
-) -> None:
+def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(before: host_picture.Picture, newer: Path) -> None:
     old, pods = complete()
-    with asking(tmp_path) as results:
+    with asking() as results:
         done = doit("kubernetes=1.20.3", f"bin_dir={newer}")
     assert "Kubernetes v1.20.3" in done.stdout and "answers: Welcome to nginx!" in done.stdout
     new = pids()
