@@ -1,11 +1,14 @@
 """The main job on another release of Debian, with its packages alone: `python -m tests.hosts.debian trixie`.
 
+`python -m tests.hosts.debian here` does the same on this host, on a host of its own (tests/e2e/own_host.py).
+
 The release is installed by debootstrap below var/, and becomes the root file system of a host of its own (mount, PID,
 network, IPC and UTS namespaces, pivot_root). The checkout is copied there; the programs come from that release's
 packages, and what of Kubernetes is built comes from the cache of this host if it is there. Debian's archive is reached
 as on this host, whose network the installation uses; the cluster itself has a network of its own.
 
-At the end a record of seconds and results is written to tests/hosts/records/.
+At the end a record of seconds and results is written to the cache, from which scripts/hosts-table makes the table in
+docs/hosts.md.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ from tasks.core.debian import mirror
 from tasks.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-RECORDS = Path(__file__).parent / "records"
 CACHE = Path(os.environ.get("DMUC_CACHE") or Settings().cache)
+RECORDS = CACHE / "results"
 _PACKAGES = "python3,python3-venv,ca-certificates,iproute2,iptables,procps,kmod"
 _DEADLINE = 2400.0  # seconds for everything in there
 
@@ -101,10 +104,40 @@ def checkout(into: Path) -> None:
             shutil.copy2(ROOT / name, into / name)
 
 
+def record(name: str, os_release: str, results: str) -> None:
+    """Write the record of the host `name`, with the lines of its results, and print it."""
+    about = dict(line.split("=", 1) for line in os_release.splitlines() if "=" in line)
+    jobs = {}
+    for line in results.splitlines():
+        job, seconds, result = line.split("|")
+        jobs[job] = {"seconds": int(seconds), "result": result}
+    where = f"{shlex.split(about['PRETTY_NAME'])[0]}, Linux {os.uname().release.split('-')[0]}, cgroup v1"
+    text = json.dumps({"host": where, "jobs": jobs}, indent=1)
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / f"{name}.json").write_text(f"{text}\n", "utf-8")
+    print(text)
+
+
+def here() -> int:
+    """Run the job on a host of its own, made of this one; return 0 when all of it passed."""
+    from tests.e2e import own_host
+
+    results = RECORDS / ".here"
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    results.unlink(missing_ok=True)
+    script = _JOB.replace("/srv/results", str(results)).replace("/srv/said", "/tmp/said")
+    status = own_host.run(["sh", "-euc", script])
+    record("here", Path("/etc/os-release").read_text("utf-8"), results.read_text("utf-8") if results.exists() else "")
+    results.unlink(missing_ok=True)
+    return status
+
+
 def main(suite: str) -> int:
     """Install, run the job, write the record; return 0 when all of it passed."""
     if os.geteuid() != 0:
         sys.exit("this takes root")
+    if suite == "here":
+        return here()
     (ROOT / "var").mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{suite}-", dir=ROOT / "var") as name:
@@ -119,19 +152,9 @@ def main(suite: str) -> int:
         inherited = [f"{key}={value}" for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_"))]
         command = [*unshare, "env", "-i", *inherited, f"PATH={os.environ['PATH']}"]
         done = subprocess.run([*command, "sh", "-euc", _ENTER, "sh", system, CACHE], timeout=_DEADLINE, check=False)
-        results = (system / "srv/results").read_text("utf-8") if (system / "srv/results").exists() else ""
-        about = dict(
-            line.split("=", 1) for line in (system / "etc/os-release").read_text("utf-8").splitlines() if "=" in line
-        )
-    jobs = {}
-    for line in results.splitlines():
-        job, seconds, result = line.split("|")
-        jobs[job] = {"seconds": int(seconds), "result": result}
-    kernel = f"Linux {os.uname().release.split('-')[0]}"
-    record = {"host": f"{shlex.split(about['PRETTY_NAME'])[0]}, {kernel}, cgroup v1", "jobs": jobs}
-    RECORDS.mkdir(exist_ok=True)
-    (RECORDS / f"{suite}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps(record, indent=1))
+        results = system / "srv/results"
+        said = results.read_text("utf-8") if results.exists() else ""
+        record(suite, (system / "etc/os-release").read_text("utf-8"), said)
     return done.returncode
 
 

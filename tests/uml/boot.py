@@ -42,6 +42,9 @@ mkdir -p /dev/pts /dev/shm /run/lock
 mount -t devpts -o ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# What the kernel starts and adds by itself with these modules is there before the first picture of this host.
+modprobe -a ipv6 iptable_nat iptable_filter iptable_mangle ip6table_nat 2> /dev/null
+iptables-legacy -t nat -S > /dev/null; ip6tables-legacy -t nat -S > /dev/null 2>&1
 ip link set dev lo up
 hostname uml
 # The kubelet does not start without a line "cpu MHz", which this kernel does not write.

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import host_picture
-from tests.e2e.conftest import ROOT, STATE, doit, kubectl, pid_of, shell
+from tests.e2e.conftest import STATE, doit, kubectl, pid_of, shell
+from tests.e2e.own_host import CACHE
 
 IPVS = "proxy_mode=ipvs"
-RECORD = ROOT / "tests" / "uml" / ".record.json"  # a file of the host, which reads it when this kernel has ended
+RECORD = CACHE / "results" / "uml.json"  # the cache is the real host's: all other files are gone at the end
 LONG = 600.0  # seconds that one command may take here
 
 
@@ -31,6 +32,7 @@ def jobs() -> Iterator[dict[str, object]]:
     done: dict[str, object] = {}
     yield done
     host = f"user-mode Linux {platform.release()}, cgroup v2 alone"
+    RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps({"host": host, "jobs": done}, indent=1) + "\n")
 
 
