@@ -16,8 +16,8 @@ from tasks.core.settings import Settings
 RECORDS, PAGE = ROOT / "docs" / "hosts", ROOT / "docs" / "hosts.md"
 _HEAD = """# Where dmuc was run
 
-Seconds of each job, as measured by the tests on that kind of host (2 cores, other programs beside them), with Kubernetes
-1.20.2 and Docker. "main job" is `scripts/doit service_reachable` from nothing, with programs and images in the cache.
+Seconds of each job, as measured by the tests on that kind of host (2 cores, with other programs beside them), with
+Kubernetes 1.20.2 and Docker. "main job" is `scripts/doit service_reachable` from nothing, with programs in the cache.
 Written by `scripts/hosts-table`.
 """
 

@@ -122,6 +122,13 @@ def _refuse_path(state: Path) -> None:
         return  # not there yet
 
 
+def _default_tasks(context: Context) -> list[str]:
+    """Return the tasks of `doit` without names: the last that this cluster can have."""
+    if context.settings.shares_host:  # no node: the rest needs a machine of its own
+        return ["service", "service_account", "scheduler"]
+    return ["service_reachable", *(["dns"] if choices.dns_enabled(context) else [])]
+
+
 def doit_namespace(cluster: Cluster) -> dict[str, Any]:
     """Return what doit expects in a module of tasks: the configuration, and a function that yields the tasks."""
     context = cluster.context
@@ -132,7 +139,7 @@ def doit_namespace(cluster: Cluster) -> dict[str, Any]:
 
     return {
         "DOIT_CONFIG": {
-            "default_tasks": ["service_reachable", *(["dns"] if choices.dns_enabled(context) else [])],
+            "default_tasks": _default_tasks(context),
             "backend": "robust",  # see core/database.py
             "dep_file": str(context.state / "doit.json"),
             "reporter": Reporter(context.run),

@@ -1,8 +1,8 @@
 """The machine: `dmuc1`, on which no component runs yet.
 
-In the walk-through it is a virtual machine. Here it is made of Linux namespaces on the host's own root file system (see
-core/namespaces.py): it has its own name, addresses, iptables rules, mounts and processes, and does not disturb Docker
-or other clusters on the host. With machine=host it is the host itself.
+In the walk-through it is a virtual machine. Here it is made of Linux namespaces (core/namespaces.py): it has its own
+name, addresses, iptables rules, mounts, processes and files (core/mounts.py), and does not disturb Docker or other
+clusters on the host. With machine=host it is the host itself.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import binaries, choices, service_proxy
-from ..core import debian, release
+from ..core import caller, debian, release
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.daemon import Daemon
@@ -34,7 +34,7 @@ _CONTROLLERS = {  # cgroup version -> controllers without which the kubelet or t
 
 def rows(cluster: Cluster) -> Iterator[Check]:
     """Yield a row for every fact that matters for this cluster."""
-    for topic in (_rights, _kernel, _cgroups, _resources, _packets, _addresses, _programs, _chosen):
+    for topic in (_rights, _directories, _kernel, _cgroups, _resources, _packets, _addresses, _programs, _chosen):
         yield from topic(cluster)
 
 
@@ -93,6 +93,31 @@ def _rights(cluster: Cluster) -> Iterator[Check]:
     yield Check("capabilities", found, f"{does}; the kubelet and kube-proxy only log it", Verdict.ADAPTED)
 
 
+def _directories(cluster: Cluster) -> Iterator[Check]:
+    """The directories that dmuc writes to, and the limit of open files."""
+    context = cluster.context
+    for name, path in {"state": context.state, "cache": context.settings.cache}.items():
+        there = next(p for p in (path, *path.parents) if p.exists())
+        flags = os.statvfs(there).f_flag
+        lacks = [
+            "is read-only" if flags & os.ST_RDONLY else "",
+            "" if os.access(there, os.W_OK | os.X_OK, effective_ids=True) else "cannot be written to",
+            "is mounted noexec, and programs in it cannot run" if flags & os.ST_NOEXEC else "",
+            "" if there.is_dir() else "is not a directory",
+        ]
+        why = "; ".join(filter(None, lacks))
+        do = "Use another directory: cache=DIRECTORY." if name == "cache" else "Use a checkout in another directory."
+        yield Check(f"{name} directory", f"{path}: {f'{there} {why}' if why else 'fine'}", "", *_verdict(why, do))
+    too_few = caller.too_few_files()
+    yield Check(
+        "open files", too_few or "enough (getrlimit)", "", *_verdict(too_few, f"ulimit -n {caller.FEWEST_FILES}")
+    )
+
+
+def _verdict(why: str, do: str) -> tuple[Verdict, str]:
+    return (Verdict.IMPOSSIBLE, do) if why else (Verdict.FINE, "")
+
+
 def _kernel(cluster: Cluster) -> Iterator[Check]:
     context = cluster.context
     yield Check("kernel", f"Linux {os.uname().release} {os.uname().machine}")
@@ -116,7 +141,7 @@ def _kernel(cluster: Cluster) -> Iterator[Check]:
         "modules",
         lacking,
         how,
-        "needed for images, the machine's /etc and /var, and the Pods' network",
+        "needed for images, the machine's own files, and the Pods' network",
         "Use a kernel with these modules.",
         list(results),
     )

@@ -41,6 +41,19 @@ CHAIN = (
     *("scheduled", "container", "ready", "service", "endpoints", service_proxy.TASK, "rules", "page"),
     *("coredns", "dns", "others"),
 )
+# The links about what takes a node.
+_ON_A_NODE = {
+    "node",
+    "scheduled",
+    "container",
+    "ready",
+    "endpoints",
+    "rules",
+    "page",
+    "others",
+    "registry",
+    "pull_through",
+}
 _MEANS = {
     "machine": "no component runs; the data is kept",
     "etcd": "no object can be read or changed; running containers keep running",
@@ -92,4 +105,7 @@ def chain(cluster: Cluster, followed: DeploymentChain) -> list[Link]:
             links[part.name] = diagnosis.goal(part, context, _MEANS.get(part.name, ""), quiet=quiet)
     # The task `images` starts the registry, too: when both are missing, `images` comes first.
     links["images"] = replace(links["images"], needs=("container_engine",))
-    return [links[name] for name in CHAIN if name in links]
+    never = cluster.impossible()
+    if never:  # without a node, no Pod of it runs
+        never |= _ON_A_NODE
+    return [links[name] for name in CHAIN if name in links and name not in never]

@@ -12,6 +12,7 @@ from functools import partial
 from .context import Context
 from .daemon import Daemon
 from .errors import DmucError
+from .goal import STARTED, resolve
 from .graph import Part, join
 from .process import Record
 
@@ -31,6 +32,23 @@ class Cluster:
     def daemons(self) -> list[Daemon]:
         """The daemons among the parts, in the order of the walk-through."""
         return [part for part in self.parts if isinstance(part, Daemon)]
+
+    def impossible(self) -> set[str]:
+        """Return the names of the parts that this cluster can never have: those that need root and a machine of their
+        own, and what needs these.
+        """
+        if not self.context.settings.shares_host:
+            return set()
+        goals = join(self.parts, self.context)
+        never = {
+            name for daemon in self.daemons if daemon.needs_root for name in (daemon.name, f"{daemon.name}{STARTED}")
+        }
+        grows = True
+        while grows:
+            more = {goal.name for goal in goals if never.intersection(resolve(goal.needs, self.context))} - never
+            never |= more
+            grows = bool(more)
+        return {name.removesuffix(STARTED) for name in never}
 
     def placed(self) -> list[tuple[str, Daemon, Context]]:
         """Return each daemon on each of its nodes: the task's name, the daemon, and the context of that node."""

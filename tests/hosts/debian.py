@@ -92,7 +92,9 @@ def install(suite: str, into: Path) -> None:
                 shutil.copy2(file, into / "etc/apt" / name)
     if (settings := Path("/etc/pip.conf")).exists():
         shutil.copy2(settings, into / "etc")
-    shutil.copytree("/etc/ssl/certs", into / "etc/ssl/certs", dirs_exist_ok=True, ignore_dangling_symlinks=True)
+    bundle = Path("etc/ssl/certs/ca-certificates.crt")  # with the CA of a proxy that this host may be behind
+    if Path("/", bundle).exists():
+        shutil.copyfile(Path("/", bundle), into / bundle)
 
 
 def checkout(into: Path) -> None:

@@ -93,6 +93,11 @@ def test_ctrl_c_while_python_imports_is_no_traceback() -> None:
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         shown = Path(f"/proc/{run.pid}/cmdline")
         eventually(lambda: b"run_module" in shown.read_bytes(), "Python is started")
+        status = Path(f"/proc/{run.pid}/status")
+        ignored = 1 << (signal.SIGINT - 1)
+        eventually(
+            lambda: not int(status.read_text().partition("SigIgn:")[2].split()[0], 16) & ignored, "it runs our code"
+        )
         run.send_signal(signal.SIGINT)
         out, errors = run.communicate(timeout=20)
     assert run.returncode in {-signal.SIGINT, 130}
