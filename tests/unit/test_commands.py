@@ -325,3 +325,15 @@ def test_a_followed_log_goes_on_as_it_grows(checkout: Checkout, words: Sequence[
         os.killpg(process.pid, 2)  # as Ctrl-C in a terminal does
         process.wait(20)
     assert process.returncode == 0
+
+
+def test_on_a_host_that_is_shared_only_what_can_be_there_is_listed(checkout: Checkout) -> None:
+    done = checkout.doit("list", "machine=host.one")
+    shown = [line.split()[0] for line in done.stdout.splitlines()]
+    node = {"container_engine", "images", "kubelet", "kube_proxy", "service_reachable", "dns"}
+    assert shown == [name for name in PUBLIC if name not in node]
+    why = checkout.doit("why", "machine=host.one").stdout
+    assert "etcd" in why and not re.search(r"\b(kubelet|container_engine|page|node|images)\b", why), why
+    # Named, such a task says why it cannot be.
+    refused = checkout.doit("kubelet", "machine=host.one")
+    assert refused.returncode and "a machine of its own" in refused.stderr and "Traceback" not in refused.stderr

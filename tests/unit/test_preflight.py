@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -235,3 +236,19 @@ def test_it_says_at_its_end_whether_anything_is_missing(
 def test_it_does_not_begin_with_the_words_of_another() -> None:
     with pytest.raises(DmucError, match="does not know 'nosuch'"):
         Preflight.act(cast(Preflight, None), cast(Cluster, None), ["nosuch"])
+
+
+def test_directories_in_which_nothing_can_be_written_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    context = a_context(tmp_path, cache=file / "cache", kubernetes="1.20")
+    rows = {row.name: row for row in preflight._directories(Cluster(context, []))}
+    assert rows["state directory"].state is Verdict.FINE
+    assert rows["cache directory"].state is Verdict.IMPOSSIBLE and "is not a directory" in rows["cache directory"].found
+    assert "cache=DIRECTORY" in rows["cache directory"].do
+
+
+def test_too_few_open_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
+    rows = {row.name: row for row in preflight._directories(Cluster(a_context(tmp_path), []))}
+    assert rows["open files"].state is Verdict.IMPOSSIBLE and rows["open files"].do == "ulimit -n 4096"
