@@ -27,7 +27,7 @@ from .checklist import Check, Verdict, show
 
 _MEMORY, _DISK = 1000, 5000  # MiB for a cluster; for building Kubernetes and what is then stored
 _CONTROLLERS = {  # cgroup version -> controllers without which the kubelet or the engine does not start
-    "v2": {"cpu", "cpuset", "memory", "pids"},
+    "v2": {"cpu", "memory", "pids"},  # the kubelet asks for no more there (cm/container_manager_linux.go)
     "v1": {"cpu", "cpuacct", "cpuset", "memory", "devices", "pids"},
 }
 

@@ -78,6 +78,7 @@ def test_thirty_times_in_a_row_the_machine_is_powered_on(jobs: dict[str, object]
 
 
 def test_the_main_job_with_ipvs(jobs: dict[str, object], before: host_picture.Picture) -> None:
+    doit(IPVS, "preflight", timeout=LONG)
     with timed(jobs, "main job"):
         done = doit(IPVS, "service_reachable", timeout=LONG)
     assert "answers: Welcome to nginx!" in done.stdout
