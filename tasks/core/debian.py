@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SOURCES = Path("/etc/apt")
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SUITE = "bookworm"  # Debian 12: images and Kubernetes are made from its packages, whatever the host is
 KEYS = "debian-archive-keyring"  # the package with this file
 # URLs in a file of apt's sources, in both of its formats (sources.list(5)).
 _URL = re.compile(r"(?m)^(?:URIs:|deb(?:-src)?[ \t]+(?:\[[^\]]*\][ \t]+)?)[ \t]*(\S+)")

@@ -8,6 +8,7 @@ A pid alone proves nothing, because the kernel may have reused it. The pidfile c
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -132,7 +133,12 @@ def kill_all(processes: Callable[[], Mapping[int, int]]) -> None:
 def _signal(pid: int, started: int, number: signal.Signals, patience: float = 0.0) -> None:
     """Send the signal to the process with this pid and start time; wait up to `patience` seconds for its end."""
     with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(pid)  # refers to this process, even if the kernel reuses its pid
+        try:
+            handle = os.pidfd_open(pid)  # refers to this process, even if the kernel reuses its pid
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # it has ended, and a thread of another process has its number
+                return
+            raise
         try:
             if start_time(pid) == started:
                 signal.pidfd_send_signal(handle, number)

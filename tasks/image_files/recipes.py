@@ -183,10 +183,12 @@ storage:
 def _make(scratch: Path, progress: Progress) -> Path:
     """Build the images in `scratch`; return the directory in it that must be kept."""
     packages, made = scratch / "packages", scratch / "registry"
-    for recipe in RECIPES:
+    with debian.archive(debian.SUITE, scratch / "lists", progress) as options:
+        debs = [debian.fetch_debs(recipe.packages, scratch / "debs", progress, options) for recipe in RECIPES]
+    for recipe, files in zip(RECIPES, debs, strict=True):
         progress.note(f"building the image {recipe.name}")
         tree = scratch / recipe.repositories[0]
-        for deb in debian.fetch_debs(recipe.packages, scratch / "debs", progress):
+        for deb in files:
             debian.extract(deb, packages)
         _fill(tree, packages, recipe)
         image = oci.pack(tree, recipe.config)
@@ -203,7 +205,7 @@ def _fill(tree: Path, packages: Path, recipe: Recipe) -> None:
             raise DmucError(
                 f"building the container image {recipe.name}",
                 f"There is no file {pattern} in the packages {', '.join(recipe.packages)}.",
-                "They must be as in Debian 12. Check where apt gets its packages from: apt-cache policy nginx",
+                f"They must be as in Debian 12 ({debian.SUITE}), from {debian.mirror()}.",
             )
         for source in found:
             target = _place(tree, source.relative_to(packages))

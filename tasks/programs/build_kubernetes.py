@@ -26,9 +26,8 @@ DIRECTORY = f"{VERSION}-debian"  # in the cache
 DIRECTORY_OF_KUBECTL = f"{DIRECTORY}-client"
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")
 
-# Debian 12, whatever the host is: later releases have only kubectl in this source package.
-_SUITE = "bookworm"
-# Its compiler, which is not installed: a later one does not know this old code, and an older one neither.
+# The compiler of Debian 12, whose source package this is (those of later releases have only kubectl). Not the host's,
+# which may be too new or too old for this code; and so it is not installed, but unpacked.
 _GO = ("golang-1.19-go", "golang-1.19-src")
 # The build's other tools, and the packages that they are in.
 _TOOLS = {"dpkg-source": "dpkg-dev", "jq": "jq", "make": "make", "rsync": "rsync"}
@@ -74,7 +73,7 @@ def fetch_kubectl(cache: Path, progress: Progress) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=place.parent) as directory:
             scratch = Path(directory)
-            with debian.archive(_SUITE, scratch, progress) as options:
+            with debian.archive(debian.SUITE, scratch, progress) as options:
                 for deb in debian.fetch_debs(["kubernetes-client"], scratch, progress, options):
                     debian.extract(deb, scratch)
             _check_version(scratch / "usr/bin/kubectl")
@@ -103,7 +102,7 @@ def _build(result: Path, log: Path, progress: Progress) -> None:
 
 def _source(scratch: Path, progress: Progress) -> Path:
     """Return the directory of the patched source, inside of a GOPATH: Go's module mode refuses the old go.mod."""
-    with debian.archive(_SUITE, scratch, progress) as options:
+    with debian.archive(debian.SUITE, scratch, progress) as options:
         unpacked = debian.fetch_source("kubernetes", scratch, progress, options)
         debs = debian.fetch_debs([_REFLECT2, *_GO], scratch, progress, options)
     if VERSION.lstrip("v") not in unpacked.name:

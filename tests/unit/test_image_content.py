@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -43,7 +44,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 FetchDebs = Callable[[Sequence[str], Path, Progress], list[Path]]
 
 
-def fetch_debs(packages: Sequence[str], into: Path, progress: Progress) -> list[Path]:
+def fetch_debs(packages: Sequence[str], into: Path, progress: Progress, options: Sequence[str] = ()) -> list[Path]:
     into.mkdir(parents=True, exist_ok=True)
     debs = [into / f"{package}.deb" for package in packages]
     for deb in debs:
@@ -67,6 +68,7 @@ def extract(deb: Path, into: Path) -> None:
 def packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.core.debian.fetch_debs", fetch_debs)
     monkeypatch.setattr("tasks.core.debian.extract", extract)
+    monkeypatch.setattr("tasks.core.debian.archive", lambda *_: contextlib.nullcontext(()))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
@@ -190,7 +192,7 @@ def test_another_comment_in_the_source_makes_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [DmucError("downloading", "no network"), KeyboardInterrupt()])
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def fails(packages: Sequence[str], into: Path, progress: Progress) -> list[Path]:
+    def fails(packages: Sequence[str], into: Path, progress: Progress, options: Sequence[str]) -> list[Path]:
         if "catatonit" in packages:  # the second image
             raise error
         return fetch_debs(packages, into, progress)
