@@ -26,8 +26,9 @@ def _remember_release(context: Context) -> None:
     if context.decided(newest.DECISION) != minor:
         if not context.why_release.startswith("kubernetes="):
             print(newest.said(minor, context.why_release), flush=True)
-        context.decide(newest.REASON, context.why_release)
-        context.decide(newest.DECISION, minor)
+        with contextlib.suppress(OSError):  # a full disk: the first task says so
+            context.decide(newest.REASON, context.why_release)
+            context.decide(newest.DECISION, minor)
 
 
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
