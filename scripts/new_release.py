@@ -48,7 +48,7 @@ def compare(directory: Path) -> Iterator[str]:
             yield from (f"  + {flag}" for flag in sorted(came))
             yield from (f"  - {flag}{'   dmuc uses it' if flag in used else ''}" for flag in sorted(went))
     yield ""
-    yield "Now: read CHANGELOG-1.N.md (Urgent Upgrade Notes, Deprecation), then `A Kubernetes release` in CONTRIBUTING.md."
+    yield "Now: read CHANGELOG-1.N.md (Urgent Upgrade Notes, Deprecation); then CONTRIBUTING.md, A Kubernetes release."
 
 
 def main() -> int:
