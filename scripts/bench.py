@@ -211,8 +211,11 @@ STEPS: dict[str, Callable[[Context], None]] = {
 Figures = dict[str, float]  # of one run: what was measured -> seconds
 
 
-def measure(settings: Sequence[str], cluster_of: Callable[[str], Cluster]) -> Figures:
-    """Return the seconds of one run each: dmuc from nothing, the ideal, by hand (with Docker), with nothing to do."""
+def measure(settings: Sequence[str], cluster_of: Callable[[str], Cluster], hands: bool) -> Figures:
+    """Return the seconds of one run each: dmuc from nothing, the ideal, by hand (with Docker), with nothing to do.
+
+    Without `hands`, the steps by hand, which take a minute, are left out.
+    """
     with nothing_left(lambda: void(doit(settings, "clean"))):
         from_nothing, _ = doit(settings, "service_reachable")
         idle = noop(settings)
@@ -224,7 +227,7 @@ def measure(settings: Sequence[str], cluster_of: Callable[[str], Cluster]) -> Fi
     print(f"ideal {best:.1f} s: {', '.join(f'{name} {s:.1f}' for name, s in moments.items())}", flush=True)
     figures = {"dmuc": from_nothing, "ideal": best, "no-op": idle}
     cluster = cluster_of(BY_HAND)
-    if choices.engine(cluster.context) != "docker":  # the walk-through has no other engine
+    if not hands or choices.engine(cluster.context) != "docker":  # the walk-through has no other engine
         return figures
     with nothing_left(cluster.remove):
         hand, steps = by_hand(cluster)
@@ -262,6 +265,7 @@ def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("scripts/bench", description=description, epilog=more, formatter_class=form)
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="number of measurements (3)")
+    parser.add_argument("--no-by-hand", action="store_true", help="leave out the steps by hand, which take a minute")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
     arguments = parser.parse_args()
     settings = of_one_release([*SETTINGS, *arguments.settings])
@@ -276,7 +280,7 @@ def main() -> int:
             print("getting programs and images, once", flush=True)
             with nothing_left(lambda: void(doit(settings, "clean"))):
                 doit(settings, "binaries", "image_content")
-            print(table([measure(settings, cluster_of) for _ in range(arguments.runs)]))
+            print(table([measure(settings, cluster_of, not arguments.no_by_hand) for _ in range(arguments.runs)]))
 
     os.chdir(ROOT)
     return to_the_end(act)
