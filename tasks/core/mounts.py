@@ -39,6 +39,8 @@ _NO_LAYER = {
     "squashfs",
 }
 _NO_LAYER |= {"debugfs", "tracefs", "securityfs", "pstore", "bpf", "configfs", "hugetlbfs", "binfmt_misc", "fusectl"}
+# On a network: a server that does not answer would stop whatever looks there. They are in the machine only if shared.
+_REMOTE = re.compile(r"nfs\d?|cifs|smb3|fuse.*|9p|ceph|glusterfs|afs")
 _LARGE = 1 << 20  # bytes; a larger file beside the state is shown read-only, and not copied
 TOP, KEPT = "root/top", "root/kept"  # below the state: the plain directories, and the upper layers
 
@@ -80,6 +82,7 @@ def plan(state: Path, as_it_is: Collection[Path], mounts: Sequence[Mount], top: 
     """
     state, device = state.resolve(), state.stat().st_dev
     handed_in = {path.resolve() for path in as_it_is}
+    remote = {m.point for m in mounts if _REMOTE.fullmatch(m.kind) and not state.is_relative_to(m.point)}
     found = Plan()
 
     def visit(directory: Path) -> None:
@@ -87,6 +90,8 @@ def plan(state: Path, as_it_is: Collection[Path], mounts: Sequence[Mount], top: 
         found.plain.append(directory)
         for name in sorted(os.listdir(directory)):  # noqa: PTH208 - a Path each would be slower
             path = directory / name
+            if path in remote:
+                continue
             with contextlib.suppress(FileNotFoundError):  # it is gone meanwhile
                 if not (directory == top and name in _LEFT_OUT) and path not in handed_in:
                     place(path, path.lstat())
@@ -107,7 +112,7 @@ def plan(state: Path, as_it_is: Collection[Path], mounts: Sequence[Mount], top: 
     visit(top)
     for mount in sorted(mounts, key=lambda mount: mount.point):
         hidden = [top / name for name in OWN]
-        inside = any(mount.point.is_relative_to(path) for path in (*hidden, *handed_in))
+        inside = any(mount.point.is_relative_to(path) for path in (*hidden, *handed_in, *remote))
         if mount.kind in _NO_LAYER or inside or mount.point == top or not mount.point.is_dir():
             continue
         if mount.point not in {*found.plain, *found.overlays} and mount.point.is_relative_to(top):

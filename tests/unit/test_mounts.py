@@ -64,6 +64,18 @@ def test_a_file_system_of_its_own_has_a_layer_of_its_own(host: Path) -> None:
     assert not any(path.is_relative_to(checkout) or path.is_relative_to(host / "tmp") for path in found.overlays)
 
 
+def test_file_systems_on_a_network_are_not_looked_at(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = host / "home/ada/dmuc"
+    (host / "mnt/nas/films").mkdir(parents=True)
+    (host / "data").mkdir()
+    real, away = Path.lstat, (host / "data", host / "mnt/nas")
+    monkeypatch.setattr(Path, "lstat", lambda path: pytest.fail("it hangs") if path in away else real(path))
+    points = [Mount(host / "data", "nfs4"), Mount(host / "mnt/nas", "fuse.sshfs"), Mount(away[1] / "films", "ext4")]
+    found = plan(checkout / "var/one", [checkout], points, host)
+    assert host / "mnt" in found.overlays
+    assert not any(path.is_relative_to(one) for path in found.overlays for one in away)
+
+
 def test_layers_have_plain_names_which_differ() -> None:
     odd = [Path("/a b"), Path("/a,b"), Path("/a:b"), Path("/a\\b"), Path("/é"), Path("/a/b"), Path("/a-b")]
     found = [layer(path) for path in odd]
