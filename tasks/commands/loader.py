@@ -33,9 +33,6 @@ _READING = {
     "down",
     "clean",
 }
-_READING |= {
-    "tour"
-}  # the walk-through's, with Docker: of the release that every host can have, unless the user names one
 
 
 class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ..choices import engine
+from ..choices import engine, rbac_enabled
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
@@ -17,7 +17,7 @@ from ..core.files import read_json, write_atomic
 from ..core.lock import only_one
 from ..core.settings import Settings, remember, remembered
 from ..tour.play import Stage, Unexpected
-from ..tour.steps import CHAPTERS, Chapter, Step, chosen, facts, load
+from ..tour.steps import CHAPTERS, CURRENT, Chapter, Step, chosen, facts, load
 from .base import Command, reporting_errors
 
 
@@ -39,7 +39,7 @@ starts no scheduler."""
             "short": "",
             "long": "chapters",
             "type": str,
-            "default": str(CHAPTERS),
+            "default": "",
             "help": "a DIRECTORY of chapters of your own",
         },
     )
@@ -54,11 +54,9 @@ starts no scheduler."""
                     f"`tour` does not know {' '.join(pos_args)!r}.",
                     "See: scripts/doit help tour",
                 )
-            directory = Path(chapters)
+            directory = Path(chapters) if chapters else _chapters(self.cluster.context)
             if only_list:
                 return _list(Position.of(self.cluster, directory))
-            if directory == CHAPTERS:
-                _refuse_without_docker(self.cluster.context)
             with only_one(self.cluster.context, "tour"):
                 return _walk(Position.of(self.cluster, directory), yes, first, last)
 
@@ -232,16 +230,22 @@ def _refuse(position: Position, left: Sequence[str], begin: str, end: str, yes: 
     position.check()
 
 
-def _refuse_without_docker(context: Context) -> None:
-    if engine(context) != "docker":
-        asked = context.release.dockershim and "the engine here is containerd (engine=containerd)"
-        raise DmucError(
-            "starting the tour",
-            "The tour follows the walk-through, which uses Docker; "
-            f"{asked or f'Kubernetes {context.settings.kubernetes} cannot use Docker'}.",
-            "Choose a release up to 1.23, without engine=: scripts/doit tour kubernetes=1.20; or start the cluster "
-            "without the tour: scripts/doit",
-        )
+def _chapters(context: Context) -> Path:
+    """Return the directory of the chapters for this release: the walk-through's up to 1.23, as long as it uses Docker.
+
+    Raise DmucError when neither the walk-through nor the current chapters can be played with these settings.
+    """
+    release = context.release
+    if release.dockershim and engine(context) == "docker":
+        return CHAPTERS
+    if not release.dockershim and rbac_enabled(context):
+        return CURRENT
+    asked = "engine=containerd" if release.dockershim else f"security={context.settings.security}, or insecure_port=on"
+    raise DmucError(
+        "starting the tour",
+        f"With Kubernetes {release.minor} it needs {'Docker' if release.dockershim else 'RBAC'}, and {asked} was set.",
+        "Leave that setting out; or start the cluster without the tour: scripts/doit",
+    )
 
 
 def _settle(position: Position) -> None:

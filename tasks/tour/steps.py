@@ -1,4 +1,5 @@
-"""The steps of the tour, read from the chapters beside this file: 1-….toml, 2-….toml, and so on.
+"""The steps of the tour, read from the chapters beside this file: 1-….toml, 2-….toml, and so on; of current releases
+from those in current/.
 
 A chapter has a `title` and, in the first chapter, the `settings` of the tour's cluster. A `[[step]]` has texts for the
 reader: `name`, `title`, `about` (what we are about to do, and why), `notice` (what to look at in the output) and
@@ -28,7 +29,8 @@ from typing import Any
 from ..core.context import Context
 from ..core.errors import DmucError
 
-CHAPTERS = Path(__file__).parent
+CHAPTERS = Path(__file__).parent  # the walk-through, with Docker: up to Kubernetes 1.23
+CURRENT = CHAPTERS / "current"  # the same story with containerd, certificates and RBAC: from 1.24 on
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
-from tasks.tour.steps import CHAPTERS, load
+import pytest
+
+from tasks.tour.steps import CHAPTERS, CURRENT, load
 from tests.e2e import host_picture
-from tests.e2e.conftest import doit, executed, kubectl
+from tests.e2e.conftest import ENVIRONMENT, doit, executed, kubectl
+
+CURRENT_BIN = os.environ.get("CURRENT_BIN", "")  # a directory with the programs of a current release
 
 
 def test_the_whole_tour_holds(before: host_picture.Picture) -> None:
@@ -27,8 +32,21 @@ def test_the_whole_tour_holds(before: host_picture.Picture) -> None:
     doit("clean")
 
 
+@pytest.mark.skipif(not CURRENT_BIN, reason="no current programs here; with some: CURRENT_BIN=DIRECTORY")
+def test_the_whole_tour_of_current_kubernetes_holds(before: host_picture.Picture) -> None:
+    doit("clean")
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "DMUC_KUBERNETES"}
+    settings = f"bin_dir={CURRENT_BIN}"
+    told = doit("tour", settings, "--yes", timeout=560, environment=environment).stdout
+    steps = [step for chapter in load(CURRENT) for step in chapter.step]
+    for number, step in enumerate(steps, 1):
+        assert f"{number}/{len(steps)} {step.title} [{step.name}]" in told
+    assert executed(doit(settings, environment=environment)) == set()
+    doit("clean")
+
+
 def test_a_step_that_turns_out_otherwise_fails_it(before: host_picture.Picture, tmp_path: Path) -> None:
-    shutil.copytree(CHAPTERS, tmp_path / "own", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copytree(CHAPTERS, tmp_path / "own", ignore=shutil.ignore_patterns("*.py", "__pycache__", "current"))
     chapter = tmp_path / "own" / "2-api-server.toml"
     text = chapter.read_text()
     assert text.count("on 127.0.0.1:2379, this is") == 1

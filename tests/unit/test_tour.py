@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.tour.steps import CHAPTERS, Command, chosen, facts, load
+from tasks.tour.steps import CHAPTERS, CURRENT, Command, chosen, facts, load
 from tests.unit.checkout import DOIT, Checkout, is_told
 from tests.unit.support import a_context, eventually
 
@@ -314,12 +314,22 @@ def test_ctrl_c_leaves_as_well(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("kubernetes=1.24",), "Kubernetes 1.24 cannot use Docker"),
-        (("engine=containerd",), "the engine here is containerd"),
+        (("kubernetes=1.24", "security=none"), "it needs RBAC, and security=none"),
+        (("kubernetes=1.20", "engine=containerd"), "it needs Docker, and engine=containerd was set"),
     ],
 )
-def test_without_docker_there_is_no_walk_through(checkout: Checkout, words: tuple[str, ...], why: str) -> None:
-    is_told(checkout.doit("tour", "--yes", *words), "starting the tour", why, "scripts/doit tour kubernetes=1.20")
+def test_without_what_its_steps_need_there_is_no_tour(checkout: Checkout, words: tuple[str, ...], why: str) -> None:
+    is_told(checkout.doit("tour", "--yes", *words), "starting the tour", why, "Leave that setting out")
     assert checkout.made() == set()
     done = tour(checkout, TWO, "--yes", *words)  # chapters of one's own may not need it
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_of_current_releases_there_is_a_tour_of_its_own(checkout: Checkout) -> None:
+    shown = [
+        checkout.doit("tour", "--list", f"kubernetes={release}").stdout for release in ("1.20", "1.23", "1.24", "1.37")
+    ]
+    assert shown[0] == shown[1] != shown[2] == shown[3]
+    assert "token-keys" in shown[0] and "token-keys" not in shown[2] and "token-in-the-pod" in shown[2]
+    names = [step.name for chapter in load(CURRENT) for step in chapter.step]
+    assert len(names) == len({*names}) == 26
