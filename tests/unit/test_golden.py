@@ -32,8 +32,9 @@ from tasks.core.cgroups import Hierarchy
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
+from tasks.core.first_process import setup_script
 from tasks.core.mounts import Plan
-from tasks.core.namespaces import Namespaces, setup_script
+from tasks.core.namespaces import Namespaces
 from tasks.image_files.recipes import registry_root
 from tasks.programs import catalog
 from tests.unit.support import CHECKOUT, a_host, load_dodo

@@ -19,8 +19,9 @@ import pytest
 from tasks.core import cgroups, namespaces
 from tasks.core.cgroups import Hierarchy
 from tasks.core.errors import DmucError
+from tasks.core.first_process import setup_script
 from tasks.core.mounts import Plan
-from tasks.core.namespaces import Namespaces, setup_script
+from tasks.core.namespaces import Namespaces
 from tasks.core.process import Record
 from tasks.core.progress import Silent
 

@@ -20,9 +20,10 @@ from tasks.cluster import load
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.files import quoted
+from tasks.core.first_process import setup_script
 from tasks.core.machine import Host
 from tasks.core.mounts import Plan, layer
-from tasks.core.namespaces import Namespaces, setup_script
+from tasks.core.namespaces import Namespaces
 from tasks.core.process import find, marks
 from tasks.core.progress import Silent
 from tests.unit.support import NASTY, a_context, a_host, a_program, eventually
