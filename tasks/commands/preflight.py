@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .. import binaries, choices, service_proxy
-from ..core import caller, debian, release
+from .. import binaries, choices, registry, service_proxy
+from ..core import caller, debian, download, release
 from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.daemon import Daemon
@@ -20,6 +20,7 @@ from ..core.facts import rules_of_other_kind
 from ..core.machine import is_root
 from ..core.namespaces import Namespaces
 from ..core.ports import is_free
+from ..core.settings import AUTO
 from ..programs import build_kubernetes, packages
 from ..programs.catalog import PROGRAMS
 from .base import Command
@@ -34,7 +35,18 @@ _CONTROLLERS = {  # cgroup version -> controllers without which the kubelet or t
 
 def rows(cluster: Cluster) -> Iterator[Check]:
     """Yield a row for every fact that matters for this cluster."""
-    for topic in (_rights, _directories, _kernel, _cgroups, _resources, _packets, _addresses, _programs, _chosen):
+    for topic in (
+        _rights,
+        _directories,
+        _kernel,
+        _cgroups,
+        _resources,
+        _packets,
+        _addresses,
+        _programs,
+        _sites,
+        _chosen,
+    ):
         yield from topic(cluster)
 
 
@@ -355,6 +367,36 @@ def _to_be_obtained(context: Context, name: str) -> Check:
         return Check("programs", found, "", Verdict.IMPOSSIBLE, do)
     does = f"will be {' or, if there is no network, '.join(ways)}"
     return Check("programs", f"{name}: missing", does, Verdict.ADAPTED)
+
+
+def _sites(cluster: Cluster) -> Iterator[Check]:
+    """The sites from which the run will get something: asked now, as the run will ask them (proxies included)."""
+    context, settings = cluster.context, cluster.context.settings
+    try:
+        missing = [PROGRAMS[name] for name, program in binaries.find_all(context).items() if program is None]
+    except DmucError:
+        return  # said above
+    wanted: dict[str, str] = {}  # URL -> what it is asked for
+    for program in missing:
+        if program.project and binaries.is_downloaded(context, program):
+            wanted.setdefault(getattr(settings, program.project.site), f"{program.name} and other programs")
+        elif debian.available():
+            wanted.setdefault(debian.mirror(), f"{program.name} and other packages")
+    if packages.can_install() and binaries.missing_tools(context):
+        wanted.setdefault(debian.mirror(), "packages")
+    if settings.registry not in {AUTO, "local"}:
+        wanted.setdefault(settings.registry, "images")
+    elif debian.available() and not registry.CONTENT.holds(context):
+        wanted.setdefault(debian.mirror(), "the packages from which images are made")
+    silent = {url: what for url, what in wanted.items() if not download.reachable(url)}
+    if silent:
+        found = "; ".join(f"{url} does not answer, and has {what}" for url, what in silent.items())
+        do = "Check the network, or the proxy (http_proxy=URL); or name another site: see Settings in README."
+        yield Check("sites", found, "", Verdict.IMPOSSIBLE, do)
+    else:
+        yield Check(
+            "sites", f"{', '.join(wanted) or 'none'}: {'each answers' if wanted else 'everything is here'} (HEAD)"
+        )
 
 
 def _chosen(cluster: Cluster) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from tasks import binaries
 from tasks.commands import preflight
 from tasks.commands.checklist import Check, Verdict
 from tasks.commands.preflight import Preflight
-from tasks.core import debian
+from tasks.core import debian, download
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.daemon import Daemon
@@ -38,11 +38,13 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
         *,
         host: Mapping[str, Any] | None = None,
         root: bool = True,
+        answers: bool = True,
         missing: tuple[str, ...] = (),
         versions: dict[str, str] | None = None,
         find: Callable[[Context], Any] | None = None,
         **settings: Any,
     ) -> dict[str, Check]:
+        monkeypatch.setattr(download, "reachable", lambda url, timeout=2.0: answers)
         own = Namespaces("dmuc1", tmp_path / "var/dmuc1", "10.95.0.0/30", "10.96.0.0/16", "10.244.0.0/24", {})
         chosen = {"machine": "dmuc1", **settings}
         context = a_context(tmp_path, own if chosen["machine"] == "dmuc1" else None, a_host(**host or {}), **chosen)
@@ -252,3 +254,11 @@ def test_too_few_open_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
     rows = {row.name: row for row in preflight._directories(Cluster(a_context(tmp_path), []))}
     assert rows["open files"].state is Verdict.IMPOSSIBLE and rows["open files"].do == "ulimit -n 4096"
+
+
+def test_a_site_that_the_run_will_ask_and_that_does_not_answer_is_said(on: Callable[..., dict[str, Check]]) -> None:
+    row = on(missing=("etcd",), obtain="download", answers=False)["sites"]
+    assert row.state is Verdict.IMPOSSIBLE and "https://github.com does not answer" in row.found and "proxy" in row.do
+    assert on(missing=("etcd",), obtain="download")["sites"].state is Verdict.FINE
+    row = on(registry="https://registry.example", answers=False)["sites"]
+    assert row.state is Verdict.IMPOSSIBLE and "https://registry.example" in row.found
