@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Not the host's: at the top of the file system, made anew or empty.
+# Not the host's: at the top of the file system, made at each power-on, or empty at first.
 OWN = ("proc", "sys", "dev", "run", "tmp")
 _LEFT_OUT = {*OWN, "lost+found"}
 # File systems that are views of the kernel, or are made of other files: no layer of an overlay.
@@ -181,7 +181,7 @@ def _directory(place: Path, like: Path) -> None:
 def _copy(file: Path, place: Path) -> None:
     try:
         shutil.copy2(file, place)
-    except (FileNotFoundError, PermissionError):  # gone meanwhile; or on a network where root is nobody
+    except (FileNotFoundError, PermissionError):  # gone meanwhile; or on a network, where root has no rights
         return
     status = file.stat()
     if os.geteuid() == 0:
