@@ -60,7 +60,7 @@ def test_from_nothing_with_containerd(before: host_picture.Picture) -> None:
     assert "docker.io/library/nginx:latest" in inside("ctr -n k8s.io containers ls")
     assert "containerd successfully booted" in doit("logs", "container_engine").stdout
     refused = doit(*CONTAINERD, "tour", "--yes", status=3)
-    assert "the walk-through, which uses Docker" in refused.stderr
+    assert "it needs Docker, and engine=containerd was set" in refused.stderr
 
 
 def test_a_killed_containerd_comes_back_and_its_pods_have_not_noticed(before: host_picture.Picture) -> None:
