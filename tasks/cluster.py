@@ -91,9 +91,9 @@ def _machine(settings: Settings, state: Path, root: Path, run: Run) -> Machine:
         return Host(settings.machine, disposable=settings.shares_host, stop=run.stop)
     ranges = (settings.link_range, settings.service_range, settings.pod_range)
     handed_in = [root, settings.cache, *map(Path, filter(None, (settings.bin_dir, *settings.programs.values())))]
-    shared = map(Path, filter(None, settings.share.split(os.pathsep)))
+    shared = [*map(Path, filter(None, settings.share.split(os.pathsep)))]
     return Namespaces(
-        settings.machine, state, *ranges, DISK, KERNEL, MODULES, handed_in=[*handed_in, *shared], stop=run.stop
+        settings.machine, state, *ranges, DISK, KERNEL, MODULES, handed_in=handed_in, shared=shared, stop=run.stop
     )
 
 

@@ -23,6 +23,8 @@ from pathlib import Path
 
 # Not the host's: at the top of the file system, made at each power-on, or empty at first.
 OWN = ("proc", "sys", "dev", "run", "tmp")
+_OF_THE_KERNEL = ("/proc", "/sys")  # each machine's own view: nothing of the host's can be in it
+_NEEDED = (*_OF_THE_KERNEL, "/dev/pts", "/run", "/etc/hosts")  # the machine does not work without its own
 _LEFT_OUT = {*OWN, "lost+found"}
 # File systems that are views of the kernel, or are made of other files: no layer of an overlay.
 _NO_LAYER = {
@@ -78,10 +80,10 @@ class Plan:
 def plan(state: Path, as_it_is: Collection[Path], mounts: Sequence[Mount], top: Path = Path("/")) -> Plan:
     """Return the plan for a machine with its state in the directory `state`, which exists.
 
-    What is in `as_it_is` (the checkout, the cache) will be handed in as it is on the host. `top` is for tests.
+    The state, and what is in `as_it_is` (the checkout, the cache), will be handed in as they are. `top` is for tests.
     """
-    state, device = state.resolve(), state.stat().st_dev
-    handed_in = {path.resolve() for path in as_it_is}
+    state = state.resolve()
+    handed_in = {path.resolve() for path in (*as_it_is, state)}
     remote = {m.point for m in mounts if _REMOTE.fullmatch(m.kind) and not state.is_relative_to(m.point)}
     found = Plan()
 
@@ -104,7 +106,8 @@ def plan(state: Path, as_it_is: Collection[Path], mounts: Sequence[Mount], top: 
         elif stat.S_ISREG(status.st_mode):
             (found.copies if status.st_size <= _LARGE else found.read_only).append(path)
         elif stat.S_ISDIR(status.st_mode):
-            if state.is_relative_to(path) and status.st_dev == device:
+            # Also on another disk than the state: an overlay here would cover the plain directories in it.
+            if state.is_relative_to(path):
                 visit(path)
             else:
                 found.overlays.append(path)
@@ -116,15 +119,23 @@ def plan(state: Path, as_it_is: Collection[Path], mounts: Sequence[Mount], top: 
         if mount.kind in _NO_LAYER or inside or mount.point == top or not mount.point.is_dir():
             continue
         if mount.point not in {*found.plain, *found.overlays} and mount.point.is_relative_to(top):
-            if state.is_relative_to(mount.point) and mount.point.stat().st_dev == device:
-                visit(mount.point)
-            else:
-                found.overlays.append(mount.point)
+            found.overlays.append(mount.point)
     found.overlays = sorted(dict.fromkeys(found.overlays))
     views = (top / "proc", top / "dev")
     points = (mount.point for mount in mounts if any(mount.point.is_relative_to(view) for view in views))
     found.files = [point for point in points if not point.is_dir()]
     return found
+
+
+def hidden_by(path: Path, own: Collection[str] = ()) -> str:
+    """Return which directory or file the machine would lack if this path were the host's; empty when there is none.
+
+    `own` are further directories that the machine must have for itself.
+    """
+    path = path.resolve()
+    if any(path.is_relative_to(view) for view in _OF_THE_KERNEL):
+        return str(path)
+    return next((one for one in (*_NEEDED, *own) if Path(one).is_relative_to(path)), "")
 
 
 def layer(directory: Path) -> str:

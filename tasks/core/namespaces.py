@@ -40,8 +40,9 @@ from .result import Result
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _MARK = "dmuc-machine"  # on the anchor's command line, before its state directory: tells which checkout owns it
 _ROUTES = Path("/proc/net/route")
-# What the script says about a directory that cannot be as planned -> in words.
-_LOST = {"lost": "keeps changes only until the machine is off", "read-only": "is the host's, read-only"}
+# What the script says about a directory that cannot be as planned -> in words, before the directory.
+_LOST = {"lost": "changes last only until the machine is off in", "read-only": "the host's, read-only:"}
+_FEW = 3  # directories that are named
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Namespaces(Local):
     disk: Mapping[str, str]
     kernel: Sequence[str] = ()
     modules: Sequence[str] = ()
-    handed_in: Sequence[Path] = ()  # files and directories that are in the machine as they are on the host
+    handed_in: Sequence[Path] = ()  # files and directories that are in the machine as they are on the host, if there
+    shared: Sequence[Path] = ()  # the same, by the user's wish: they must be there
     disposable: bool = True
     stop: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
@@ -97,13 +99,23 @@ class Namespaces(Local):
         missing = set(self._host_routes()) - set(_routes_of(self.name))
         if missing:
             return Result(False, f"the host has no route through the link {self.name} to {', '.join(sorted(missing))}")
-        if unseen := self._unseen(self.handed_in):
-            return Result(False, f"{self.name} does not show {', '.join(map(str, unseen))} of the host yet")
-        return Result(True, "on")
+        unseen = ", ".join(map(str, self._unseen(self._shown)))
+        why = self._missing() or (f"{self.name} does not show {unseen} of the host yet" if unseen else "")
+        return Result(not why, why or "on")
+
+    @property
+    def _shown(self) -> list[Path]:
+        """What is in the machine as it is on the host. The state need not be below the checkout."""
+        return [*self.handed_in, *self.shared, self.state]
+
+    def _missing(self) -> str:
+        """Return a line about a shared directory that the host does not have, if there is one."""
+        return next((f"share={path}: there is no such directory." for path in self.shared if not path.exists()), "")
 
     def _unseen(self, paths: Iterable[Path]) -> list[Path]:
         """Return which of these files and directories of the host are not there in the machine, at the same path."""
-        return [path for path in _with_targets(paths) if not _is_same(path, self.on_host(path))]
+        root = f"/proc/{self._anchor()}/root"
+        return [path for path in _with_targets(paths) if not _is_same(path, f"{root}{path}")]
 
     def _wanted(self) -> list[str]:
         return [
@@ -181,8 +193,9 @@ class Namespaces(Local):
                 "A machine of its own needs namespaces, links and mounts, and these need root.",
                 "Run dmuc as root; or use machine=host, where components that need no root can run.",
             )
+        self.refuse_shares()
         if self._is_on():
-            self.show(self.handed_in)
+            self.show(self._shown)
             return
         foreign = self._foreign()
         if foreign:
@@ -208,8 +221,8 @@ class Namespaces(Local):
             lost = self._start_anchor()
             progress.note("its link to the host")
             self._make_link()
-            self.show(self.handed_in)
-            progress.note("; ".join(lost) or "its link to the host")
+            self.show(self._shown)
+            progress.note(_in_words(lost) or "its link to the host")
         except (DmucError, OSError) as error:
             self.power_off()
             if isinstance(error, DmucError):
@@ -272,6 +285,20 @@ class Namespaces(Local):
                         f"Choose another range with {setting}=…",
                     )
 
+    def refuse_shares(self) -> None:
+        """Raise DmucError when what the machine shares is missing, or would take the place of what it needs itself."""
+        tried = f"powering on {self.name}"
+        if missing := self._missing():
+            raise DmucError(tried, missing, "Create the directory, or correct share=.")
+        for path in (*self.handed_in, *self.shared):
+            if own := mounts.hidden_by(path, self.disk):
+                seen = (
+                    f"{path} cannot be the host's: the machine needs {'that' if own == str(path) else own} for itself."
+                )
+                raise DmucError(
+                    tried, seen, "Name a directory below it, or another one (in share=, cache= or bin_dir=)."
+                )
+
     def _is_on(self) -> bool:
         """Return whether the machine is up, except that it may not show everything of the host that it must."""
         record = Record.load(self._record)
@@ -279,9 +306,9 @@ class Namespaces(Local):
             return False
         return not {*self._host_routes()} - {*_routes_of(self.name)}
 
-    def _start_anchor(self) -> list[str]:
-        """Start the first process; return what is not as it should be, in words. Raise DmucError when it ends."""
-        what = mounts.plan(self.state, self.handed_in, mounts.mounted())
+    def _start_anchor(self) -> dict[str, list[str]]:
+        """Start the first process; return the directories that are not as planned. Raise DmucError when it ends."""
+        what = mounts.plan(self.state, self._shown, mounts.mounted())
         mounts.make(self.state, what)
         unshare = ("unshare", "--mount", "--uts", "--net", "--ipc", "--pid", "--cgroup", "--fork")
         script = setup_script(self, cgroups.mounted(), what)
@@ -308,14 +335,14 @@ class Namespaces(Local):
         if pid:
             Record.of(pid, self._wanted(), {}).save(self._record)
         assert launcher.stdout is not None
-        lost: list[str] = []
+        lost: dict[str, list[str]] = {}
         with launcher.stdout as said:  # the script says "up", or ends and closes its output
             for line in said:
                 what_so, _, directory = line.decode(errors="replace").strip().partition(" ")
                 if what_so == "up":
                     cgroups.make_leaves(self.name)
                     return lost
-                lost.append(f"{directory} {_LOST[what_so]}")
+                lost.setdefault(what_so, []).append(directory)
         raise DmucError(
             f"powering on {self.name}",
             f"its first process ended with exit code {launcher.wait()}; the last lines of {self._log}:\n"
@@ -347,6 +374,15 @@ class Namespaces(Local):
             f"route add {self.services} dev eth0",
         )
         _ip((), *(f"route add {ranges} via {own} dev {self.name}" for ranges in (self.services, self.pods)))
+
+
+def _in_words(lost: Mapping[str, Sequence[str]]) -> str:
+    """Return which directories are not as planned: what the script says about them -> the directories."""
+    said = []
+    for what_so, directories in lost.items():
+        more = f" and {len(directories) - _FEW} more" if len(directories) > _FEW else ""
+        said.append(f"{_LOST[what_so]} {', '.join(directories[:_FEW])}{more}")
+    return "; ".join(said)
 
 
 def _with_targets(paths: Iterable[Path]) -> list[Path]:

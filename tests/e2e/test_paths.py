@@ -97,6 +97,81 @@ def test_a_checkout_on_a_disk_of_its_own_with_programs_on_another(disks: Path) -
             shutil.rmtree(path)
 
 
+@pytest.mark.parametrize("disk", ["/home/ada", "/srv/team/ada", "/media"])
+def test_a_disk_with_other_things_beside_the_checkout(alone: None, disk: str) -> None:
+    point = Path(disk)
+    missing = [path for path in (point, *point.parents) if not path.exists()]
+    point.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=True)
+    try:
+        (point / "my documents").mkdir()
+        (point / "my documents" / "letter").write_text("dear\n")
+        (point / ".profile").write_text("hello\n")
+        checkout = point / "src" / "dmuc"
+        checkout.parent.mkdir()
+        make_checkout(checkout)
+        run = partial(doit, checkout=checkout)
+        try:
+            run("etcd")
+            change = (
+                f"cd {disk}; cat '.profile' 'my documents/letter'; echo more | tee 'my documents/letter' .profile new"
+            )
+            assert run("shell", "--", "sh", "-c", change).stdout == "hello\ndear\nmore\n"
+            assert (point / "my documents" / "letter").read_text() == "dear\n"
+            assert (point / ".profile").read_text() == "hello\n" and not (point / "new").exists()
+            run("down")
+            run("machine")
+            kept = run("shell", "--", "cat", f"{disk}/my documents/letter", f"{disk}/.profile", f"{disk}/new").stdout
+            assert kept == "more\n" * 3
+        finally:
+            run("clean")
+    finally:
+        subprocess.run(["umount", point], check=True)
+        for path in missing:
+            path.rmdir()
+
+
+@pytest.mark.parametrize("var", ["/srv/disks/two/dmuc-var", "/opt/it's var", "/tmp/var"])
+def test_the_state_may_be_elsewhere_through_a_link(disks: Path, var: str) -> None:
+    checkout, place = Path("/opt/linked"), Path(var)
+    make_checkout(checkout)
+    place.mkdir()
+    (place.parent / "beside").write_text("beside\n")
+    (checkout / "var").symlink_to(place)
+    run = partial(doit, checkout=checkout)
+    try:
+        run("schedulable")
+        run("shell", "--", "touch", f"{place.parent}/written")
+        assert not (place.parent / "written").exists()
+        assert all(line.startswith("·") for line in run("schedulable").stdout.splitlines())
+        run("clean")
+        assert not list(place.iterdir())
+    finally:
+        run("clean")
+        shutil.rmtree(checkout)
+        (place.parent / "beside").unlink()
+        shutil.rmtree(place)
+
+
+def test_a_checkout_that_is_read_only(alone: None) -> None:
+    checkout, states = Path("/opt/read-only"), Path("/srv/states")
+    make_checkout(checkout)
+    states.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", states], check=True)
+    subprocess.run(["mount", "--bind", checkout, checkout], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", checkout], check=True)
+    run = partial(doit, checkout=checkout, environment={**ENVIRONMENT, "XDG_STATE_HOME": f"{states}/my state"})
+    try:
+        run("schedulable")
+        assert run("shell", "--", "pwd").stdout == f"{states}/my state/dmuc/e2e/home\n"
+    finally:
+        run("clean")
+        for path in (checkout, states):
+            subprocess.run(["umount", path], check=True)
+        states.rmdir()
+        shutil.rmtree(checkout)
+
+
 def test_paths_through_links(disks: Path) -> None:
     checkout, link, commands = disks / "one" / "real", Path("/tmp/link"), disks / "two" / "bin"
     link.symlink_to(checkout)

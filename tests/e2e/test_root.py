@@ -141,3 +141,15 @@ def test_a_directory_that_is_shared_is_the_hosts(sharing: None) -> None:
 
 def test_the_machine_is_up_to_date_as_it_is(sharing: None) -> None:
     assert "· machine" in doit(f"share={ON_HOST}", "machine").stdout
+
+
+@pytest.mark.parametrize(
+    "path", ["/nosuch", "/srv/nosuch/below", "/", "/etc", "/var", "/var/lib/docker", "/proc/sys", "/run"]
+)
+def test_a_directory_that_cannot_be_shared_is_refused_before_anything_changes(sharing: None, path: str) -> None:
+    for asked in (f"share={path}", f"share={ON_HOST}:{path}"):
+        done = doit(asked, "machine", status=1)
+        assert path in done.stderr and "share=" in done.stderr, done.stderr
+        assert ("no such directory" if "nosuch" in path else "the machine needs") in done.stderr
+    # The machine that is on stays as it was.
+    assert "· machine" in doit(f"share={ON_HOST}", "machine").stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,55 @@ def test_a_file_system_of_its_own_has_a_layer_of_its_own(host: Path) -> None:
         host / "usr/bin"
     )
     assert not any(path.is_relative_to(checkout) or path.is_relative_to(host / "tmp") for path in found.overlays)
+
+
+@pytest.mark.parametrize("disk", ["home/ada", "home"])
+def test_a_home_on_a_disk_of_its_own_is_whole(host: Path, monkeypatch: pytest.MonkeyPatch, disk: str) -> None:
+    checkout, real = host / "home/ada/dmuc", Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        status = [*real(path)]
+        status[stat.ST_DEV] += path.is_relative_to(host / disk)
+        return os.stat_result(status)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    found = plan(checkout / "var/one", [checkout], [Mount(host / disk, "ext4")], host)
+    # No overlay covers a directory that must be there for others: /home would hide what is in /home/ada.
+    assert names(found.overlays, host) == ["/etc", "/home/ada/docs", "/home/ada/it's, mine", "/home/eve", "/usr"]
+    assert names(found.copies, host) == ["/home/ada/.bashrc"]
+
+
+def test_a_state_outside_of_the_checkout_is_handed_in_too(host: Path) -> None:
+    state = host / "home/eve/var/one"
+    (state / "pki").mkdir(parents=True)
+    (state / "pki/ca.key").write_text("secret")
+    (state / "settings.json").write_text("{}")
+    found = plan(state, [host / "home/ada/dmuc"], [], host)
+    assert names(found.plain, host) == ["/.", "/home", "/home/eve", "/home/eve/var", "/home/eve/var/one"]
+    assert names(found.overlays, host) == ["/etc", "/home/ada", "/usr"]
+    assert not found.copies
+
+
+@pytest.mark.parametrize(
+    ("path", "lacks"),
+    [
+        ("/", "/proc"),
+        ("/proc", "/proc"),
+        ("/sys/fs/cgroup", "/sys/fs/cgroup"),
+        ("/proc/self/environ", None),
+        ("/dev", "/dev/pts"),
+        ("/run", "/run"),
+        ("/var/run", "/run"),
+        ("/etc", "/etc/hosts"),
+        ("/etc/../etc", "/etc/hosts"),
+        ("/var/lib", "/var/lib/kubelet"),
+        ("/var/lib/kubelet", "/var/lib/kubelet"),
+        *((path, "") for path in ("/srv", "/tmp", "/etc/apt", "/run/x", "/dev/shm/x", "/var/lib/kubelets", "/procs")),
+    ],
+)
+def test_what_the_machine_needs_for_itself_cannot_be_the_hosts(path: str, lacks: str | None) -> None:
+    found = mounts.hidden_by(Path(path), ["/var/lib/kubelet"])
+    assert found == lacks if lacks is not None else found.startswith("/proc/")
 
 
 def test_file_systems_on_a_network_are_not_looked_at(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:

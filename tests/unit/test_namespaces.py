@@ -208,6 +208,43 @@ def test_ranges_next_to_the_hosts_are_not_refused(machine: Namespaces, monkeypat
         machine.power_on(Silent())
 
 
+@pytest.mark.usefixtures("as_root")
+def test_a_shared_directory_that_is_not_there_is_said(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    nosuch = machine.state / "nosuch"
+    sharing = replace(machine, shared=[machine.state, nosuch])
+    with pytest.raises(DmucError) as error:
+        sharing.power_on(Silent())
+    assert error.value.seen == f"share={nosuch}: there is no such directory."
+    power_on_as_if(machine, os.getpid())  # it is said of a machine that is on, too
+    has_routes(monkeypatch, *ALL_ROUTES)
+    assert machine.is_up() and sharing.is_up().why == error.value.seen
+    with pytest.raises(DmucError, match="no such directory"):
+        sharing.power_on(Silent())
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("setting", ["shared", "handed_in"])
+@pytest.mark.parametrize(
+    ("path", "needs"), [("/", "/proc"), ("/etc", "/etc/hosts"), ("/proc", "that"), ("/var", "/var/")]
+)
+def test_a_directory_that_the_machine_needs_is_not_shared(
+    machine: Namespaces, setting: str, path: str, needs: str
+) -> None:
+    shared = [Path(path)] if setting == "shared" else []
+    with pytest.raises(DmucError) as error:
+        replace(machine, handed_in=[Path(path)] if setting == "handed_in" else [], shared=shared).power_on(Silent())
+    assert error.value.seen.startswith(f"{path} cannot be the host's: the machine needs {needs}")
+    assert "share=" in error.value.do
+
+
+def test_directories_that_are_not_as_planned_are_counted() -> None:
+    lost = {"lost": ["/a", "/b", "/c", "/d", "/e"], "read-only": ["/f"]}
+    assert namespaces._in_words(lost) == (
+        "changes last only until the machine is off in /a, /b, /c and 2 more; the host's, read-only: /f"
+    )
+    assert namespaces._in_words({}) == ""
+
+
 def test_what_the_host_uses_is_read_from_ip(monkeypatch: pytest.MonkeyPatch) -> None:
     results = {
         "route": [
