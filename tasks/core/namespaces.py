@@ -288,8 +288,6 @@ class Namespaces(Local):
     def refuse_shares(self) -> None:
         """Raise DmucError when what the machine shares is missing, or would take the place of what it needs itself."""
         tried = f"powering on {self.name}"
-        if missing := self._missing():
-            raise DmucError(tried, missing, "Create the directory, or correct share=.")
         for path in (*self.handed_in, *self.shared):
             if own := mounts.hidden_by(path, self.disk):
                 seen = (
@@ -298,6 +296,8 @@ class Namespaces(Local):
                 raise DmucError(
                     tried, seen, "Name a directory below it, or another one (in share=, cache= or bin_dir=)."
                 )
+        if missing := self._missing():
+            raise DmucError(tried, missing, "Create the directory, or correct share=.")
 
     def _is_on(self) -> bool:
         """Return whether the machine is up, except that it may not show everything of the host that it must."""
