@@ -60,7 +60,8 @@ def doit(
         timeout=timeout,
         check=False,
     )
-    said = f"doit {' '.join(arguments)}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    # The errors first: what CI shows of a long output is its head.
+    said = f"doit {' '.join(arguments)}: status {done.returncode}\n{done.stderr}\n{done.stdout}"
     assert "Traceback" not in done.stdout + done.stderr, said
     assert status is None or done.returncode == status, said
     return done
