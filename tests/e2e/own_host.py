@@ -53,6 +53,7 @@ def run(command: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, lambda number, _: None)  # a terminal sends it to the command too, which then ends
     VAR.mkdir(exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
+    remove_left_behind()
     name = f"tests-{os.getpid()}"
     groups = [hierarchy.group(name) for hierarchy in cgroups.mounted()]
     with tempfile.TemporaryDirectory(prefix=f"own-host-{os.getpid()}-", dir=VAR) as disk:
@@ -68,6 +69,21 @@ def run(command: Sequence[str]) -> int:
         finally:
             for group in groups:
                 cgroups.remove(group)
+
+
+def remove_left_behind() -> None:
+    """Remove what a killed run has left: processes and cgroups named after its pid, and the layers in this checkout."""
+    for hierarchy in cgroups.mounted():
+        for group in filter(_is_left_behind, hierarchy.mount_point.glob("dmuc-tests-*")):
+            cgroups.kill_all_in([group])
+            cgroups.remove(group)
+    for disk in VAR.glob("own-host-*-*"):
+        if _is_left_behind(Path(disk.name.rpartition("-")[0])):
+            shutil.rmtree(disk)
+
+
+def _is_left_behind(named: Path) -> bool:
+    return not Path("/proc", named.name.rpartition("-")[2]).exists()
 
 
 def _become(disk: str, command: Sequence[str]) -> None:

@@ -161,6 +161,17 @@ def test_nothing_is_left_of_one_that_is_ended(number: signal.Signals) -> None:
     assert subprocess.run(["pgrep", "-f", "sleep 434[3]"], check=False).returncode == 1
 
 
+def test_the_next_run_removes_what_a_killed_one_has_left() -> None:
+    with started("sh", "-c", f"sleep 4545 & {IN_EACH.format('below')}; echo up; sleep 4545") as killed:
+        assert killed.stdout is not None and killed.stdout.readline() == "up\n"
+        killed.kill()
+    assert left_of(killed)
+    with started("true") as following:
+        assert following.wait(20) == 0
+    assert left_of(killed) == left_of(following) == []
+    assert subprocess.run(["pgrep", "-f", "sleep 454[5]"], check=False).returncode == 1
+
+
 def test_the_status_is_that_of_the_command() -> None:
     with started("sh", "-c", "exit 7") as process:
         assert process.wait(20) == 7
