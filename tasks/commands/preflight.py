@@ -120,10 +120,23 @@ def _directories(cluster: Cluster) -> Iterator[Check]:
         why = "; ".join(filter(None, lacks))
         do = "Use another directory: cache=DIRECTORY." if name == "cache" else "Use a checkout in another directory."
         yield Check(f"{name} directory", f"{path}: {f'{there} {why}' if why else 'fine'}", "", *_verdict(why, do))
+    if isinstance(context.machine, Namespaces):
+        yield from _shared(context.machine, context.settings.share)
     too_few = caller.too_few_files()
     yield Check(
         "open files", too_few or "enough (getrlimit)", "", *_verdict(too_few, f"ulimit -n {caller.FEWEST_FILES}")
     )
+
+
+def _shared(machine: Namespaces, share: str) -> Iterator[Check]:
+    """Directories of the host that the machine has, too: those of share=, the cache, and those of programs."""
+    try:
+        machine.refuse_shares()
+    except DmucError as error:
+        yield Check("shared", error.seen, "", Verdict.IMPOSSIBLE, error.do)
+    else:
+        if share:
+            yield Check("shared", share, "the machine has these directories of the host")
 
 
 def _verdict(why: str, do: str) -> tuple[Verdict, str]:

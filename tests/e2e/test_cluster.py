@@ -196,7 +196,7 @@ def test_a_killed_daemon_is_healed_and_the_deployment_is_intact(cluster: None, n
     assert "is gone" in info
     done = doit("service_reachable")
     assert name in executed(done)
-    # Others may have waited for it to be whole again (a node without its engine is not Ready; an API server that has lost
+    # Others may have waited for it to be whole again (a node without its engine is not Ready; an API server without
     # etcd answers no read for a while), but none was restarted, and nothing was created again.
     waited = {"roles", "schedulable", "service_account", "service_reachable"}
     assert executed(done) <= {*DAEMONS, *waited}, done.stdout

@@ -250,6 +250,23 @@ def test_directories_in_which_nothing_can_be_written_are_said(tmp_path: Path) ->
     assert "cache=DIRECTORY" in rows["cache directory"].do
 
 
+def test_a_share_that_the_machine_would_refuse_is_said(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+
+    def row(*shared: Path) -> list[Check]:
+        ranges = ("10.95.0.0/30", "10.96.0.0/16", "10.244.0.0/24")
+        machine = Namespaces("dmuc1", tmp_path / "var/dmuc1", *ranges, {}, shared=[*shared])
+        return [*preflight._shared(machine, ":".join(map(str, shared)))]
+
+    assert row() == []
+    assert [one.state for one in row(there)] == [Verdict.FINE]
+    for path, seen in ((tmp_path / "missing", "there is no such directory"), (Path("/etc"), "for itself")):
+        (one,) = row(there, path)
+        assert one.state is Verdict.IMPOSSIBLE and seen in one.found and str(path) in one.found
+        assert "share=" in one.do
+
+
 def test_too_few_open_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
     rows = {row.name: row for row in preflight._directories(Cluster(a_context(tmp_path), []))}
