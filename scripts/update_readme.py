@@ -134,7 +134,7 @@ def count(context: Context) -> tuple[int, int, int, int]:
 def settings() -> Iterator[str]:
     """Yield the table of settings, each with its text."""
     yield from ("| Setting | Default | What it is |", "|---|---|---|")
-    for setting in dataclasses.fields(Settings):
+    for setting in (one for one in dataclasses.fields(Settings) if DOC in one.metadata):
         text = setting.metadata[DOC]
         # The text of a field for several settings begins with their names.
         several = re.match(r"(`.*?)(: |$)", text)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import choices, newest
+from . import choices, newest, ranges
 from .core import release, settings
 from .core.cluster import Cluster
 from .core.context import Context
@@ -45,8 +45,8 @@ def load(
     The settings are read from `root`/cluster.toml, the environment and the words of the command line (`arguments`,
     without the program's name); `own_words` are NAMEs of NAME=VALUE words that are arguments of a command, not
     settings: the command's name -> these NAMEs. The state is under `root`/var, or under ~/.local/state/dmuc where
-    another user owns the checkout. With `choosing`, kubernetes=auto is decided now, which can take some seconds, if it
-    is not decided yet; without, it means what Debian's source package has until then.
+    another user owns the checkout. With `choosing`, what is not decided yet is decided now: the address ranges, and
+    kubernetes=auto, which can take some seconds. Without, these are the defaults, and what Debian's source package has.
 
     Raise DmucError when a setting is wrong.
     """
@@ -60,6 +60,7 @@ def load(
         print(f"{other} is another user's cluster (of root, with sudo?); yours is in {state}", file=sys.stderr)
     made_with = settings.remembered(state)
     chosen = read(remembered=made_with) if made_with else chosen
+    chosen = ranges.choose(chosen, state) if choosing else chosen
     run = Run()
     node = Node(_node_name(chosen), _machine(chosen, state, root, run), chosen.address, chosen.pod_range, state)
     if newest.wanted(chosen):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from ..core.hints import pasteable
+
 WIDTH = 110  # of a line, where the terminal does not say another
 _COLUMN = 14  # the names
 
@@ -43,7 +45,7 @@ def show(found: Sequence[Check]) -> None:
     width = (min(console.width, WIDTH) if console.is_terminal else WIDTH) - _COLUMN - 3
     for row in found:
         head = Text.assemble((row.state.value, _STYLES[row.state]), f" {row.name:<{_COLUMN}} ")
-        for text, style in ((row.found, ""), (row.does, "dim"), (row.do, "bold")):
+        for text, style in ((row.found, ""), (row.does, "dim"), (pasteable(row.do), "bold")):
             for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
                 console.print(head, Text(line, style), sep="")
                 head = Text(" " * (_COLUMN + 3))

@@ -18,6 +18,7 @@ from ..core.context import Context
 from ..core.daemon import Daemon
 from ..core.errors import DmucError
 from ..core.goal import Goal, resolve
+from ..core.hints import pasteable
 from .checklist import WIDTH
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _show_cause(console: Console, diagnosis: Diagnosis, cause: Link) -> None:
     console.print(text)
     if cause.means:
         console.print(Text(f"without it: {cause.means}"))
-    console.print(Text.assemble("next: ", (diagnosis.do(cause), "bold")), soft_wrap=True)
+    console.print(Text.assemble("next: ", (pasteable(diagnosis.do(cause)), "bold")), soft_wrap=True)
 
 
 def _one_line(text: str) -> str:

@@ -16,12 +16,17 @@ from ..core import caller, signals
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.graph import add_order
+from ..core.hints import pasteable
 from ..core.lock import only_one
+from ..core.settings import remember_given
 from .base import OnCluster, reporting_errors
 
 
-def _remember_release(context: Context) -> None:
-    """Store the release, so that later runs without kubernetes= have it, too; print a line where dmuc has chosen it."""
+def _remember(context: Context) -> None:
+    """Store settings and release for later runs. Print what has changed, and the release where dmuc has chosen it."""
+    with contextlib.suppress(OSError):  # a full disk: the first task says so
+        for line in remember_given(context.state, context.settings):
+            print(line, flush=True)
     minor = context.settings.kubernetes
     if context.decided(newest.DECISION) != minor:
         if not context.why_release.startswith("kubernetes="):
@@ -40,7 +45,8 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
             return int(super().execute(params, args))
         except KeyboardInterrupt:
             self.cluster.context.run.board.end()
-            print("\ninterrupted: what is running keeps running; scripts/doit continues from here", file=sys.stderr)
+            said = "interrupted: what is running keeps running; scripts/doit continues from here"
+            print(f"\n{pasteable(said)}", file=sys.stderr)
             return 130
 
     @functools.wraps(DoitRun._execute)
@@ -57,7 +63,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                     raise DmucError("checking the limits of this process", why, f"ulimit -n {caller.FEWEST_FILES}")
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 caller.let_in(cluster.context.state, os.environ)
-                _remember_release(cluster.context)
+                _remember(cluster.context)
                 cluster.choose_ports()
                 run.timeline.needs = {name: tasks[name].task_dep for name in run.selected}
                 try:

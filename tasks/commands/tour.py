@@ -14,8 +14,9 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.files import read_json, write_atomic
+from ..core.hints import pasteable
 from ..core.lock import only_one
-from ..core.settings import Settings, remember, remembered
+from ..core.settings import Settings, remember_given
 from ..tour.play import Stage, Unexpected
 from ..tour.steps import CHAPTERS, CURRENT, Chapter, Step, chosen, facts, load
 from .base import Command, reporting_errors
@@ -128,8 +129,7 @@ class Position:
                 f"starting the tour on {name}",
                 f"The tour starts with an empty machine, and there is a cluster on {name}; running: "
                 f"{', '.join(now) or 'no component'}.",
-                "Remove the cluster (scripts/doit clean), or take the tour on another machine: machine=NAME, with "
-                "link_range=, service_range= and pod_range= of its own.",
+                "Remove the cluster: scripts/doit clean. Or play on another machine: scripts/doit tour machine=NAME",
             )
         gone, new = ([x for x in a if x not in b] for a, b in ((self.running, now), (now, self.running)))
         seen = [f"Stopped since you left the tour: {', '.join(gone)}." if gone else ""]
@@ -170,7 +170,9 @@ def _walk(position: Position, yes: bool, first: str, last: str) -> int:
     left = [name for name in names if name not in position.done]
     begin, end = (position.step(name).name if name else "" for name in (first, last))
     if not left:
-        print("The tour is complete on this machine. To start over: scripts/doit clean, then scripts/doit tour")
+        print(
+            pasteable("The tour is complete on this machine. To start over: scripts/doit clean, then scripts/doit tour")
+        )
         return 0
     _refuse(position, left, begin, end, yes)
     _settle(position)
@@ -205,7 +207,7 @@ def _walk(position: Position, yes: bool, first: str, last: str) -> int:
             break
     else:
         return 0
-    print(_LEFT)
+    print(pasteable(_LEFT))
     return 0
 
 
@@ -251,10 +253,12 @@ def _chapters(context: Context) -> Path:
 def _settle(position: Position) -> None:
     """Store the tour's own settings for this cluster; they apply until clean."""
     context = position.cluster.context
-    if not position.done:
-        position.save()
-        remember(context.state, {**position.choices, **position.chapters[0].settings})
-    settings = replace(context.settings, **remembered(context.state))  # type: ignore[arg-type]
+    if position.done:
+        return
+    position.save()
+    own = {**position.choices, **position.chapters[0].settings}
+    settings = replace(context.settings, **own, given={**context.settings.given, **own})  # type: ignore[arg-type]
+    remember_given(context.state, settings)
     position.cluster = replace(position.cluster, context=replace(context, settings=settings))
 
 

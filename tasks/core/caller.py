@@ -20,9 +20,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from .hints import PWD
 from .machine import SYSTEM_PATH
 
-PWD = "CALLER_PWD"  # scripts/doit exports the caller's directory by this name, before it goes to the checkout
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
 _NO_PROXY = "no_proxy"
 # Characters that dmuc prints, for output whose encoding lacks them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .hints import pasteable
+
 
 class DmucError(Exception):
     """An error with a message that a user can act on.
@@ -12,7 +14,7 @@ class DmucError(Exception):
 
     def __init__(self, tried: str, seen: str = "", do: str = "") -> None:
         self.tried, self.seen, self.do = tried, seen, do
-        super().__init__("\n".join(part for part in (tried, seen, do) if part))
+        super().__init__(pasteable("\n".join(part for part in (tried, seen, do) if part)))
 
 
 class Interrupted(DmucError):

@@ -274,7 +274,7 @@ class Namespaces(Local):
     def refuse_overlaps(self) -> None:
         """Raise DmucError when a range of this machine overlaps another one, or a range that the host already uses."""
         ours = [("link_range", self.link), ("service_range", self.services), ("pod_range", self.pods)]
-        taken = _ranges_on_host()
+        taken = ranges_on_host()
         for number, (setting, text) in enumerate(ours):
             taken_by_ours = [(ipaddress.IPv4Network(t), s) for s, t in ours[:number]]
             for network, where in taken + taken_by_ours:
@@ -472,7 +472,7 @@ def _routes_of(link: str) -> list[str]:
     return found
 
 
-def _ranges_on_host() -> list[tuple[ipaddress.IPv4Network, str]]:
+def ranges_on_host() -> list[tuple[ipaddress.IPv4Network, str]]:
     """Return every IPv4 range that the host routes or has an address in, except the default route, and its source."""
     found = []
     for arguments in (["route", "show", "table", "all"], ["address", "show"]):

@@ -58,10 +58,12 @@ class Settings:
     )
     registry: str = _setting("auto", 'images: "local" (built from Debian\'s packages), a registry\'s URL, or "auto"')
     link_range: str = _setting(
-        "10.95.0.0/30", "the link between host and machine: the host has the address .1, the machine .2"
+        "10.95.0.0/30",
+        "the link between host and machine: the host has the address .1, the machine .2; "
+        "where it is in use, the next free one",
     )
-    service_range: str = _setting("10.96.0.0/16", "range of the ClusterIPs")
-    pod_range: str = _setting("10.244.0.0/24", "range of the Pods' addresses")
+    service_range: str = _setting("10.96.0.0/16", "range of the ClusterIPs; likewise")
+    pod_range: str = _setting("10.244.0.0/24", "range of the Pods' addresses; likewise")
     share: str = _setting(
         "", "directories of the host that the machine shares, separated by colons; all others are the machine's own"
     )
@@ -86,6 +88,9 @@ class Settings:
     deadlines: Mapping[str, float] = field(
         default_factory=dict, metadata={DOC: "`deadline_kubelet=SECONDS` and so on: the deadline of one task"}
     )
+
+    # What is set, and not by default: name -> text. Relative paths are absolute here.
+    given: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def on_host(self) -> bool:
@@ -131,7 +136,8 @@ _TAKEN = {
     "localhost": "every machine has this name for itself",
 }
 RENAMED = {"front_door": "insecure_port"}  # old names of settings, which still work -> new names
-_PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines"}
+_PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines", "given"}
+_OF_ONE_RUN = re.compile("machine|deadline.*")  # settings that a cluster does not remember
 _PATHS = {"bin_dir", "share"}
 _CHOICES = {
     "obtain": ("auto", "download", "debian"),
@@ -194,8 +200,9 @@ def load(
 ) -> Settings:
     """Read the settings from the TOML file at `path` (may be missing), the environment and the command line.
 
-    `remembered` are the settings that the cluster was created with: they apply where none of these sets a value. For
-    each setting that is given by its old name, `warn` is called with a line; the setting applies all the same.
+    `remembered` are the settings that the cluster was created with: they apply where none of these sets a value. An
+    empty value means the default. For each setting that is given by its old name, `warn` is called with a line; the
+    setting applies all the same.
 
     `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
     (with `-` written `_`). Raise DmucError for an unknown name or an invalid value.
@@ -204,8 +211,6 @@ def load(
     by_deadline = {f"deadline_{task}": task for task in tasks}
     known = _PLAIN | by_setting.keys() | by_deadline.keys()
     values: dict[str, object] = {}
-    own_programs: dict[str, str] = {}
-    deadlines: dict[str, float] = {}
     here = caller.directory(environment)
     # Each with the directory in which its relative paths begin.
     layers: Sequence[tuple[str, Mapping[str, object], Path]] = (
@@ -229,6 +234,9 @@ def load(
                     else f"Settings: {', '.join(sorted(_PLAIN))}, PROGRAM_bin and deadline_TASK."
                 )
                 raise _bad(source, f"there is no setting called {name!r}", hint)
+            if value == "":
+                values.pop(name, None)  # the default again
+                continue
             if isinstance(value, dict | list | bool) or not str(value).strip():
                 raise _bad(source, f"{name}={value!r}: must be a plain value")
             if name == "kubernetes" and not isinstance(value, str):
@@ -236,12 +244,17 @@ def load(
                     source, f"{name}={value}: this is a number, not a release", 'Put it in quotes: kubernetes = "1.20".'
                 )
             if name in by_setting:
-                own_programs[by_setting[name]] = str(_path(source, name, str(value), begin))
+                values[name] = str(_path(source, name, str(value), begin))
             elif name in by_deadline:
-                deadlines[by_deadline[name]] = _number(source, name, value)
+                values[name] = _number(source, name, value)
             else:
                 values[name] = _value(source, name, value, begin)
-    settings = Settings(**values, programs=own_programs, deadlines=deadlines)  # type: ignore[arg-type]
+    settings = Settings(
+        **{name: value for name, value in values.items() if name in _PLAIN},  # type: ignore[arg-type]
+        programs={program: str(values[name]) for name, program in by_setting.items() if name in values},
+        deadlines={task: float(str(values[name])) for name, task in by_deadline.items() if name in values},
+        given={name: str(value) for name, value in values.items()},
+    )
     if settings.on_host and settings.uses_insecure_port:
         raise _bad(
             "insecure_port=on",
@@ -309,6 +322,22 @@ def remembered(state: Path) -> dict[str, str]:
 def remember(state: Path, values: Mapping[str, str]) -> None:
     """Store settings for the cluster in the directory `state`: until clean they apply where the user sets no other."""
     write_atomic(state / _REMEMBERED, json.dumps({**remembered(state), **values}, indent=1))
+
+
+def remember_given(state: Path, settings: Settings) -> list[str]:
+    """Store what is set of these settings for the cluster in `state`; return a line for each that it had otherwise.
+
+    Those of one run (the machine's name, deadlines) are not stored.
+    """
+    first, before = not (state / _REMEMBERED).exists(), remembered(state)
+    now = {name: value for name, value in settings.given.items() if not _OF_ONE_RUN.fullmatch(name)}
+    if first or now != before:
+        write_atomic(state / _REMEMBERED, json.dumps(now, indent=1))
+    changes = {
+        name: [values.get(name) or str(getattr(Settings, name, "")) or "not set" for values in (now, before)]
+        for name in ([] if first else sorted(now.keys() | before.keys()))
+    }
+    return [f"{name}: {new} from now on (before: {old})" for name, (new, old) in changes.items() if new != old]
 
 
 def arguments(argv: Sequence[str], own: Mapping[str, Collection[str]] | None = None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import caller
+from tasks.core import caller, hints
 from tasks.core.machine import SYSTEM_PATH
 from tests.unit.support import CHECKOUT
 
@@ -126,13 +126,13 @@ def test_what_the_caller_has_in_no_proxy_is_kept() -> None:
 
 
 def test_relative_paths_begin_in_the_callers_directory(tmp_path: Path) -> None:
-    assert caller.directory({caller.PWD: "/home/ada"}) == Path("/home/ada")
-    assert caller.directory({caller.PWD: "somewhere"}) == caller.directory({}) == Path.cwd()
+    assert caller.directory({hints.PWD: "/home/ada"}) == Path("/home/ada")
+    assert caller.directory({hints.PWD: "somewhere"}) == caller.directory({}) == Path.cwd()
 
 
 @pytest.mark.parametrize("path", [None, "", "/usr/bin:/bin", "bin:.", "/nonexistent::"])
 def test_programs_of_root_are_on_every_path(path: str | None) -> None:
-    environment = {caller.PWD: "/home/ada"} | ({} if path is None else {"PATH": path})
+    environment = {hints.PWD: "/home/ada"} | ({} if path is None else {"PATH": path})
     caller.set_right(environment)
     found = environment["PATH"].split(":")
     assert {*SYSTEM_PATH.split(":")} <= {*found}

@@ -42,7 +42,7 @@ def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let it believe that it is root on a host without cgroups and networks, so that it can do no harm."""
     monkeypatch.setattr(namespaces, "is_root", lambda: True)
     monkeypatch.setattr(cgroups, "mounted", list)
-    monkeypatch.setattr(namespaces, "_ranges_on_host", list)
+    monkeypatch.setattr(namespaces, "ranges_on_host", list)
 
     def refuse(*args: Any) -> None:
         raise AssertionError("this test was to end before")
@@ -183,7 +183,7 @@ def test_a_range_that_the_host_uses_is_refused(
     machine: Namespaces, monkeypatch: pytest.MonkeyPatch, on_host: str, where: str, setting: str
 ) -> None:
     taken = [(ipaddress.IPv4Network("192.168.1.0/24"), "x"), (ipaddress.IPv4Network(on_host), where)]
-    monkeypatch.setattr(namespaces, "_ranges_on_host", lambda: taken)
+    monkeypatch.setattr(namespaces, "ranges_on_host", lambda: taken)
     with pytest.raises(DmucError) as error:
         machine.power_on(Silent())
     assert error.value.seen == f"{setting} overlaps {on_host}, which is already in use ({where})."
@@ -202,7 +202,7 @@ def test_ranges_that_overlap_each_other_are_refused(machine: Namespaces) -> None
 @pytest.mark.usefixtures("as_root")
 def test_ranges_next_to_the_hosts_are_not_refused(machine: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = [(ipaddress.IPv4Network(text), "x") for text in ("10.95.0.4/30", "10.97.0.0/16", "10.244.1.0/24")]
-    monkeypatch.setattr(namespaces, "_ranges_on_host", lambda: beside)
+    monkeypatch.setattr(namespaces, "ranges_on_host", lambda: beside)
     monkeypatch.setattr(cgroups, "make", lambda name: None)
     with pytest.raises(AssertionError, match="to end before"):
         machine.power_on(Silent())
@@ -267,7 +267,7 @@ def test_what_the_host_uses_is_read_from_ip(monkeypatch: pytest.MonkeyPatch) -> 
         return subprocess.CompletedProcess(command, 0, json.dumps(results[command[3]]), "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert [(str(network), where) for network, where in namespaces._ranges_on_host()] == [
+    assert [(str(network), where) for network, where in namespaces.ranges_on_host()] == [
         ("0.0.0.0/1", "ip route: 0.0.0.0/1 tun0"),
         ("192.168.1.0/24", "ip route: 192.168.1.0/24 eth0"),
         ("192.168.1.255/32", "ip route: 192.168.1.255 eth0"),

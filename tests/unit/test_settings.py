@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import DmucError
-from tasks.core.settings import Settings, arguments, load, remember, remembered
+from tasks.core.settings import Settings, arguments, load, remember, remember_given, remembered
 
 
 def read(
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["machine = true", "[machine]\nname = 1", "machine = []", 'machine = ""', "deadline = []"]
+    "text", ["machine = true", "[machine]\nname = 1", "machine = []", 'machine = " "', "deadline = []"]
 )
 def test_what_is_no_plain_value_is_refused(tmp_path: Path, text: str) -> None:
     assert "must be a plain value" in refused(tmp_path, text).seen
@@ -159,7 +159,7 @@ def test_a_range_that_cannot_be_is_refused(tmp_path: Path, name: str, value: str
 @pytest.mark.parametrize(
     "name",
     [
-        "",
+        " ",
         "Dmuc",
         "1st",
         "-a",
@@ -278,6 +278,57 @@ def test_a_setting_by_its_old_name_counts_and_says_the_new_one(tmp_path: Path, w
     assert settings.insecure_port == "on"
     (line,) = said
     assert line.startswith("deprecated: the setting front_door is now called insecure_port (")
+
+
+def again(tmp_path: Path, environment: Mapping[str, str] | None = None, **words: str) -> list[str]:
+    """What a run with these settings says of those that the cluster had before."""
+    settings = load(
+        tmp_path / "cluster.toml",
+        environment or {},
+        words,
+        programs=("etcd",),
+        tasks=("kubelet",),
+        remembered=remembered(tmp_path),
+    )
+    return remember_given(tmp_path, settings)
+
+
+def test_a_cluster_remembers_what_is_set_and_says_what_changes(tmp_path: Path) -> None:
+    assert again(tmp_path, engine="containerd", etcd_bin="/opt/etcd") == []  # the first run
+    assert again(tmp_path) == []
+    assert remembered(tmp_path) == {"engine": "containerd", "etcd_bin": "/opt/etcd"}
+    assert again(tmp_path, engine="docker") == ["engine: docker from now on (before: containerd)"]
+    assert again(tmp_path, {"DMUC_POD_RANGE": "10.1.0.0/24"}) == [
+        "pod_range: 10.1.0.0/24 from now on (before: 10.244.0.0/24)"
+    ]
+    (tmp_path / "cluster.toml").write_text('engine = "auto"')
+    assert again(tmp_path) == ["engine: auto from now on (before: docker)"]
+    assert again(tmp_path, engine="", etcd_bin="", pod_range="") == [
+        "etcd_bin: not set from now on (before: /opt/etcd)",
+        "pod_range: 10.244.0.0/24 from now on (before: 10.1.0.0/24)",
+    ]
+    assert remembered(tmp_path) == {}
+
+
+def test_what_is_said_of_one_run_is_not_remembered(tmp_path: Path) -> None:
+    again(tmp_path, machine="two", deadline="5", deadline_kubelet="6", patience="2")
+    assert remembered(tmp_path) == {"patience": "2.0"}
+
+
+def test_a_relative_path_is_remembered_as_the_whole_path(tmp_path: Path) -> None:
+    again(tmp_path, {"CALLER_PWD": str(tmp_path / "there")}, bin_dir="bin", share="a:b")
+    assert again(tmp_path, {"CALLER_PWD": "/elsewhere"}) == []
+    assert remembered(tmp_path) == {
+        "bin_dir": f"{tmp_path}/there/bin",
+        "share": f"{tmp_path}/there/a:{tmp_path}/there/b",
+    }
+
+
+def test_an_empty_value_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "cluster.toml").write_text('engine = "docker"\nmachine = "two"')
+    settings = read(tmp_path, environment={"DMUC_ENGINE": ""}, words={"machine": ""})
+    assert (settings.engine, settings.machine) == ("auto", "dmuc1")
+    assert settings.given == {}
 
 
 def test_nothing_is_remembered_of_a_cluster_that_is_not_there(tmp_path: Path) -> None:
