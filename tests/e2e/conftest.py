@@ -158,9 +158,15 @@ def kubectl(*arguments: str) -> str:
     return str(done.stdout)
 
 
-def pid_of(component: str) -> int:
+def pid_of(component: str, state: Path = STATE) -> int:
     """The pid in the component's file."""
-    return int((STATE / "run" / f"{component}.pid").read_text().splitlines()[0])
+    return int((state / "run" / f"{component}.pid").read_text().splitlines()[0])
+
+
+def command_line(component: str) -> list[str]:
+    """The command line of the component, as the kernel has it."""
+    words = Path(f"/proc/{pid_of(component)}/cmdline").read_text().split("\0")[:-1]
+    return [Path(words[0]).name, *words[1:]]
 
 
 def take() -> host_picture.Picture:

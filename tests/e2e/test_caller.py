@@ -156,6 +156,7 @@ def test_our_own_programs_first_on_path() -> None:
             assert pids == {name: pid_of(name) for name in pids}
         done = doit(f"bin_dir={assets}", "scheduler")  # named, the links mean the programs
         assert all(link.readlink().parent != Path(assets) for link in Path(assets).iterdir())
+        doit("bin_dir=", "scheduler")
     finally:
         twice.unlink()
 

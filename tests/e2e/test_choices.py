@@ -9,14 +9,8 @@ import signal
 from pathlib import Path
 
 from tests.e2e import host_picture
-from tests.e2e.conftest import STATE, doit, executed, kubectl, pid_of
+from tests.e2e.conftest import STATE, command_line, doit, executed, kubectl, pid_of
 from tests.unit.support import eventually
-
-
-def command_line(component: str) -> list[str]:
-    """What it runs with, as the kernel has it."""
-    words = Path(f"/proc/{pid_of(component)}/cmdline").read_text().split("\0")[:-1]
-    return [Path(words[0]).name, *words[1:]]
 
 
 def the_pod() -> dict[str, object]:
@@ -72,7 +66,8 @@ def test_the_insecure_port_and_the_flags_of_the_walk_through(before: host_pictur
         assert "it answers" in done.stdout, (component, done.stderr[-1000:])
     assert "answers: Welcome to nginx!" in doit(*settings).stdout
     # Without the setting the port is closed again, and the cluster works as before.
-    assert "answers: Welcome to nginx!" in doit("service_account=no-mount", "service_reachable").stdout
+    done = doit("insecure_port=", "service_account=no-mount", "service_reachable")
+    assert "answers: Welcome to nginx!" in done.stdout
     assert doit("shell", "--", "curl", "-sS", "http://localhost:8080/version", status=None).returncode == 7  # refused
 
 
@@ -87,10 +82,10 @@ def test_pods_without_a_token_and_without_an_account(before: host_picture.Pictur
     doit("service_account=disabled", "service_reachable")
     assert "--disable-admission-plugins=ServiceAccount" in command_line("apiserver")
     kubectl("delete", "pod", "-l", "app=web")
-    doit("service_account=disabled", "service_reachable")
+    doit("service_reachable")  # the cluster remembers the setting
     assert "serviceAccountName" not in the_pod()
     # And with keys, the third: a new Pod has the token.
-    doit("service_reachable")
+    doit("service_account=keys", "service_reachable")
     kubectl("delete", "pod", "-l", "app=web")
     doit("service_reachable")
     account = json.loads(kubectl("get", "serviceaccount", "default", "-o", "json"))
@@ -123,5 +118,5 @@ def test_scheduling_by_hand(before: host_picture.Picture) -> None:
     (second,) = {*kubectl(*names).split()} - {first}
     selector = f"reason=Scheduled,involvedObject.name={second}"
     assert kubectl("get", "events", "--field-selector", selector, "-o", "name") == ""  # those are the scheduler's
-    assert executed(doit("service_account=no-mount")) >= {"scheduler"}  # and back
+    assert executed(doit("scheduling=")) >= {"scheduler"}  # and back
     doit("clean")

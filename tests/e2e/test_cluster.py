@@ -303,12 +303,23 @@ def test_ranges_that_the_host_routes_are_refused(cluster: None) -> None:
 
 
 def test_two_clusters_side_by_side(cluster: None) -> None:
-    two = ("machine=e2e-two", "link_range=10.97.0.0/30", "service_range=10.100.0.0/16", "pod_range=10.246.0.0/24")
+    # The second and the third have only a name: free ranges are chosen, and remembered.
+    named = {name: value for name, value in ENVIRONMENT.items() if not name.endswith("_RANGE")}
     try:
-        assert "http://10.100." in doit(*two, "service_reachable").stdout
+        assert "http://10.96." in doit("machine=e2e-two", "service_reachable", environment=named).stdout
         assert executed(doit("service_reachable")) == set()
+        doit("machine=e2e-two", "down", environment=named)
+        doit("machine=e2e-three", "machine", environment=named)
+        assert "10.95.0.6" in doit("machine=e2e-three", "shell", "--", "hostname", "-I", environment=named).stdout
+        assert "http://10.96." in doit("machine=e2e-two", "service_reachable", environment=named).stdout
+        pid = pid_of("scheduler", ROOT / "var" / "e2e-two")
+        os.kill(pid, signal.SIGKILL)
+        host_picture.wait_gone(pid)
+        why = doit("machine=e2e-two", "why", environment=named, status=1).stdout
+        assert why.endswith("\nnext: scripts/doit machine=e2e-two scheduler\n")
     finally:
-        doit(*two, "clean")
+        doit("machine=e2e-two", "clean", environment=named)
+        doit("machine=e2e-three", "clean", environment=named)
     assert executed(doit("service_reachable")) == set()
 
 

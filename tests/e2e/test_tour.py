@@ -46,6 +46,7 @@ def test_the_whole_tour_of_current_kubernetes_holds(before: host_picture.Picture
 
 
 def test_a_step_that_turns_out_otherwise_fails_it(before: host_picture.Picture, tmp_path: Path) -> None:
+    doit("clean")
     shutil.copytree(CHAPTERS, tmp_path / "own", ignore=shutil.ignore_patterns("*.py", "__pycache__", "current"))
     chapter = tmp_path / "own" / "2-api-server.toml"
     text = chapter.read_text()

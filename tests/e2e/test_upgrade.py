@@ -65,8 +65,8 @@ def containers() -> list[str]:
 
 
 def complete() -> tuple[dict[str, int], list[str]]:
-    """Start the whole cluster with its one Pod; return the components' pids, and the Pods."""
-    doit("service_reachable")
+    """Start the whole cluster with its one Pod and Debian's programs; return the components' pids, and the Pods."""
+    doit("bin_dir=", "kubelet_bin=", "service_reachable")
     eventually(lambda: len(containers()) == 1, "the Pods of an earlier test are gone", 90)
     return pids(), containers()
 
@@ -109,7 +109,7 @@ def test_an_upgrade_in_place_goes_in_order_and_the_page_answers(before: host_pic
     assert versions() == {"apiserver": "v1.20.3", "kubelet": "v1.20.3"}
     assert containers() == pods
     assert len(results) > 10 and {*results} == {"200"}
-    assert not executed(doit("kubernetes=1.20.3", f"bin_dir={newer}"))  # nothing is left to do
+    assert not executed(doit("kubernetes=1.20.3"))  # nothing is left to do
 
 
 def test_with_ones_own_kubelet_only_the_kubelet_is_restarted(before: host_picture.Picture, newer: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_upgrade_that_fails_leaves_the_others_and_the_old_setting_heals_it(
     assert done.returncode == 1 and "scheduler did not start" in said and "not today" in said
     for component in ("kubelet", "kube_proxy", *OTHERS):  # those after it, and those that it does not concern
         assert pid_of(component) == old[component]
-    assert executed(doit()) >= {"apiserver", "scheduler"}
+    assert executed(doit("bin_dir=")) >= {"apiserver", "scheduler"}
     assert versions() == {"apiserver": "v1.20.2", "kubelet": "v1.20.2"}
     assert containers() == pods
     doit("clean")

@@ -123,6 +123,8 @@ def test_a_killed_machine_is_the_cause(cluster: None) -> None:
 
 
 def test_a_killed_kubectl_proxy_is_the_cause(before: host_picture.Picture) -> None:
+    # From nothing: a kubelet that is restarted can call its Pod not Ready for a moment, and without the proxy that stays so.
+    doit("clean")
     try:
         doit("insecure_port=on", "service_reachable")
         pid = pid_of("kubectl_proxy")
@@ -131,7 +133,7 @@ def test_a_killed_kubectl_proxy_is_the_cause(before: host_picture.Picture) -> No
         text = why("insecure_port=on")
         assert f"\ncause: kubectl_proxy: its process (pid {pid}) is gone\n" in text
         assert text.endswith("\nnext: scripts/doit kubectl_proxy\n")
-        assert PAGE.search(text)
+        assert PAGE.search(text), text
         doit("insecure_port=on")  # a controller manager that was not done with its start has ended, too
         why_eventually("\nEverything works.\n", arguments=("insecure_port=on",))
     finally:
