@@ -123,7 +123,7 @@ def test_a_killed_machine_is_the_cause(cluster: None) -> None:
 
 
 def test_a_killed_kubectl_proxy_is_the_cause(before: host_picture.Picture) -> None:
-    # From nothing: a kubelet that is restarted can call its Pod not Ready for a moment, and without the proxy that stays so.
+    # From nothing: a restarted kubelet can call its Pod not Ready for a moment, and without the proxy that stays so.
     doit("clean")
     try:
         doit("insecure_port=on", "service_reachable")
