@@ -14,12 +14,19 @@ make_venv() {
     echo "To use another Python than $python: PYTHON=/path/to/python3 $0" >&2
     exit 3
   fi
-  echo "creating the virtual environment .venv from $2; this can take two minutes" >&2
+  echo "creating the virtual environment .venv from $2: half a minute, or two on a slow host" >&2
   log=$1/.venv.log
+  : > "$log"
+  show_venv "$1/.venv" "$lock" "$log" &
+  shows=$!
   # For a new environment and for an update: an incomplete environment has no copy of the lock file.
-  if "$python" -m venv "$1/.venv" > "$log" 2>&1 &&
-    "$1/.venv/bin/python" -m pip install --quiet --require-hashes --disable-pip-version-check -r "$lock" >> "$log" 2>&1
-  then
+  made=0
+  "$python" -m venv "$1/.venv" >> "$log" 2>&1 &&
+    "$1/.venv/bin/python" -u -m pip install --require-hashes --disable-pip-version-check --progress-bar off -r "$lock" \
+      >> "$log" 2>&1 || made=$?
+  kill "$shows" 2> /dev/null || true  # it has ended already without a terminal
+  wait "$shows" 2> /dev/null || true
+  if [ "$made" -eq 0 ]; then
     cp "$lock" "$done"
     rm -f "$log"
   else
@@ -27,4 +34,20 @@ make_venv() {
     echo "The virtual environment could not be created; the whole log: $log" >&2
     exit 3
   fi
+}
+
+# show_venv VENV LOCK LOG: on a terminal, show how far pip has come: LOG has a line for each package that it has got, and the
+# directory of each that it has installed ends in .dist-info.
+show_venv() {
+  [ -t 2 ] || return 0
+  trap 'printf "\r\033[K" >&2; exit 0' TERM
+  total=$(grep -c == "$2")
+  while sleep 0.3; do
+    got=$(grep -c -E '^(Collecting|Processing)' "$3" || true)
+    set -- "$1" "$2" "$3" "$1"/lib/python3*/site-packages/*.dist-info
+    installed=$(($# - 3))
+    width=$(((got + installed) * 30 / (2 * total)))
+    printf '\r\033[K[%-30s] %s packages: %s downloaded, %s installed' \
+      "$(printf "%${width}s" '' | tr ' ' '#')" "$total" "$got" "$installed" >&2
+  done
 }

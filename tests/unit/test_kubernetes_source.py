@@ -4,6 +4,7 @@ import collections
 import contextlib
 import fcntl
 import os
+import re
 import select
 import shutil
 from collections.abc import Callable
@@ -17,25 +18,38 @@ from tasks.core.progress import Silent
 from tasks.programs import build_kubernetes
 from tests.unit.support import a_program, ending_the_run
 
-# Stand for the tools. `go build` makes programs that say their version; reflect2 must have been replaced by then.
+# Stand for the tools. `go build` makes a generator, and programs that say their version: by then the generator must
+# have run, and reflect2 must have been replaced.
 TOOLS = {
     "dpkg-source": "",
-    "jq": "",
-    "rsync": "",
-    "make": "[ \"$*\" = generated_files ] && echo \"make: $(env | sort | tr '\\n' ' ')\"",
-    "go": """
-case $1 in
-list) printf '%s\\n' k8s.io/a k8s.io/b k8s.io/c ;;
-build)
-    [ -e vendor/github.com/modern-go/reflect2/new.go ] || exit 3
-    printf '%s\\n' net k8s.io/a k8s.io/b k8s.io/c
-    while [ "$1" != -o ]; do shift; done
+    "go": r"""
+[ $1 = build ] || { printf '%s\n' k8s.io/a k8s.io/b k8s.io/c; exit; }
+echo "build: $(env | sort | tr '\n' ' ')"
+printf '%s\n' net k8s.io/a
+while [ "$1" != -o ]; do shift; done
+case $2 in
+*/openapi-gen)
+    printf '#!/bin/sh\necho "generator: $*"; touch generated\n' > $2
+    chmod +x $2 ;;
+*)
+    [ -e vendor/github.com/modern-go/reflect2/new.go ] && [ -e generated ] || exit 3
+    printf '%s\n' k8s.io/b k8s.io/c
     mkdir -p $2
     for program in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet; do
-        printf '#!/bin/sh\\n[ "$*" = "--version" ] && echo Kubernetes v1.20.2\\n' > $2/$program
+        printf '#!/bin/sh\n[ "$*" = "--version" ] && echo Kubernetes v1.20.2\n' > $2/$program
         chmod +x $2/$program
     done ;;
 esac""",
+}
+
+
+TAGGED = "// +k8s:openapi-gen=true\npackage some\n"
+SOURCE = {
+    "pkg/apis/abac/v0/doc.go": TAGGED,
+    "pkg/apis/abac/v0/types.go": TAGGED,
+    "pkg/apis/abac/types.go": "package abac\n",
+    "staging/src/k8s.io/api/core/v1/doc.go": TAGGED,
+    "staging/src/k8s.io/sample-apiserver/pkg/doc.go": TAGGED,
 }
 
 
@@ -72,6 +86,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def fetch_source(package: str, into: Path, progress: object, options: object) -> Path:
         tree = into / "kubernetes-1.20.5+really1.20.2"
         (tree / "vendor/github.com/modern-go/reflect2").mkdir(parents=True)
+        for path, text in SOURCE.items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).write_text(text)
         return tree
 
     def extract(deb: Path, into: Path) -> None:
@@ -101,14 +118,21 @@ def test_the_programs_are_built(cache: Path) -> None:
     assert sorted(path.name for path in result.iterdir()) == sorted(build_kubernetes.PROGRAMS)
     assert left(cache) == ["v1.20.2-debian"]
     assert told.bars[-1] == (3, 3, "packages")
-    assert "generating code" in told.notes
-    assert "compiling 3 packages" in told.notes
+    assert [note for note in told.notes if re.fullmatch(r"compiling 3 packages: some \d+ min", note)]
+    assert "linking 5 programs" in told.notes
+
+
+def test_what_is_missing_of_the_generated_code_is_generated(cache: Path) -> None:
+    build_kubernetes.build(cache, Silent())
+    (line,) = (line for line in log(cache).splitlines() if line.startswith("generator: "))
+    packages = "k8s.io/kubernetes/pkg/apis/abac/v0,k8s.io/kubernetes/vendor/k8s.io/api/core/v1"
+    assert f"-i {packages} -p k8s.io/kubernetes/pkg/generated/openapi " in line
 
 
 def test_nothing_of_the_users_environment_gets_in(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOFLAGS", "-mod=mod")
     build_kubernetes.build(cache, Silent())
-    seen = next(line for line in log(cache).splitlines() if line.startswith("make: "))
+    seen = next(line for line in log(cache).splitlines() if line.startswith("build: "))
     assert "GO111MODULE=off" in seen
     assert f"GOPATH={cache}/kubernetes/" in seen
     assert f"TMPDIR={cache}/kubernetes/" in seen
@@ -117,12 +141,11 @@ def test_nothing_of_the_users_environment_gets_in(cache: Path, monkeypatch: pyte
 
 def test_missing_tools_are_named_with_their_packages(tmp_path: Path, cache: Path) -> None:
     build_kubernetes._PATH = str(tmp_path / "bin")  # the fixture puts it back
-    (tmp_path / "bin/make").unlink()
-    (tmp_path / "bin/jq").unlink()
+    (tmp_path / "bin/dpkg-source").unlink()
     with pytest.raises(DmucError) as error:
         build_kubernetes.build(cache, Silent())
-    assert error.value.seen.endswith(": jq, make")
-    assert error.value.do == "Install them: sudo apt-get install --no-install-recommends jq make"
+    assert error.value.seen.endswith(": dpkg-source")
+    assert error.value.do == "Install them: sudo apt-get install --no-install-recommends dpkg-dev"
     assert not cache.exists()
 
 
@@ -141,7 +164,6 @@ def test_a_failed_build_shows_the_end_of_its_log_and_leaves_nothing(tmp_path: Pa
     assert error.value.seen.endswith("\n99\n100\nreflect2: cannot compile")
     assert str(cache / "logs/kubernetes-build.log") in error.value.do
     assert left(cache) == []
-    assert "make: " in log(cache)
 
 
 def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) -> None:
@@ -153,7 +175,7 @@ def test_a_program_of_another_version_is_not_taken(tmp_path: Path, cache: Path) 
 
 
 def test_a_program_that_does_not_run_is_not_taken(tmp_path: Path, cache: Path) -> None:
-    replace_tool(tmp_path, "go", TOOLS["go"] + "\n[ $1 = list ] || echo nonsense > $2/kubelet")
+    replace_tool(tmp_path, "go", TOOLS["go"] + '\n[ ! -d "$2" ] || echo nonsense > $2/kubelet')
     with pytest.raises(DmucError, match="asking the kubelet of Debian"):
         build_kubernetes.build(cache, Silent())
     assert left(cache) == []
@@ -183,9 +205,9 @@ def test_an_ended_run_leaves_no_files_and_no_processes(
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     # Its child holds the pipe open for writing until it is ended as well.
-    replace_tool(tmp_path, "make", f"exec 3> {pipe}\nsleep 20 &\necho begun\nwait")
+    replace_tool(tmp_path, "go", f"[ $1 = list ] && exit\nexec 3> {pipe}\nsleep 20 &\necho begun\nwait")
     with pytest.raises(Interrupted):
-        build_kubernetes.build(cache, ending_the_run(lambda text: text == "generating code: begun"))
+        build_kubernetes.build(cache, ending_the_run(lambda text: text == "linking 5 programs"))
     assert left(cache) == []
     assert select.select([reader], [], [], 10)[0]
     assert os.read(reader, 1) == b""
