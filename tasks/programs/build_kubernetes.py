@@ -158,10 +158,9 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
         if not packages:
             progress.note(f"linking {len(PROGRAMS)} programs")
         elif done > total / 10:
-            progress.note(f"compiling, another {seconds * len(packages) / done / 60 + 0.5:.0f} min")
+            progress.note(f"compiling, another {_about(seconds * len(packages) / done)}")
 
-    minutes = _CPU_SECONDS / 60 / len(os.sched_getaffinity(0))
-    progress.note(f"compiling {total} packages: some {minutes + 0.5:.0f} min")
+    progress.note(f"compiling {total} packages: {_about(_CPU_SECONDS / len(os.sched_getaffinity(0)))}")
     generator = str(scratch / "openapi-gen")
     run("go", "build", "-v", "-o", generator, _GENERATOR, seen=count)
     _generate(tree, generator, run)
@@ -172,6 +171,10 @@ def _compile(tree: Path, scratch: Path, log: Path, progress: Progress) -> None:
     places = [f"k8s.io/kubernetes/vendor/k8s.io/{package}" for package in _VERSION_PACKAGES]
     ldflags = ["-s", "-w", *(f"-X {p}.{name}={value}" for p in places for name, value in version.items())]
     run("go", "build", "-v", "-o", f"{scratch}/bin/", "-ldflags", " ".join(ldflags), *what, seen=count)
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds / 10 + 0.5:.0f}0 s"
 
 
 def _generate(tree: Path, generator: str, run: Callable[..., None]) -> None:
