@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KERNEL = "linux.uml"
-PACKAGES = ("user-mode-linux", "kmod", "e2fsprogs")
+PACKAGES = ("user-mode-linux", "kmod", "e2fsprogs", "ipset")  # ipset: dmuc would install it, but there is no network
 _DEADLINE = 1500.0  # seconds
 _DISK = 8 << 30  # bytes; a sparse file
 _MODULES = Path("/usr/lib/uml/modules")
@@ -58,7 +58,7 @@ cd ROOT
 
 def prepare() -> None:
     """Have the kernel and what it needs installed, or fail with the reason."""
-    if shutil.which(KERNEL) and shutil.which("mkfs.ext4") and shutil.which("modprobe"):
+    if all(map(shutil.which, (KERNEL, "mkfs.ext4", "modprobe", "ipset"))):
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
