@@ -89,6 +89,7 @@ class Daemon:
     nodes: Nodes = "first"  # on which nodes of the cluster it runs
     tools: Names = ()  # programs that it runs itself: when one of these changes, the daemon is restarted, too
     causes: Mapping[str, str] = field(default_factory=dict)  # regular expression in its log -> the cause of the failure
+    passing: str = ""  # regular expression in its log: it has ended because the host was busy, and is started once more
     grace: float = 10.0  # seconds between SIGTERM and SIGKILL
 
     def goals(self) -> Sequence[Goal]:
@@ -261,7 +262,13 @@ class Daemon:
         progress.note(f"starting ({running.why})")
         self.stop(context)
         with self._unless_not_needed(context, progress):
-            self._spawn_and_wait(context, probe, progress)
+            try:
+                self._spawn_and_wait(context, probe, progress)
+            except DmucError as error:
+                if not (self.passing and re.search(self.passing, error.seen)):
+                    raise
+                progress.note(f"starting once more ({self.passing})")
+                self._spawn_and_wait(context, probe, progress)
 
     def await_ready(self, context: Context, progress: Progress) -> None:
         """Wait until the daemon is ready. Raise DmucError when that fails; the daemon is then stopped."""

@@ -442,6 +442,25 @@ def test_one_that_ends_is_reported_at_once_with_its_log(lab: Lab) -> None:
     assert not daemon.record(lab.context).exists()
 
 
+BUSY = """
+import pathlib, sys
+first = pathlib.Path(sys.argv[-1])
+if first.exists():
+    first.unlink()
+    sys.exit("timeout waiting for another")
+"""
+
+
+def test_one_that_has_ended_because_the_host_was_busy_is_started_once_more(lab: Lab, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.touch()
+    daemon = lab.daemon(str(first), script=BUSY + FAKE, passing="timeout waiting for another")
+    daemon.start(lab.context, Silent())
+    assert daemon.running(lab.context) and not first.exists()
+    always = lab.daemon("x", script="raise SystemExit('timeout waiting for another')", passing="waiting for another")
+    assert "timeout waiting for another" in lab.fails(always).seen
+
+
 def test_only_the_last_lines_of_this_start_are_shown(lab: Lab) -> None:
     lab.fails(lab.daemon(script="print('from the first start')"))
     daemon = lab.daemon(script="for n in range(100): print(f'line {n}')", causes={"first start": "Not now."})
