@@ -181,7 +181,7 @@ def _generate(tree: Path, generator: str, run: Callable[..., None]) -> None:
     """Generate the OpenAPI definitions of all API types, without which kube-apiserver does not compile.
 
     All other generated code is in Debian's source. `make generated_files` generates that, too: it builds six generators
-    and took 91 of 270 seconds. This is what it does for the file that is missing (build/root/Makefile.generated_files).
+    and took 91 s. This is what it does for the file that is missing (build/root/Makefile.generated_files).
     """
     staging, tag = tree / "staging/src", b"+k8s:openapi-gen="
     files = (file for part in ("cmd", "pkg", "staging/src/k8s.io") for file in (tree / part).rglob("*.go"))
