@@ -42,7 +42,7 @@ show_venv() {
   [ -t 2 ] || return 0
   trap 'printf "\r\033[K" >&2; exit 0' TERM
   total=$(grep -c == "$2")
-  while sleep 0.3; do
+  while kill -0 $$ 2> /dev/null && sleep 0.3; do  # a job in the background is not ended by Ctrl-C
     got=$(grep -c -E '^(Collecting|Processing)' "$3" || true)
     set -- "$1" "$2" "$3" "$1"/lib/python3*/site-packages/*.dist-info
     installed=$(($# - 3))

@@ -38,9 +38,8 @@ class Env(Command):
         result = APISERVER.ready(context)  # with whatever settings it was started
         if not result:
             print("false")
-            machine = f"machine={context.settings.machine} " if _is_said(context) else ""
             seen = f"No API server is ready on {context.machine.name}: {result.why}."
-            error = DmucError("printing the environment variables", seen, f"Run: scripts/doit {machine}apiserver")
+            error = DmucError("printing the environment variables", seen, "Run: scripts/doit apiserver")
             print(f"✗ {error}", file=sys.stderr)
             return 1
         file, text = administrators(context), kubeconfig.text(context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 PWD = "CALLER_PWD"  # scripts/doit exports the caller's directory by this name, before it goes to the checkout
 CALLED_AS = "CALLED_AS"  # and by this one how the caller has called it
 _WRITTEN = "scripts/doit"
+_NOT_YET = re.compile(rf"(?<![\w/]){_WRITTEN}(?! machine=)")  # an error can quote one whose hints are right already
 
 
 def pasteable(text: str, environment: Mapping[str, str] = os.environ, argv: Sequence[str] = sys.argv) -> str:
@@ -24,4 +26,5 @@ def pasteable(text: str, environment: Mapping[str, str] = os.environ, argv: Sequ
     called = shlex.quote(environment.get(CALLED_AS) or _WRITTEN) if elsewhere else _WRITTEN
     words = itertools.takewhile(lambda word: word != "--", argv[1:])
     machine = [word for word in words if word.startswith("machine=")][-1:]
-    return text.replace(_WRITTEN, " ".join([called, *machine]))
+    command = " ".join([called, *machine])
+    return _NOT_YET.sub(lambda _: command, text)

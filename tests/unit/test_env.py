@@ -58,7 +58,7 @@ def test_without_an_api_server_a_shell_that_evaluates_it_fails(
     assert env_of(context) == 1
     out, err = capsys.readouterr()
     assert err.startswith("✗ ")
-    assert "scripts/doit machine=host.one apiserver" in err
+    assert "\nRun: scripts/doit apiserver\n" in err
     done = in_a_shell(out)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
     assert in_a_shell("").returncode == 0  # what printing nothing would come to
