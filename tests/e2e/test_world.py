@@ -43,6 +43,7 @@ def upstream(before: host_picture.Picture, tmp_path: Path) -> Iterator[Path]:
 
 def test_images_come_through_the_cache_at_the_hosts_end(upstream: Path, before: host_picture.Picture) -> None:
     setting = f"registry={UPSTREAM}"
+    doit("clean")  # Pods that an earlier test has deleted can still be there
     try:
         assert "Welcome to nginx!" in doit(setting, "service_reachable").stdout
         assert "/v2/library/nginx/manifests/latest" in upstream.read_text()
