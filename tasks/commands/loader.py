@@ -42,6 +42,13 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
     parts: ClassVar[Sequence[Part]]
     cluster: Cluster
 
+    def __init__(self) -> None:
+        super().__init__()
+        if "" in sys.argv[1:]:  # doit itself would end with a traceback, next
+            tried, seen = "reading the command line", "One of its words is empty."
+            do = "Leave the word out; in a shell command of `doit shell`, write it inside of the command: sh -c 'COMMAND'."
+            sys.exit(f"✗ {DmucError(tried, seen, do)}")
+
     def setup(self, opt_values: Any) -> None:
         """Make the cluster; end the program with a message when the settings are wrong."""
         caller.reset()

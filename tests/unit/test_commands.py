@@ -67,6 +67,11 @@ def test_a_reader_may_stop_reading(checkout: Checkout, words: Sequence[str]) -> 
 # Settings
 
 
+@pytest.mark.parametrize("words", [("",), ("list", ""), ("shell", "--", "sh", "-c", "")])
+def test_an_empty_word_is_said(checkout: Checkout, words: tuple[str, ...]) -> None:
+    is_told(checkout.doit(*words), "reading the command line", "One of its words is empty.", "Leave the word out")
+
+
 def test_an_unknown_setting_is_said(checkout: Checkout) -> None:
     is_told(checkout.doit("list", "kubernets=1.20"), "command line", "'kubernets'", "Did you mean kubernetes?")
     is_told(checkout.doit("list", DMUC_MASHINE="x"), "environment", "'mashine'", "Did you mean machine?")
