@@ -16,8 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import zip_longest
 from typing import Any
 
 from .. import service_proxy
@@ -29,7 +27,9 @@ from ..core.machine import run
 from ..core.probe import ask_api, wait
 from ..core.progress import Silent
 from ..core.result import Result
-from ..proxies.netfilter import VERDICTS, Packet, Table
+from ..proxies.kube_proxy import NO_RULES
+from ..proxies.netfilter import Packet, Table
+from ..proxies.paths import Branch, Entry, entries, needs_none, tree
 from .base import Command
 from .checklist import WIDTH
 
@@ -40,40 +40,6 @@ _LIMIT = 1.0  # seconds for one request
 _LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
 _PROXY = f"Run: scripts/doit {service_proxy.TASK}; its log: scripts/doit logs {service_proxy.TASK}"
-_ENDS = VERDICTS | {"KUBE-MARK-DROP"}  # that one marks a packet to be dropped later
-_MASQUERADES = {"KUBE-MARK-MASQ", "mark-for-masquerade", "MARK"}
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One step of the path: a chain, or the verdict at its end."""
-
-    label: str
-    children: Sequence[Branch] = ()
-    probability: Fraction | None = None  # that a packet which reaches the rule matches it; None: not at random
-    share: Fraction = Fraction(1)  # of all packets
-    only: str = ""  # conditions of the rule, besides the destination of the packet
-    remarks: Sequence[str] = ()  # what else the chain does
-    destination: str = ""  # of DNAT: ADDRESS:PORT
-    packets: int | None = None  # packets that matched, since kube-proxy last wrote the rule
-
-    def ends(self) -> Iterator[Branch]:
-        """Yield the verdicts that the branch leads to."""
-        for child in self.children:
-            yield from child.ends()
-        if not self.children:
-            yield self
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An address and port at which a Service can be reached."""
-
-    kind: str
-    packet: Packet
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.packet.address}:{self.packet.port}/{self.packet.protocol}"
 
 
 def has_rules(context: Context, service: Any) -> Result:
@@ -81,7 +47,7 @@ def has_rules(context: Context, service: Any) -> Result:
 
     Raise nothing.
     """
-    if reason := _needs_none(service):
+    if reason := needs_none(service):
         return Result(True, reason)
     try:
         found = way(context, service)
@@ -117,14 +83,11 @@ def way(context: Context, service: Any) -> Branch | str:
     Return the reason instead, when there are no rules for a ClusterIP and port of the Service. Raise DmucError when the
     rules cannot be read.
     """
-    if reason := _needs_none(service):
+    if reason := needs_none(service):
         return reason
     tables = _rules(context)
     if tables is None:
-        return (
-            "kube-proxy has written no rules: there is no chain KUBE-SERVICES, no nftables table kube-proxy, and no "
-            "virtual server of IPVS"
-        )
+        return NO_RULES
     found = []
     for entry in entries(service, context.settings.address):
         branches = tree(tables, entry.packet)
@@ -134,88 +97,8 @@ def way(context: Context, service: Any) -> Branch | str:
     return Branch(full_name(service), found)
 
 
-def _needs_none(service: Any) -> str | None:
-    spec = service["spec"]
-    if spec.get("type") == "ExternalName":
-        return f"{full_name(service)} has the type ExternalName, a DNS alias of {spec['externalName']}: it has no rules"
-    if spec.get("clusterIP") == "None":
-        return f"{full_name(service)} is headless (clusterIP: None), DNS returns the Pods' addresses: it has no rules"
-    return None
-
-
 def _rules(context: Context) -> Mapping[str, Table] | None:
     return service_proxy.proxy(context).rules(context)
-
-
-def entries(service: Any, address: str) -> list[Entry]:
-    """Return where `service` can be reached, on the node with this address; IPv4 only, like the cluster."""
-    spec, found = service["spec"], []
-    balancers = service.get("status", {}).get("loadBalancer", {}).get("ingress", [])
-    outer = {*spec.get("externalIPs", []), *(b["ip"] for b in balancers if "ip" in b)}
-    for port in spec.get("ports", []):
-        protocol = port.get("protocol", "TCP").lower()
-        for ip in (ip for ip in spec.get("clusterIPs", [spec["clusterIP"]]) if ":" not in ip):
-            found.append(Entry("ClusterIP", Packet(ip, port["port"], protocol)))
-        if "nodePort" in port:
-            found.append(Entry("NodePort", Packet(address, port["nodePort"], protocol, local=True)))
-        for ip in sorted(outer):
-            found.append(Entry("external IP", Packet(ip, port["port"], protocol, local=ip == address)))
-    return found
-
-
-def tree(tables: Mapping[str, Table], packet: Packet) -> Sequence[Branch]:
-    """Return the paths of this packet that end in DNAT; if there are none, those that end in REJECT or DROP."""
-    for name in ("nat", "filter"):
-        table, ways = tables.get(name, Table((), {})), dict[tuple[Branch, ...], list[str]]()
-        for hook in table.hooks:
-            branches, _ = _walk(table, hook, packet, Fraction(1), named=False)
-            if branches:
-                ways.setdefault(tuple(branches), []).append(hook)
-        if ways:
-            where = "" if name == "nat" else f"table {name}: "
-            return tuple(Branch(where + ", ".join(sorted(hooks)), branches) for branches, hooks in ways.items())
-    return ()
-
-
-def _walk(
-    table: Table, chain: str, packet: Packet, share: Fraction, *, named: bool
-) -> tuple[list[Branch], Sequence[str]]:
-    """Return the branches of this packet in `chain`, and remarks about the chain.
-
-    `named`: a rule before has matched the packet's address or port. Without that, a verdict is not about the Service.
-    """
-    found: list[Branch] = []
-    remarks: list[str] = []
-    left = Fraction(1)  # the share of the packets that no rule of the chain has matched so far
-    for rule in table.chains[chain]:
-        if not rule.may_take(packet):
-            continue
-        asks = " and ".join(rule.conditions)
-        if not left or (rule.targets == ("RETURN",) and not asks):
-            break
-        if rule.again is not None:
-            remarks.append(f"same client, same Pod for {rule.again} s")
-            continue
-        if _MASQUERADES.intersection(rule.targets):
-            remarks.append(f"masquerades packets {asks}" if asks else "masquerades all packets")
-            continue
-        known = named or rule.names
-        here = []
-        for target, destination in zip_longest(rule.targets, rule.destinations, fillvalue=""):
-            chance = rule.probability / len(rule.targets)
-            part = share * left * chance
-            shown = None if asks else chance
-            if target in _ENDS and known:
-                label = f"{target} to {destination}" if destination else f"{target} {rule.comment}".strip()
-                here.append(Branch(label, (), shown, part, asks, (), destination, rule.packets))
-            elif target in table.chains:
-                children, said = _walk(table, target, packet, part, named=known)
-                if children:
-                    here.append(Branch(target, tuple(children), shown, part, asks, said))
-        found += here
-        if here and not asks:
-            left *= 1 - rule.probability
-    return found, tuple(dict.fromkeys(remarks))
 
 
 # Requests
@@ -382,7 +265,7 @@ class Trace(Command):
         """Print the tree and the requests; return 0, or 1 when a request was not answered."""
         context, end = cluster.context, time.monotonic() + _DEADLINE * cluster.context.settings.patience
         service = _find(context, arguments)
-        if reason := _needs_none(service):
+        if reason := needs_none(service):
             print(reason)
             return 0
         root, pods, notes = _settled(context, service)

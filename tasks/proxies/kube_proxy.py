@@ -7,7 +7,8 @@ the kernel's load balancer, and some iptables rules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from .. import api_client, upgrade
 from ..core import iptables
@@ -16,13 +17,17 @@ from ..core.daemon import Daemon, Flag
 from ..core.errors import DmucError
 from ..core.iptables import Chains
 from ..core.machine import run
-from ..core.probe import All, Http
+from ..core.probe import All, Http, ask_api
 from ..core.result import Result
 
 if TYPE_CHECKING:
     from .netfilter import Table
 
 IDENTITY = "kube-proxy"
+NO_RULES = (
+    "kube-proxy has written no rules: there is no chain KUBE-SERVICES, no nftables table kube-proxy, and no "
+    "virtual server of IPVS"
+)
 
 
 def modes(context: Context) -> Mapping[str, str]:
@@ -53,6 +58,36 @@ def flags(context: Context) -> Sequence[Flag]:
     if context.settings.on_host:
         flags.append(Flag("--conntrack-max-per-core=0", "Leaves the kernel's nf_conntrack_max as it is on this host."))
     return flags
+
+
+def _rules_are_there(context: Context) -> Result:
+    """Return whether the rules lead from each ClusterIP to its Pods: another program can have removed some, or all.
+
+    kube-proxy itself looks only after an hour, and would leave it at that.
+    """
+    from .netfilter import Packet
+    from .paths import destinations, gaps
+
+    try:
+        tables = rules(context)
+    except DmucError as error:
+        return Result(False, str(error))
+    if tables is None:
+        return Result(False, NO_RULES)
+    api = Packet(context.settings.service_address(1), 443)  # the Service default/kubernetes, which there always is
+    if not destinations(tables, api):
+        return Result(False, f"kube-proxy's rules for {api.address}:{api.port} (default/kubernetes) are gone")
+    objects: dict[str, Sequence[Any]] = {}
+
+    def keep(kind: str, found: Any) -> Result:
+        objects[kind] = found["items"]
+        return Result(True, "")
+
+    for kind in ("services", "endpoints"):
+        if not ask_api(context, f"/api/v1/{kind}", partial(keep, kind)):
+            return Result(True, "")  # the API server's check says so; these rules are there
+    missing = gaps(tables, objects["services"], objects["endpoints"], context.settings.address)
+    return Result(not missing, f"kube-proxy's rules lack the way {missing[0]}" if missing else "")
 
 
 def _mode(context: Context) -> Result:
@@ -113,7 +148,7 @@ DAEMON = Daemon(
     needs=api_client.needs,
     # kube-proxy looks up the address of its Node, and if there is none yet, tries again after 1, 2, 4, 8, 16 s.
     after=lambda context: ("kubelet:started", *upgrade.if_upgrading(context, "kubelet")),
-    ready=All([Http("http://127.0.0.1:10256/healthz"), _mode]),
+    ready=All([Http("http://127.0.0.1:10256/healthz"), _rules_are_there, _mode]),
     reads=lambda context: api_client.reads(context, flags(context)),
     prepare=_remove_other_rules,
     clean_up=_remove_rules,

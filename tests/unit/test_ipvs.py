@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from tasks.commands.trace import tree
 from tasks.proxies import ipvs
 from tasks.proxies.netfilter import Packet
+from tasks.proxies.paths import tree
 
 TEXT = """\
 IP Virtual Server version 1.2.1 (size=4096)

@@ -14,13 +14,14 @@ from typing import Any, cast
 import pytest
 
 from tasks.commands import trace
-from tasks.commands.trace import Branch, Trace
+from tasks.commands.trace import Trace
 from tasks.core import probe
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.machine import Host
 from tasks.core.result import Result
+from tasks.proxies.paths import Branch
 from tests.unit.support import Site, a_context, a_program, serving
 
 DATA = Path(__file__).parent / "data"
