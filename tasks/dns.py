@@ -198,7 +198,7 @@ def _make(context: Context, progress: Progress) -> None:
     for manifest in _manifests(context):
         api.create(context, manifest)
     tried, deadline = f"looking up the address of {_NAME}", context.settings.deadline_of("dns")
-    wait_or_fail(context, _resolves, deadline=deadline, progress=progress, tried=tried)
+    wait_or_fail(context, _resolves, deadline=deadline, progress=progress, tried=tried, about="dns")
 
 
 def _undo(context: Context) -> None:

@@ -187,12 +187,19 @@ KUBELET = Daemon(
 )
 
 
+# Taints that the controller manager sets and removes by itself; all others are set by users, or are about resources.
+PASSING = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+
+
 def _is_schedulable(context: Context) -> Result:
+    """Return whether the node is done with its start. A user may keep Pods away from it (cordon, taint) at any time."""
+
     def judge(node: Any) -> Result:
         taints = [t["key"] for t in node["spec"].get("taints", []) if t["effect"] != "PreferNoSchedule"]
-        name = context.node.name
+        name = f"node {context.node.name}"
         return Result(
-            not taints, f"node {name} has the taint {', '.join(taints)}" if taints else f"node {name} accepts Pods"
+            not set(taints).intersection(PASSING),
+            f"{name} has the taint {', '.join(taints)}" if taints else f"{name} accepts Pods",
         )
 
     return ask_api(context, _path(context), judge)
@@ -201,7 +208,12 @@ def _is_schedulable(context: Context) -> Result:
 def _await_schedulable(context: Context, progress: Progress) -> None:
     deadline = context.settings.deadline_of("kubelet")
     wait_or_fail(
-        context, _is_schedulable, deadline=deadline, progress=progress, tried="waiting for a node without taints"
+        context,
+        _is_schedulable,
+        deadline=deadline,
+        progress=progress,
+        tried="waiting until the node is Ready for the scheduler, too",
+        about="node",
     )
 
 

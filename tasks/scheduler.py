@@ -70,7 +70,8 @@ def _bind(context: Context, progress: Progress) -> None:
         return Result(bool(result or names), result.why)
 
     deadline = context.settings.deadline_of("scheduler")
-    wait_or_fail(context, some, deadline=deadline, progress=progress, tried="waiting for a Pod that has no node")
+    tried = "waiting for a Pod that has no node"
+    wait_or_fail(context, some, deadline=deadline, progress=progress, tried=tried, about="pod")
     node = context.node.name
     for pod in _unscheduled(context)[1]:
         progress.note(f"binding {pod} to {node}")

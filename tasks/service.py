@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from . import service_proxy
 from .core import api
 from .core.context import Context
 from .core.goal import Goal
-from .core.probe import Http, ask_api, wait_or_fail
+from .core.http_client import in_words, request
+from .core.probe import Tcp, ask_api, wait_or_fail
 from .core.progress import Progress
 from .core.result import Result
 from .deployment import NAME
 
-PAGE = "Welcome to nginx!"
 PATH = f"/api/v1/namespaces/default/services/{NAME}"
 MANIFEST = {
     "apiVersion": "v1",
@@ -45,26 +48,65 @@ SERVICE = Goal(
 )
 
 
-def _has_endpoints(context: Context) -> Result:
-    def judge(endpoints: Any) -> Result:
-        addresses = [a["ip"] for subset in endpoints.get("subsets", []) for a in subset.get("addresses", [])]
-        return Result(bool(addresses), f"the Service {NAME} has no endpoints: no Pod of it is Ready")
+def addresses(service: Any, endpoints: Any) -> list[str]:
+    """Return each TCP address ADDRESS:PORT of the Service: its ClusterIP or, where it has none, its endpoints."""
+    ports = [port for port in service["spec"].get("ports", []) if port.get("protocol", "TCP") == "TCP"]
+    ip = service["spec"].get("clusterIP") or "None"
+    if ip != "None":
+        return [f"{ip}:{port['port']}" for port in ports]
+    return targets(endpoints) if ports else []
 
-    return ask_api(context, f"/api/v1/namespaces/default/endpoints/{NAME}", judge)
+
+def targets(endpoints: Any) -> list[str]:
+    """Return each TCP address ADDRESS:PORT of these Endpoints."""
+    return [
+        f"{address['ip']}:{port['port']}"
+        for subset in endpoints.get("subsets") or []
+        for port in subset.get("ports") or []
+        for address in subset.get("addresses") or []
+        if port.get("protocol", "TCP") == "TCP"
+    ]
+
+
+def ask(context: Context, address: str) -> Result:
+    """Return whether the address answers: web ports (80, 8080 and the like) an HTTP request, others a connection.
+
+    The packets are sent inside the machine: outside, the address may belong to another host.
+    """
+    ip, _, port = address.partition(":")
+    if not port.endswith("80"):
+        return Tcp(int(port), ip)(context)
+    url = f"http://{address}/"
+    try:
+        status, body = request(context, url)
+    except OSError as error:
+        return Result(False, f"{url} does not answer: {in_words(error)}")
+    title = re.search(r"<title>\s*(.*?)\s*</title>", body, re.DOTALL | re.IGNORECASE)
+    return Result(status < HTTPStatus.INTERNAL_SERVER_ERROR, f"{url} answers: {title[1] if title else status}")
+
+
+def ask_any(context: Context, addresses: Sequence[str]) -> Result:
+    """Return whether one of these addresses answers, with what all of them said."""
+    results = [ask(context, address) for address in addresses]
+    return Result(any(results), "; ".join(result.why for result in results))
 
 
 def _serves_its_page(context: Context) -> Result:
-    # Not asked without endpoints: the ClusterIP then answers with ICMP errors, of which the kernel limits the rate.
-    endpoints = _has_endpoints(context)
-    if not endpoints:
-        return endpoints
+    """Return whether the page answers: whatever it shows by now, and on whatever port the Service has by now."""
 
-    def judge(service: Any) -> Result:
-        url = f"http://{service['spec']['clusterIP']}:80/"
-        result = Http(url, expect=PAGE)(context)
-        return Result(True, f"{url.removesuffix(':80/')} answers: {PAGE}") if result else result
+    def judge(endpoints: Any) -> Result:
+        # Not asked without endpoints: the ClusterIP then answers with ICMP errors, of which the kernel limits the rate.
+        if not any(subset.get("addresses") for subset in endpoints.get("subsets") or []):
+            return Result(False, f"the Service {NAME} has no endpoints: no Pod of it is Ready")
+        return ask_api(context, PATH, lambda service: asked(addresses(service, endpoints)))
 
-    return ask_api(context, PATH, judge)
+    def asked(found: Sequence[str]) -> Result:
+        if not found:
+            return Result(False, f"the Service {NAME} has no TCP port, so there is no page")
+        result = ask_any(context, found)
+        return Result(result.yes, result.why.replace(":80/ answers", " answers"))
+
+    return ask_api(context, f"/api/v1/namespaces/default/endpoints/{NAME}", judge)
 
 
 def _await_answer(context: Context, progress: Progress) -> None:
@@ -75,6 +117,7 @@ def _await_answer(context: Context, progress: Progress) -> None:
         deadline=deadline,
         progress=progress,
         tried=f"requesting the page of the Service {NAME}",
+        about="page",
     )
 
 

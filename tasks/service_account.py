@@ -119,7 +119,7 @@ def _make(context: Context, progress: Progress) -> None:
     way, deadline = context.settings.service_account, context.settings.deadline_of("service_account")
     tried = "waiting for the controller manager to create the ServiceAccount default"
     if way != "disabled":
-        wait_or_fail(context, _is_there, deadline=deadline, progress=progress, tried=tried)
+        wait_or_fail(context, _is_there, deadline=deadline, progress=progress, tried=tried, about="service_account")
         mounts = False if way == "no-mount" else None  # null removes the field
         api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
     if way == "keys":
@@ -127,7 +127,7 @@ def _make(context: Context, progress: Progress) -> None:
         for secret in secrets if not result else ():  # the controller manager creates another
             api.delete(context, f"{_SECRETS}/{secret}")
         tried = "waiting for the controller manager to create a token for the ServiceAccount default"
-        wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried)
+        wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried, about="service_account")
     _try_again(context)
 
 

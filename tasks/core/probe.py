@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,14 @@ from .result import Result
 
 if TYPE_CHECKING:
     from .context import Context
+    from .run import Cause
 
 # Seconds between two probes: first the least, then a twentieth of the time waited so far, up to the most. So a wait is
 # at most a twentieth too long, and a long one costs little: a TLS handshake takes milliseconds on either side.
 _LEAST, _MOST = 0.02, 0.1
 
+
+LOOK_EVERY = 1.5  # seconds between two looks at the cause while something is awaited
 
 Probe = Callable[["Context"], Result]
 
@@ -166,13 +170,46 @@ def wait(
     return result
 
 
-def wait_or_fail(context: Context, probe: Probe, *, deadline: float, progress: Progress, tried: str) -> Result:
-    """Wait like `wait`, for a condition that does not depend on one daemon; raise DmucError when it stays no."""
-    result = wait(context, probe, deadline=deadline, progress=progress)
+def wait_or_fail(
+    context: Context, probe: Probe, *, deadline: float, progress: Progress, tried: str, about: str = ""
+) -> Result:
+    """Wait like `wait`, for a condition that does not depend on one daemon; raise DmucError when it stays no.
+
+    `about`: the link of `doit why` that says why the condition does not hold. The wait ends early when the cause is
+    one that only the user can change, and has been the same for some seconds.
+    """
+    watch = _Watch(context, about)
+    result = wait(context, probe, deadline=deadline, progress=progress, alive=watch.has_hope)
     if not result:
+        cause = watch.cause or context.run.cause(about)
+        in_vain = watch.in_vain
         raise DmucError(
-            f"{tried}: not within {deadline:g} s",
-            f"last answer: {result.why}",
-            "See: scripts/doit status. More time: deadline=SECONDS.",
+            f"{tried}: {'this cannot happen by itself' if in_vain else f'not within {deadline:g} s'}",
+            "\n".join([f"last answer: {result.why}"] + ([cause.text] if cause else [])),
+            "\n".join(
+                ([f"next: {cause.do}"] if cause else ["See: scripts/doit status."])
+                + ([] if in_vain else ["More time: deadline=SECONDS."])
+            ),
         )
     return result
+
+
+@dataclass
+class _Watch:
+    """Looks from time to time for a cause that stays; that costs more than a probe."""
+
+    context: Context
+    about: str
+    cause: Cause | None = None
+    in_vain: bool = False
+
+    def __post_init__(self) -> None:
+        self._next = time.monotonic() + LOOK_EVERY
+
+    def has_hope(self) -> bool:
+        """Return false once the same cause that stays was found twice in a row."""
+        if self.about and time.monotonic() >= self._next:
+            before, self.cause = self.cause, self.context.run.cause(self.about)
+            self.in_vain = self.cause is not None and self.cause.stays and self.cause == before
+            self._next = time.monotonic() + LOOK_EVERY
+        return not self.in_vain

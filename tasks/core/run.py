@@ -7,7 +7,7 @@ One Run belongs to one Context (tasks/cluster.py makes both). The board only dis
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from .machine import Spawned
 
 
+@dataclass(frozen=True)
+class Cause:
+    """Why a condition does not hold, as `doit why` says it. `stays`: it cannot change by itself, so waiting is vain."""
+
+    text: str
+    do: str
+    stays: bool
+
+
 @dataclass
 class Run:
     """One run of doit. Every thread may use it."""
@@ -31,6 +40,8 @@ class Run:
     # Open https connections, kept for the next request: by host, port and TLS context (http_client.py).
     connections: dict[tuple[Any, ...], list[http.client.HTTPConnection]] = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
+    # Returns the cause why this link of `doit why` does not work; commands/run.py sets it.
+    cause: Callable[[str], Cause | None] = field(default=lambda link: None)
     _working: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
