@@ -6,7 +6,6 @@ needs work. Of several causes, the first in the chain counts.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,11 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..core.context import Context
-from ..core.daemon import Daemon
+from ..core.daemon import Daemon, error_line
 from ..core.errors import DmucError
 from ..core.goal import Goal, resolve
 from ..core.hints import pasteable
+from ..core.run import Cause
 from .checklist import WIDTH
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 YOUNG = 30.0  # seconds after its start in which a process may not be ready yet
 _WIDTH = 110
-# The last line of programs that end with an error: klog, etcd, the Go runtime, cobra, dockerd, leader election.
-_LAST_WORDS = re.compile(r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^fatal|^failed to |leaderelection lost|level=fatal")
 
 
 class State(Enum):
@@ -50,6 +48,7 @@ class Finding:
     evidence: str
     do: str = ""  # not specified: the link's own command
     because: Sequence[str] = ()  # more links that can be the cause, beside those that the link needs
+    stays: bool = False  # it cannot change by itself: a user must act, and `doit` does not wait for it
 
 
 def works(evidence: str) -> Finding:
@@ -57,9 +56,9 @@ def works(evidence: str) -> Finding:
     return Finding(State.WORKS, evidence)
 
 
-def broken(evidence: str, do: str = "", because: Sequence[str] = ()) -> Finding:
-    """Return the finding that the link does not work."""
-    return Finding(State.BROKEN, evidence, do, because)
+def broken(evidence: str, do: str = "", because: Sequence[str] = (), *, stays: bool = False) -> Finding:
+    """Return the finding that the link does not work; `stays`: until a user acts."""
+    return Finding(State.BROKEN, evidence, do, because, stays)
 
 
 def waits(evidence: str, do: str = "", because: Sequence[str] = ()) -> Finding:
@@ -110,7 +109,7 @@ def daemon(daemon: Daemon, context: Context, means: str = "") -> Link:
     def check() -> Finding:
         running = daemon.running(context)
         if not running:
-            return broken("; ".join(filter(None, (running.why, last_words(daemon, context)))))
+            return broken("; ".join(filter(None, (running.why, last_words(daemon, context)))), stays=True)
         ready, record = daemon.is_ready(context), daemon.process(context)
         if ready:
             return works(f"{running.why}: {ready.why}")
@@ -132,10 +131,8 @@ def last_words(daemon: Daemon, context: Context) -> str:
         text = daemon.log(context).read_text("utf-8", "replace")
     except OSError:
         return ""
-    last = text.rpartition("\n--- ")[2].split("\ngoroutine ")[0].splitlines()[-40:]
-    found = [line for line in last if _LAST_WORDS.search(line)]
-    # Without klog's time, thread and source location, which are in the log itself.
-    return f"its log ends: {re.sub(r'^F[0-9: .]+ [^ ]+] ', '', found[-1])}" if found else ""
+    line = error_line(text.rpartition("\n--- ")[2])
+    return f"its log says: {line}" if line else ""
 
 
 class Diagnosis:
@@ -189,6 +186,19 @@ class Diagnosis:
         """Return the command that fixes the link."""
         return self._found[link.name].do or link.do
 
+    def why(self, name: str) -> Cause | None:
+        """Return the cause why the link `name` does not work, as `show` prints it; None when the link works."""
+        if name not in self.links or self[name].state is State.WORKS:
+            return None
+        link = self.links[self.root(name)]
+        return Cause(self.words(link), self.do(link), self._found[link.name].stays)
+
+    def words(self, link: Link) -> str:
+        """Return in one line which link is the cause, and the evidence."""
+        finding = self[link.name]
+        verb = "waiting for" if finding.state is State.WAITS else "cause"
+        return f"{verb}: {link.name}: {_one_line(finding.evidence)[: 3 * WIDTH]}"
+
 
 def show(diagnosis: Diagnosis, wanted: Callable[[Link], bool] = lambda link: True) -> int:
     """Print a line for each link that is `wanted` or does not work, then the cause, and the command to run.
@@ -221,6 +231,8 @@ def _lines(diagnosis: Diagnosis, wanted: Callable[[Link], bool]) -> Iterator[tup
         finding, root = diagnosis[name], diagnosis.root(name)
         if finding.state is State.UNKNOWN:
             unasked.setdefault(finding.evidence, []).extend([] if link.quiet else [name])
+        elif finding.state is State.WORKS and not finding.evidence:
+            continue  # there is nothing of the kind
         elif (wanted(link) and not link.quiet) or finding.state is not State.WORKS:
             because = "" if finding.state is State.WORKS or root == name else f"(because of {root}) "
             yield finding.state, name, because + _one_line(finding.evidence)
@@ -233,9 +245,8 @@ def _show_cause(console: Console, diagnosis: Diagnosis, cause: Link) -> None:
     from rich.text import Text
 
     finding = diagnosis[cause.name]
-    verb = "waiting for" if finding.state is State.WAITS else "cause"
-    evidence = _one_line(finding.evidence)
-    text = Text.assemble((f"{verb}: {cause.name}", _STYLES[finding.state]), f": {evidence[: 3 * WIDTH]}")
+    text = Text(diagnosis.words(cause))
+    text.stylize(_STYLES[finding.state], 0, text.plain.index(": ", text.plain.index(": ") + 2))
     console.print(text)
     if cause.means:
         console.print(Text(f"without it: {cause.means}"))

@@ -19,6 +19,7 @@ from ..core.graph import add_order
 from ..core.hints import pasteable
 from ..core.lock import only_one
 from ..core.settings import remember_given
+from . import why
 from .base import OnCluster, reporting_errors
 
 
@@ -55,6 +56,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
         tasks = {task.name: task for task in self.task_list}
         check_tasks_exist(tasks, self.sel_tasks, skip_wildcard=True)
         run.selected = add_order(tasks, self.sel_tasks)
+        run.cause = functools.partial(why.cause, cluster)
 
         def carry_out() -> int:
             with only_one(cluster.context):

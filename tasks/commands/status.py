@@ -13,6 +13,7 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.probe import ask_api
 from ..core.result import Result
+from . import pods as pods_in_words
 from .base import Command
 
 
@@ -99,7 +100,7 @@ def _objects(context: Context) -> list[tuple[str, str, str]]:
     def pods(result: Any) -> Result:
         for pod in result["items"]:
             where = " ".join(filter(None, (pod["spec"].get("nodeName"), pod["status"].get("podIP"))))
-            found.append(("pod", api.full_name(pod), f"{pod['status'].get('phase', '')} {where}".strip()))
+            found.append(("pod", api.full_name(pod), f"{pods_in_words.status(pod)} {where}".strip()))
         return Result(True, "")
 
     def services(result: Any) -> Result:

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from doit.exceptions import InvalidCommand
 
-from .. import service_proxy
+from .. import deployment, service_proxy
 from ..choices import dns_enabled
 from ..core.cluster import Cluster
 from ..core.daemon import Daemon
 from ..core.goal import Goal
+from ..core.run import Cause
 from ..dns import DNS
 from ..pki import PKI
 from . import diagnosis
@@ -74,20 +75,25 @@ class Why(Command):
     """`doit why [NAME]`."""
 
     doc_purpose = "show what works, what does not, why, and what to do next"
-    doc_usage = "[[NAMESPACE/]NAME]"
-    doc_description = "With the name of a Deployment: follow this Deployment from object to packet."
+    doc_usage = "[[NAMESPACE/][deploy/ | pod/ | svc/]NAME]"
+    doc_description = "With the name of a Deployment, Pod or Service: follow it from object to packet."
 
     def act(self, cluster: Cluster, arguments: list[str]) -> int:
         """Print the diagnosis; return 0 when everything works, else 1.
 
-        Raise DmucError when there is no such Deployment.
+        Raise DmucError when there is no such object.
         """
-        if len(arguments) > 1:
-            raise InvalidCommand("`why` takes the name of one Deployment, or no argument.")
-        followed = DeploymentChain(cluster.context, arguments[0] if arguments else "")
+        if len(arguments) > 2:
+            raise InvalidCommand("`why` takes the name of one Deployment, Pod or Service, or no argument.")
+        followed = DeploymentChain(cluster.context, "/".join(arguments))  # also: why pod NAME
         found = Diagnosis(chain(cluster, followed))
         followed.refuse_unknown()
         return diagnosis.show(found, (lambda link: not link.part) if arguments else (lambda link: True))
+
+
+def cause(cluster: Cluster, link: str) -> Cause | None:
+    """Return the cause why this link does not work, for the Deployment web; None when it works."""
+    return Diagnosis(chain(cluster, DeploymentChain(cluster.context, f"default/{deployment.NAME}"))).why(link)
 
 
 def chain(cluster: Cluster, followed: DeploymentChain) -> list[Link]:

@@ -39,7 +39,14 @@ _CAUSES = {
     "address already in use": "Another process uses the port: `ss -ltnp` in the machine shows which.",
     "no space left on device": "The disk is full.",
 }
+# The lines with which programs end that end with an error: klog, etcd, the Go runtime, cobra, dockerd, leader election.
+# They go on with a usage of 200 lines, or the stack of every goroutine.
+_ERROR = re.compile(
+    r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^[Ff]atal|^failed to |leaderelection lost|level=fatal|"
+    r'"level":"(fatal|panic)"|: unknown (shorthand )?flag|^flag provided but not defined|^unknown (shorthand )?flag'
+)
 Purpose = Literal["", "security", "isolation", "speed", "use"]
+_LOOK_AT = 500  # last lines of a log, of which one can be the error
 _PATIENCE = 5.0  # seconds after which a running daemon that does not answer is restarted
 
 
@@ -56,6 +63,13 @@ def files_of(flags: Sequence[Flag]) -> list[Path]:
     """Return the files that the flags name by an absolute path."""
     values = (flag.text.partition("=")[2] for flag in flags)
     return [Path(value) for value in values if value.startswith("/")]
+
+
+def error_line(log: str) -> str:
+    """Return the line of a program's log that says why it ended; empty when no line looks like that."""
+    lines = log.split("\ngoroutine ", maxsplit=1)[0].splitlines()[-_LOOK_AT:]
+    # Without klog's time, thread and source location, which are in the log itself.
+    return next((re.sub(r"^F[0-9: .]+ [^ ]+] ", "", line).strip() for line in lines if _ERROR.search(line)), "")
 
 
 @dataclass(frozen=True)
@@ -459,6 +473,7 @@ class Daemon:
             )
         else:
             seen = f"Not ready after {elapsed:.0f} s; it was stopped. Last answer: {result.why}"
+        error = error_line(text) if ended else ""
         causes = [meaning for pattern, meaning in {**_CAUSES, **self.causes}.items() if re.search(pattern, text)]
         shell = "" if context.settings.on_host or self.on_host else "scripts/doit shell -- "
         return DmucError(
@@ -466,6 +481,7 @@ class Daemon:
             "\n".join(
                 [
                     seen,
+                    *([f"error: {error}"] if error else []),
                     f"command: {shell}{shlex.join(record.command)}",
                     f"log: {self.log(context)}, its last lines:",
                     *(f"  {line}" for line in text.splitlines()[-12:]),

@@ -210,6 +210,7 @@ class _Watch:
         """Return false once the same cause that stays was found twice in a row."""
         if self.about and time.monotonic() >= self._next:
             before, self.cause = self.cause, self.context.run.cause(self.about)
-            self.in_vain = self.cause is not None and self.cause.stays and self.cause == before
+            if before and self.cause and before.do == self.cause.do:  # whatever has been counted meanwhile
+                self.in_vain = before.stays and self.cause.stays
             self._next = time.monotonic() + LOOK_EVERY
         return not self.in_vain

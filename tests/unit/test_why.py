@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tasks import service
 from tasks.commands import deployment_chain, diagnosis, why
 from tasks.commands.deployment_chain import DeploymentChain
 from tasks.commands.diagnosis import Diagnosis, Finding, Link, State, broken, unknown, waits, works
@@ -164,8 +165,8 @@ def diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(deployment_chain, "SCHEDULABLE", _goal(SCHEDULABLE, taint))
         monkeypatch.setattr(netfilter, "run", partial(_listed, rules))
         monkeypatch.setattr(
-            deployment_chain,
-            "_asked",
+            service,
+            "ask",
             lambda context, address: Result(page is None, page or f"http://{address}/ answers"),
         )
         follower = DeploymentChain(context, wanted)
@@ -440,7 +441,7 @@ def test_another_deployment_is_followed_by_its_name(diagnose: Any, capsys: pytes
 
 def test_an_unknown_deployment_is_said_with_those_that_there_are(diagnose: Any) -> None:
     objects = {**COMPLETE, "deployments": [a_deployment("other"), a_deployment()]}
-    with pytest.raises(DmucError, match=r"no Deployment called 'nosuch'\nDeployments: default/other, default/web\."):
+    with pytest.raises(DmucError, match=r"no Deployment or Pod or Service called 'nosuch'\nDeployments: default/other, default/web\."):
         diagnose(objects, wanted="nosuch")
     diagnose({}, wanted="web")  # that one is ours to create
 
@@ -454,7 +455,7 @@ def test_a_process_that_is_gone_and_its_last_words(tmp_path: Path) -> None:
     set_programs(context, {"server": program})
     daemon = Daemon("server", "serve", "server", lambda context: (), ready=Http("http://127.0.0.1:1/"))
     link = diagnosis.daemon(daemon, context)
-    assert (link.name, link.do, link.check()) == ("server", "scripts/doit server", broken("not started"))
+    assert (link.name, link.do, link.check()) == ("server", "scripts/doit server", broken("not started", stays=True))
     for path in (context.logs, context.pidfiles):
         path.mkdir()
     daemon.log(context).write_text(
@@ -463,7 +464,7 @@ def test_a_process_that_is_gone_and_its_last_words(tmp_path: Path) -> None:
     )
     Record(2**22 + 1, 1, "", 0.0, [str(program)]).save(daemon.record(context))
     seen = link.check().evidence
-    assert seen == f"its process (pid {2**22 + 1}) is gone; its log ends: leaderelection lost"
+    assert seen == f"its process (pid {2**22 + 1}) is gone; its log says: leaderelection lost"
 
 
 def test_several_that_hang_cost_no_more_than_one() -> None:
