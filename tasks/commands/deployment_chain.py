@@ -43,6 +43,11 @@ _UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 _KUBECTL = "scripts/doit shell -- kubectl"
 
 
+def is_kind(word: str) -> bool:
+    """Return whether the word is a name of a kind that can be followed."""
+    return any(word.lower() in words for words in _WORDS.values())
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is followed: a name, with its kind and namespace where the user has named them."""

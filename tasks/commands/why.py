@@ -20,7 +20,7 @@ from ..dns import DNS
 from ..pki import PKI
 from . import diagnosis
 from .base import Command
-from .deployment_chain import DeploymentChain
+from .deployment_chain import DeploymentChain, is_kind
 from .diagnosis import Diagnosis, Link
 
 # The order of the walk-through. A name that is not a task is a link about the Deployment that is followed.
@@ -83,9 +83,9 @@ class Why(Command):
 
         Raise DmucError when there is no such object.
         """
-        if len(arguments) > 2:
+        if len(arguments) > 1 and not (len(arguments) == 2 and is_kind(arguments[0])):  # as in: why pod NAME
             raise InvalidCommand("`why` takes the name of one Deployment, Pod or Service, or no argument.")
-        followed = DeploymentChain(cluster.context, "/".join(arguments))  # also: why pod NAME
+        followed = DeploymentChain(cluster.context, "/".join(arguments))
         found = Diagnosis(chain(cluster, followed))
         followed.refuse_unknown()
         return diagnosis.show(found, (lambda link: not link.part) if arguments else (lambda link: True))

@@ -441,7 +441,9 @@ def test_another_deployment_is_followed_by_its_name(diagnose: Any, capsys: pytes
 
 def test_an_unknown_deployment_is_said_with_those_that_there_are(diagnose: Any) -> None:
     objects = {**COMPLETE, "deployments": [a_deployment("other"), a_deployment()]}
-    with pytest.raises(DmucError, match=r"no Deployment or Pod or Service called 'nosuch'\nDeployments: default/other, default/web\."):
+    with pytest.raises(
+        DmucError, match=r"no Deployment or Pod or Service called 'nosuch'\nDeployments: default/other, default/web\."
+    ):
         diagnose(objects, wanted="nosuch")
     diagnose({}, wanted="web")  # that one is ours to create
 
