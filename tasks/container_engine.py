@@ -22,6 +22,7 @@ from .core.machine import Machine, run
 from .core.probe import Chosen
 from .engines import containerd, docker
 from .engines.chosen import ENGINES, engine
+from .engines.interface import SHIMS
 
 _USED = "engines"  # the engines that have been started on this machine, the last one last
 
@@ -111,6 +112,7 @@ CONTAINER_ENGINE = Daemon(
     doc="start the container engine, which runs the containers: Docker or containerd",
     program=lambda context: _daemon(context).program_name(context),
     tools=lambda context: resolve(_daemon(context).tools, context),
+    outlived_by=SHIMS,
     flags=lambda context: _daemon(context).flags(context),
     needs=("machine", "binaries", "upstream"),
     # A change of the engine stops all containers, so in an upgrade it comes as late as the kubelet.

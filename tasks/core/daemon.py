@@ -102,6 +102,7 @@ class Daemon:
     hidden: bool = False  # an intermediate step, which `doit list` leaves out
     nodes: Nodes = "first"  # on which nodes of the cluster it runs
     tools: Names = ()  # programs that it runs itself: when one of these changes, the daemon is restarted, too
+    outlived_by: Names = ()  # programs that it starts and that go on when it ends, with all that they run
     causes: Mapping[str, str] = field(default_factory=dict)  # regular expression in its log -> the cause of the failure
     passing: str = ""  # regular expression in its log: it has ended because the host was busy, and is started once more
     grace: float = 10.0  # seconds between SIGTERM and SIGKILL
@@ -305,13 +306,13 @@ class Daemon:
             progress.note(why)
 
     def stop(self, context: Context) -> None:
-        """End the daemon's process, if any, and remove its pidfile. Raise DmucError when the process does not end."""
+        """End all processes of the daemon, if any, and remove its pidfile. Raise DmucError when some do not end.
+
+        These are the program, or a wrapper and what it runs, also when a run was killed before it wrote the pidfile.
+        """
         context = self._there(context)
-        path, processes = self.record(context), context.machine.processes
-        record = self.process(context)
-        # A run that was killed just after it had started the process left a process without a pidfile.
-        for process in (*([record] if record else []), *processes.find(path)):
-            processes.stop(process, self.grace)
+        path = self.record(context)
+        context.machine.processes.stop(path, self.grace, resolve(self.outlived_by, context))
         context.machine.path(path).unlink()
 
     def undo(self, context: Context) -> None:
@@ -382,7 +383,7 @@ class Daemon:
         inputs = self._inputs(context)
         names = (self.program_name(context), *resolve(self.tools, context))
         machine.show(path for path in map(context.program, names) if path.is_absolute())
-        environment = {**context.environment(), **self.environment(context), **marks(self.record(context), command[0])}
+        environment = {**context.environment(), **self.environment(context), **marks(self.record(context))}
         spawned = machine.spawn(command, log=log, cwd=self.directory(context), environment=environment)
         machine.processes.save(self.record(context), spawned.pid, command, inputs, begin)
         context.run.spawned[spawned.pid] = spawned

@@ -61,11 +61,10 @@ class Processes(Protocol):
     def is_alive(self, record: Record) -> bool:
         """Return whether the recorded process still runs; another process with the same pid does not count."""
 
-    def stop(self, record: Record, grace: float) -> None:
-        """SIGTERM the process, and SIGKILL it after `grace` seconds. Raise DmucError when it does not end."""
-
-    def find(self, pidfile: Path) -> list[Record]:
-        """Return the processes that were started for this pidfile, even if it does not record them."""
+    def stop(self, pidfile: Path, grace: float, outlived_by: Collection[str]) -> None:
+        """End all processes of the daemon with this pidfile, even if the file was never written: SIGTERM, and SIGKILL
+        after `grace` seconds. The programs called `outlived_by` go on. Raise DmucError when some do not end.
+        """
 
     def kill_heirs(self, pidfile: Path) -> None:
         """SIGKILL all processes that an ended daemon has left running. Raise DmucError when some do not end."""

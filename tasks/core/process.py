@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from .errors import DmucError
 from .files import write_atomic
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# Marks in a process's environment. They do not begin with DMUC_ like settings, because an unknown setting is an error.
-_DAEMON, _PROGRAM = "OF_DMUC_DAEMON", "OF_DMUC_PROGRAM"
+# A mark in a process's environment. It does not begin with DMUC_ like settings: an unknown setting is an error.
+_DAEMON = "OF_DMUC_DAEMON"
 _KILLED_WITHIN = 10.0  # seconds after SIGKILL; a process that exists longer is stuck in the kernel
 
 
@@ -47,34 +47,116 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
 
 
-def marks(record: Path, program: str) -> dict[str, str]:
-    """Return the environment variables by which a process can be found even if its pidfile was never written."""
-    return {_DAEMON: str(record), _PROGRAM: program}
+def marks(record: Path) -> dict[str, str]:
+    """Return the environment variables by which the processes of a daemon can be found, whatever its pidfile says."""
+    return {_DAEMON: str(record)}
 
 
-def _is_marked(pid: int, record: Path, *, as_daemon: bool = False) -> bool:
-    """Return whether the process has the `marks` of this pidfile and, with `as_daemon`, is the program they name."""
+def _is_marked(pid: int, record: Path) -> bool:
+    """Return whether the process has the `marks` of this pidfile."""
     try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"{_DAEMON}={record}".encode() not in variables:
-            return False
+        return f"{_DAEMON}={record}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _is_program(pid: int, names: Collection[str]) -> bool:
+    try:
         program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
     except OSError:
         return False
-    return not as_daemon or f"{_PROGRAM}=".encode() + program in variables
+    return os.path.basename(os.fsdecode(program)) in names  # noqa: PTH119
 
 
 def _pids() -> Iterable[int]:
     return (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
 
 
-def find(record: Path) -> list[Record]:
-    """Return the processes that were started with the `marks` of this pidfile. Their children inherit the marks, but
-    are other programs, and are not returned.
+@dataclass(frozen=True)
+class _Process:
+    started: int  # clock ticks since boot
+    parent: int
+    group: int
+
+
+def _table() -> dict[int, _Process]:
+    """Return all processes that run, by pid."""
+    found = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            state, parent, group, *rest = _stat(pid)
+            if state not in "ZX":
+                found[pid] = _Process(int(rest[16]), int(parent), int(group))
+    return found
+
+
+def _with_descendants(pids: Iterable[int], table: Mapping[int, _Process]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    found, left = set[int](), [*pids]
+    while left:
+        pid = left.pop()
+        if pid not in found:
+            found.add(pid)
+            left += children.get(pid, ())
+    return found
+
+
+def _members(record: Path, outlived_by: Collection[str], table: Mapping[int, _Process]) -> set[int]:
+    """Return the pids of the processes that a daemon consists of: see `members`."""
+    # The marks are read after the start times in `table`, which therefore belong to the processes with the marks.
+    marked = {pid for pid in table if _is_marked(pid, record)}
+    if not marked:
+        return marked
+    stay = {pid for pid in marked if _is_program(pid, outlived_by)} if outlived_by else set[int]()
+    return _with_descendants(marked - stay, table) - _with_descendants(stay, table)
+
+
+def members(record: Path, outlived_by: Collection[str] = ()) -> dict[int, int]:
+    """Return the start times, by pid, of all processes of the daemon with this pidfile.
+
+    These are the processes with its `marks`, such as a wrapper and the program that it runs, and their descendants;
+    but not the programs called `outlived_by`, and what is below these.
     """
-    # The marks are read again after the start time, which therefore belongs to the process with the marks.
-    found = [Record.of(pid, (), {}) for pid in _pids() if _is_marked(pid, record, as_daemon=True)]
-    return [process for process in found if _is_marked(process.pid, record, as_daemon=True) and process.alive()]
+    table = _table()
+    return {pid: table[pid].started for pid in _members(record, outlived_by, table)}
+
+
+def end(record: Path, grace: float, outlived_by: Collection[str] = ()) -> None:
+    """End all `members` of a daemon: SIGTERM, and SIGKILL those that still run after `grace` seconds.
+
+    SIGTERM goes to each process that no other member has started, with its process group: to a wrapper and what it
+    runs, as by Ctrl-C on a terminal, but not to a part that the program has put into a group of its own and ends
+    itself. What is left of such parts gets it afterwards. Raise DmucError when some processes do not end.
+    """
+    until = time.monotonic() + grace
+    asked = set[tuple[int, int]]()
+    while time.monotonic() < until:
+        table = _table()
+        there = _members(record, outlived_by, table)
+        if not there:
+            return
+        groups = {table[pid].group for pid in there if table[pid].parent not in there}
+        first = {pid: table[pid].started for pid in there if table[pid].group in groups}
+        for pid, started in first.items():
+            if (pid, started) not in asked:
+                asked.add((pid, started))
+                _signal(pid, started, signal.SIGTERM)
+        _await_end(first, until)
+    kill_all(lambda: members(record, outlived_by))
+
+
+def _await_end(processes: Mapping[int, int], until: float) -> None:
+    """Return when all of these processes (pid -> start time) have ended, or at `until` (monotonic)."""
+    for pid, started in processes.items():
+        with contextlib.suppress(OSError):  # it has ended
+            handle = os.pidfd_open(pid)
+            try:
+                if start_time(pid) == started:
+                    select.select([handle], [], [], max(until - time.monotonic(), 0))
+            finally:
+                os.close(handle)
 
 
 def kill_heirs(record: Path) -> None:
@@ -90,21 +172,10 @@ def kill_heirs(record: Path) -> None:
 
 def _heirs(record: Path, *, marked: bool) -> dict[int, int]:
     """Return the start times, by pid, of the processes with the marks, or of their descendants without the marks."""
-    started: dict[int, int] = {}
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        with contextlib.suppress(OSError):
-            fields = _stat(pid)
-            if fields[0] not in "ZX":
-                started[pid] = int(fields[19])
-                children.setdefault(int(fields[1]), []).append(pid)
-    with_marks = {pid for pid in started if _is_marked(pid, record)}
-    below, left = set[int](), [*with_marks]
-    while left:
-        new = set(children.get(left.pop(), ())) - with_marks - below
-        below |= new
-        left += new
-    return {pid: started[pid] for pid in (with_marks if marked else below)}
+    table = _table()
+    with_marks = {pid for pid in table if _is_marked(pid, record)}
+    below = _with_descendants(with_marks, table) - with_marks
+    return {pid: table[pid].started for pid in (with_marks if marked else below)}
 
 
 def kill_all(processes: Callable[[], Mapping[int, int]]) -> None:
@@ -228,13 +299,12 @@ class LocalProcesses:
         """Return whether the recorded process still runs."""
         return record.alive()
 
-    def stop(self, record: Record, grace: float) -> None:
-        """SIGTERM the process, and SIGKILL it after `grace` seconds; see Processes."""
-        record.stop(grace)
-
-    def find(self, pidfile: Path) -> list[Record]:
-        """Return the processes that were started for this pidfile."""
-        return find(pidfile)
+    def stop(self, pidfile: Path, grace: float, outlived_by: Collection[str]) -> None:
+        """End all processes of the daemon with this pidfile; see Processes."""
+        record = Record.load(pidfile)
+        if record is not None and not _is_marked(record.pid, pidfile):
+            record.stop(grace)
+        end(pidfile, grace, outlived_by)
 
     def kill_heirs(self, pidfile: Path) -> None:
         """SIGKILL all processes that an ended daemon has left running."""

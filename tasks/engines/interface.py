@@ -12,6 +12,9 @@ from ..core.iptables import Chains
 from ..core.machine import Machine
 from ..core.probe import Probe
 
+# The parents of the containers. They go on while the engine is restarted; the names are those of containerd's releases.
+SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim")
+
 
 @dataclass(frozen=True)
 class Traces:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.process import find
+from tasks.core.process import members
 from tests.e2e import host_picture
 from tests.e2e.conftest import (
     ENVIRONMENT,
@@ -413,7 +413,9 @@ def test_an_interrupted_start_can_be_cleaned_and_continued(
     interrupt(number, at)
     assert "Welcome to nginx!" in doit("service_reachable").stdout
     for name in DAEMONS:
-        assert [process.pid for process in find(STATE / "run" / f"{name}.pid")] == [pid_of(name)]
+        pidfile, pid = STATE / "run" / f"{name}.pid", pid_of(name)
+        program = Path(f"/proc/{pid}/exe").readlink()
+        assert [other for other in members(pidfile) if Path(f"/proc/{other}/exe").readlink() == program] == [pid]
     clean_and_compare(before)
 
 

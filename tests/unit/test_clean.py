@@ -22,7 +22,7 @@ def left_by_a_cluster(checkout: Checkout) -> subprocess.Popen[bytes]:
         (checkout.state / "run" / f"{name}.ran").write_text(boot())
     command = [sys.executable, "-IS", "-c", "input()"]
     record = checkout.state / "run" / "etcd.pid"
-    etcd = subprocess.Popen(command, stdin=subprocess.PIPE, env=marks(record, sys.executable))
+    etcd = subprocess.Popen(command, stdin=subprocess.PIPE, env=marks(record))
     Record.of(etcd.pid, command, {}).save(record)
     subprocess.run(["sh", "-euc", "iptables -N KUBE-SERVICES; iptables -A OUTPUT -j KUBE-SERVICES"], check=True)
     return etcd

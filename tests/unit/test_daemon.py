@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -175,7 +176,7 @@ def test_it_runs_in_its_own_directory_with_an_environment_of_ours(lab: Lab, monk
     environment = dict(
         entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
     )
-    assert environment.keys() - marks(Path(), "").keys() == {"PATH", "HOME", "LANG"}
+    assert environment.keys() - marks(Path()).keys() == {"PATH", "HOME", "LANG"}
     assert environment["HOME"] == str(lab.context.home)
 
 
@@ -361,14 +362,98 @@ def test_one_that_no_file_remembers_is_ended_first(lab: Lab) -> None:
     assert ours(lab) == [lab.pid(daemon)]
 
 
-@pytest.mark.xfail(reason="known limit: find() knows it by argv[0], which a script has not")
-def test_one_that_no_file_remembers_is_ended_first_behind_a_wrapper(lab: Lab, tmp_path: Path) -> None:
-    # As with etcd_bin=WRAPPER, a script that sets something and runs the real program.
-    lab.set_program(a_program(tmp_path / "wrapper", f'exec {sys.executable} "$@"'))
+# Scripts that run the program, as with etcd_bin=WRAPPER: not the program itself is what dmuc starts.
+WRAPPERS = {
+    "exec": 'exec {python} "$@"',
+    "without exec": '{python} "$@"',
+    "with clean-up": "trap 'exit 0' TERM\n{python} \"$@\" & wait",
+    "in a session of its own": 'setsid --wait {python} "$@"',
+    "without our environment": 'env -i {python} "$@"',
+}
+
+
+@pytest.fixture(params=[*WRAPPERS])
+def wrapped(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Lab:
+    """The lab with a wrapper for its program."""
+    script = WRAPPERS[request.param].format(python=sys.executable)
+    lab.set_program(a_program(tmp_path / "wrapper", script))
+    return lab
+
+
+def is_free(lab: Lab) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", lab.port)):
+            return True
+    except OSError:
+        return False
+
+
+def test_one_that_no_file_remembers_is_ended_first_behind_a_wrapper(wrapped: Lab) -> None:
+    daemon = wrapped.daemon()
+    stray = forgotten(wrapped, daemon)
+    assert wrapped.start(daemon) != stray
+    assert start_time(stray) is None
+    daemon.stop(wrapped.context)
+    assert ours(wrapped) == [] and is_free(wrapped)
+
+
+def test_a_wrapper_ends_with_what_it_runs(wrapped: Lab) -> None:
+    daemon = wrapped.daemon()
+    wrapped.start(daemon)
+    assert daemon.is_ready(wrapped.context) and not is_free(wrapped)
+    begun = time.monotonic()
+    daemon.stop(wrapped.context)
+    assert ours(wrapped) == [] and is_free(wrapped)
+    assert time.monotonic() - begun < daemon.grace / 2
+
+
+def test_what_a_killed_wrapper_has_run_is_ended_before_the_next_start(lab: Lab, tmp_path: Path) -> None:
+    lab.set_program(a_program(tmp_path / "wrapper", WRAPPERS["without exec"].format(python=sys.executable)))
     daemon = lab.daemon()
-    stray = forgotten(lab, daemon)
-    assert lab.start(daemon) != stray
-    assert ours(lab) == [lab.pid(daemon)]
+    wrapper = lab.start(daemon)
+    os.kill(wrapper, signal.SIGKILL)
+    eventually(lambda: start_time(wrapper) is None, "the wrapper is gone")
+    assert daemon.is_ready(lab.context).why == f"its process (pid {wrapper}) is gone"
+    assert not is_free(lab)  # what it ran goes on
+    assert lab.start(daemon) != wrapper
+    assert daemon.is_ready(lab.context)
+    daemon.stop(lab.context)
+    assert ours(lab) == [] and is_free(lab)
+
+
+def test_a_wrapper_whose_program_was_killed_is_restarted(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "_PATIENCE", 0.3)
+    script = WRAPPERS["without exec"].format(python=sys.executable) + "\nsleep 600"
+    lab.set_program(a_program(tmp_path / "wrapper", script))
+    daemon = lab.daemon()
+    wrapper = lab.start(daemon)
+    (child,) = set(ours(lab)) - {wrapper}
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not daemon.is_ready(lab.context), "it is noticed")
+    assert lab.start(daemon) != wrapper
+    assert daemon.is_ready(lab.context) and len(ours(lab)) == 2
+
+
+def test_a_wrapper_that_goes_into_the_background_is_refused_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+    script = '{python} "$@" &\nexit 4'
+    lab.set_program(a_program(tmp_path / "wrapper", script.format(python=sys.executable)))
+    error = lab.fails(lab.daemon())
+    assert "The process ended with exit code 4" in error.seen
+    assert ours(lab) == [] and is_free(lab)
+
+
+def test_what_outlives_it_by_design_is_left_running(lab: Lab, tmp_path: Path) -> None:
+    # A container engine's shims, and below them the containers.
+    shim = tmp_path / "the-shim"
+    shim.symlink_to("/bin/sh")
+    lab.set_program(a_program(tmp_path / "wrapper", f"{shim} -c 'sleep 600; :' &\n{sys.executable} \"$@\""))
+    daemon = lab.daemon(outlived_by=["the-shim"])
+    lab.start(daemon)
+    before = len(ours(lab))
+    daemon.stop(lab.context)
+    assert (before, len(ours(lab))) == (4, 2) and is_free(lab)
 
 
 def test_one_that_no_file_remembers_is_ended_by_stop(lab: Lab) -> None:

@@ -148,10 +148,11 @@ input()
 class Shim:
     def __init__(self, socket: str, record: Path) -> None:
         Path(socket).parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-IS", "-c", SHIM, socket, "-address", "/run/containerd/containerd.sock"]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=marks(record, "/usr/bin/containerd")
-        )
+        program = record.with_name("containerd-shim-runc-v2")
+        if not program.exists():
+            program.symlink_to(os.path.realpath(sys.executable))
+        command = [str(program), "-IS", "-c", SHIM, socket, "-address", "/run/containerd/containerd.sock"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=marks(record))
         assert self.process.stdout is not None
         self.container = int(self.process.stdout.readline())
 

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.core import process as process_module
 from tasks.core.errors import DmucError
-from tasks.core.process import Record, find, kill_heirs, marks, start_time
+from tasks.core.process import Record, end, kill_heirs, marks, members, start_time
 from tests.unit.support import eventually
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -229,26 +229,15 @@ def test_a_forged_record_is_not_alive(start: Start, tmp_path: Path, started: obj
 # Those that no file names
 
 
-def test_a_process_is_found_by_its_marks_and_its_children_are_not_meant(start: Start, tmp_path: Path) -> None:
+def test_a_daemon_is_all_processes_with_its_mark(start: Start, tmp_path: Path) -> None:
     record = tmp_path / "x.pid"
-    ours = [start(**marks(record, sys.executable)) for _ in range(2)]
-    start(**marks(record, "/usr/bin/another-program"))  # as one has that ours has started
-    start(**marks(tmp_path / "x.pid2", sys.executable))
-    (mark, *_) = marks(record, sys.executable)
+    ours = [start(**marks(record)) for _ in range(2)]
+    start(**marks(tmp_path / "x.pid2"))
+    (mark,) = marks(record)
     start(OTHER=f"{mark}={record}")
     start()
-    found = find(record)
-    assert sorted(process.pid for process in found) == sorted(process.pid for process in ours)
-    assert all(process.alive() for process in found)
-
-
-def test_what_is_found_is_that_very_process(start: Start, tmp_path: Path) -> None:
-    process = start(**marks(tmp_path / "x.pid", sys.executable))
-    (found,) = find(tmp_path / "x.pid")
-    process.kill()
-    process.wait()
-    assert not found.alive()
-    assert found.started > 0  # what gets its number next has begun later
+    assert members(record) == {process.pid: start_time(process.pid) for process in ours}
+    assert members(record, outlived_by=[Path(sys.executable).name]) == {}
 
 
 # A container engine's shims have its marks; their containers have not, and are below them.
@@ -262,7 +251,7 @@ input()
 
 def test_all_that_a_daemon_has_left_is_ended_and_nothing_else(start: Start, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours.pid", tmp_path / "theirs.pid"
-    shims = {record: start(SHIM, **marks(record, "/usr/bin/containerd")) for record in (ours, theirs)}
+    shims = {record: start(SHIM, **marks(record)) for record in (ours, theirs)}
     containers = {}
     for record, shim in shims.items():
         children = Path(f"/proc/{shim.pid}/task/{shim.pid}/children").read_text().split()
@@ -273,6 +262,37 @@ def test_all_that_a_daemon_has_left_is_ended_and_nothing_else(start: Start, tmp_
     assert shims[theirs].poll() is None and start_time(containers[theirs]) is not None
     kill_heirs(ours)  # with none left
     kill_heirs(theirs)
+
+
+# A part in a session of its own, which its parent ends, as Docker does with its containerd.
+WITH_A_PART = """
+import os, signal, subprocess, sys
+script = "import time; print(flush=True); time.sleep(600)"
+part = subprocess.Popen([sys.executable, "-IS", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
+part.stdout.readline()
+def end(number, frame):
+    part.send_signal(signal.SIGINT)
+    sys.exit(7 if part.wait() == -signal.SIGINT else 8)
+signal.signal(signal.SIGTERM, end)
+print(flush=True)
+input()
+"""
+
+
+def test_a_part_that_it_ends_itself_is_left_to_it(start: Start, tmp_path: Path) -> None:
+    process = start(WITH_A_PART, **marks(tmp_path / "x.pid"))
+    assert len(members(tmp_path / "x.pid")) == 2
+    end(tmp_path / "x.pid", 60)
+    assert process.wait(0.1) == 7
+    assert members(tmp_path / "x.pid") == {}
+
+
+def test_what_does_not_end_by_itself_is_killed_after_its_grace(start: Start, tmp_path: Path) -> None:
+    lingering, graceful = (start(script, **marks(tmp_path / "x.pid")) for script in (LINGERING, GRACEFUL))
+    begun = time.monotonic()
+    end(tmp_path / "x.pid", 0.3)
+    assert 0.3 <= time.monotonic() - begun < 10
+    assert (lingering.wait(0.1), graceful.wait(0.1)) == (-signal.SIGKILL, -signal.SIGTERM)
 
 
 # What does not end
@@ -296,7 +316,7 @@ def test_that_a_process_does_not_end_is_said(start: Start, unkillable: None) -> 
 
 def test_that_some_of_many_do_not_end_is_said(start: Start, tmp_path: Path, unkillable: None) -> None:
     record = tmp_path / "x.pid"
-    processes = [start(**marks(record, "/another")) for _ in range(2)]
+    processes = [start(**marks(record)) for _ in range(2)]
     with pytest.raises(DmucError) as error:
         kill_heirs(record)
     assert all(f"(pid {process.pid})" in error.value.tried for process in processes)

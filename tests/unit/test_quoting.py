@@ -24,7 +24,7 @@ from tasks.core.first_process import setup_script
 from tasks.core.machine import Host
 from tasks.core.mounts import Plan, layer
 from tasks.core.namespaces import Namespaces
-from tasks.core.process import find, marks
+from tasks.core.process import marks, members
 from tasks.core.progress import Silent
 from tests.unit.support import NASTY, a_context, a_host, a_program, eventually
 
@@ -126,11 +126,11 @@ def test_a_process_is_started_there_and_found_again(context: Context) -> None:
         directory.mkdir()
     record, log = context.pidfiles / "x.pid", context.logs / "x.log"
     program = a_program(context.bin / "x", 'pwd; echo "$1"; exec sleep 60')
-    environment = context.environment() | marks(record, "sleep")
+    environment = context.environment() | marks(record)
     spawned = Host().spawn([str(program), NASTY], log=log, cwd=context.pidfiles, environment=environment)
     try:
-        eventually(lambda: find(record), "it is found")
-        assert [process.pid for process in find(record)] == [spawned.pid]
+        eventually(lambda: members(record), "it is found")
+        assert [*members(record)] == [spawned.pid]
         assert log.read_text() == f"{context.pidfiles}\n{NASTY}\n"
     finally:
         spawned.handle.kill()
