@@ -12,7 +12,7 @@ from pathlib import Path
 from . import etcd
 from .choices import rbac_enabled
 from .core.context import Context
-from .core.daemon import Flag, files_of
+from .core.flags import Flag, files_of
 from .core.ports import Port
 from .insecure_port import KUBECTL_PROXY
 

@@ -14,7 +14,8 @@ from . import etcd
 from .choices import rbac_enabled
 from .core import api
 from .core.context import Context
-from .core.daemon import Daemon, Flag, files_of
+from .core.daemon import Daemon
+from .core.flags import Flag, files_of
 from .core.goal import Goal
 from .core.graph import Part
 from .core.ports import API

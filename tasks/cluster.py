@@ -16,6 +16,7 @@ from . import choices, newest, ranges
 from .core import release, settings
 from .core.cluster import Cluster
 from .core.context import Context
+from .core.daemon import Daemon
 from .core.errors import DmucError
 from .core.facts import HostFacts
 from .core.graph import Part, tasks
@@ -25,7 +26,7 @@ from .core.node import Node
 from .core.report import Reporter
 from .core.run import Run
 from .core.settings import Settings
-from .engines.chosen import refuse_kubelet
+from .engines.chosen import ENGINES, refuse_kubelet
 from .machine import DISK, KERNEL, MODULES
 from .programs.catalog import PROGRAMS
 
@@ -52,7 +53,15 @@ def load(
     """
     words = settings.arguments(arguments, own_words)
     names = {part.name for part in parts}
-    read = partial(settings.load, root / "cluster.toml", environment, words, programs=PROGRAMS, tasks=names)
+    read = partial(
+        settings.load,
+        root / "cluster.toml",
+        environment,
+        words,
+        programs=PROGRAMS,
+        daemons=_programs(parts),
+        tasks=names,
+    )
     chosen = read(warn=lambda line: print(line, file=sys.stderr))
     state = _home_of_states(root, environment) / chosen.machine
     other = root / "var" / chosen.machine
@@ -80,6 +89,12 @@ def load(
     choices.refuse_impossible(context)
     behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
     return Cluster(context, parts, words, behind_dashes)
+
+
+def _programs(parts: Sequence[Part]) -> set[str]:
+    """Return the programs that run as daemons; that of the container engine depends on the choice of the engine."""
+    daemons = [*parts, *(one.DAEMON for one in ENGINES.values())]
+    return {one.program for one in daemons if isinstance(one, Daemon) and isinstance(one.program, str)}
 
 
 def _node_name(settings: Settings) -> str:

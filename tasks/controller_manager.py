@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from . import api_client, upgrade
 from .choices import rbac_enabled
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon
+from .core.flags import Flag
 from .core.ports import Port
 from .core.probe import Http
 

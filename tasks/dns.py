@@ -20,8 +20,9 @@ from .choices import DNS_DECISION, dns_enabled, rbac_enabled
 from .core import api, settings
 from .core.api import RBAC_GROUP
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon
 from .core.errors import DmucError
+from .core.flags import Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import Http, wait_or_fail

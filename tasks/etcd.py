@@ -13,8 +13,9 @@ from pathlib import Path
 
 from .choices import rbac_enabled
 from .core.context import Context
-from .core.daemon import Daemon, Flag, files_of
+from .core.daemon import Daemon
 from .core.files import write_atomic
+from .core.flags import Flag, files_of
 from .core.ports import Port
 from .core.probe import Http, Tcp
 from .core.result import Result

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .core.context import Context
-from .core.daemon import Daemon, Flag, files_of
+from .core.daemon import Daemon
+from .core.flags import Flag, files_of
 from .core.probe import Http
 
 

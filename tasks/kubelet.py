@@ -14,7 +14,8 @@ from . import api_client, dns, upgrade
 from .choices import rbac_enabled
 from .core import api, iptables
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon
+from .core.flags import Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.iptables import Chains

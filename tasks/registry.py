@@ -19,9 +19,10 @@ from pathlib import Path
 
 from .core import caller
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon
 from .core.download import reachable
 from .core.errors import DmucError
+from .core.flags import Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import Http

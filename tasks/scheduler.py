@@ -11,7 +11,8 @@ from typing import Any
 from . import api_client, upgrade
 from .core import api
 from .core.context import Context
-from .core.daemon import Daemon, Flag
+from .core.daemon import Daemon
+from .core.flags import Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.ports import Port

@@ -1,4 +1,4 @@
-"""`doit info NAME`: doit's own command, which also prints why a task is not up to date."""
+"""`doit info NAME`: doit's own command, which also prints why a task is not up to date, and a daemon's flags."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from typing import Any
 from doit.cmd_base import check_tasks_exist
 from doit.cmd_info import Info as DoitInfo
 
-from .base import EndsQuietly
+from ..core.goal import STARTED
+from .base import EndsQuietly, OnCluster
 
 
-class Info(EndsQuietly, DoitInfo):  # type: ignore[misc]
+class Info(EndsQuietly, OnCluster, DoitInfo):  # type: ignore[misc]
     """The command `doit info`."""
 
     doc_purpose = "show why a task would run"
 
     def _execute(self, pos_args: list[str], hide_status: bool = False) -> int:
         check_tasks_exist({task.name for task in self.task_list}, pos_args)
-        return int(DoitInfo._execute(self, pos_args, hide_status))
+        status = int(DoitInfo._execute(self, pos_args, hide_status))
+        for task, daemon, there in self.cluster.placed():
+            if task in {name.removesuffix(STARTED) for name in pos_args}:
+                print(f"\nflags of {daemon.program_name(there)}:")
+                for flag in daemon.all_flags(there):
+                    print(f" {flag.text}\n     {flag.why}")
+        return status
 
     @staticmethod
     def get_reasons(reasons: Any) -> str:

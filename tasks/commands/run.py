@@ -11,8 +11,9 @@ from typing import Any
 from doit.cmd_base import check_tasks_exist
 from doit.cmd_run import Run as DoitRun
 
-from .. import newest
+from .. import binaries, newest
 from ..core import caller, signals
+from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.graph import add_order
@@ -35,6 +36,17 @@ def _remember(context: Context) -> None:
         with contextlib.suppress(OSError):  # a full disk: the first task says so
             context.decide(newest.REASON, context.why_release)
             context.decide(newest.DECISION, minor)
+
+
+def _refuse_flags(cluster: Cluster) -> None:
+    """Raise DmucError when a program does not accept the user's flags, before any process is stopped.
+
+    A program that is not known yet is asked when it is about to start.
+    """
+    known = binaries.known(cluster.context)
+    for _, daemon, there in cluster.placed():
+        if daemon.program_name(there) in known and not daemon.disabled_because(there) and not daemon.running(there):
+            daemon.refuse_users_flags(there)
 
 
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
@@ -65,6 +77,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                     raise DmucError("checking the limits of this process", why, f"ulimit -n {caller.FEWEST_FILES}")
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 caller.let_in(cluster.context.state, os.environ)
+                _refuse_flags(cluster)
                 _remember(cluster.context)
                 cluster.choose_ports()
                 run.timeline.needs = {name: tasks[name].task_dep for name in run.selected}

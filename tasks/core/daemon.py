@@ -21,12 +21,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from . import ownership
 from .context import Context
 from .errors import DmucError, Interrupted
 from .files import MISSING, digest
+from .flags import Flag, refuse, users_flags
 from .goal import STARTED, Goal, Names, Nodes, resolve
 from .machine import is_root
 from .ports import Port, free_port, is_free
@@ -45,24 +45,8 @@ _ERROR = re.compile(
     r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^[Ff]atal|^failed to |leaderelection lost|level=fatal|"
     r'"level":"(fatal|panic)"|: unknown (shorthand )?flag|^flag provided but not defined|^unknown (shorthand )?flag'
 )
-Purpose = Literal["", "security", "isolation", "speed", "use"]
 _LOOK_AT = 500  # last lines of a log, of which one can be the error
 _PATIENCE = 5.0  # seconds after which a running daemon that does not answer is restarted
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One command-line argument, and the reason for it."""
-
-    text: str
-    why: str
-    kept_for: Purpose = ""  # why it is kept, although the page is reached without it (see scripts/ablate)
-
-
-def files_of(flags: Sequence[Flag]) -> list[Path]:
-    """Return the files that the flags name by an absolute path."""
-    values = (flag.text.partition("=")[2] for flag in flags)
-    return [Path(value) for value in values if value.startswith("/")]
 
 
 def error_line(log: str) -> str:
@@ -138,7 +122,20 @@ class Daemon:
 
     def command(self, context: Context) -> list[str]:
         """Return the whole command line. Raise DmucError when the daemon's program has not been found yet."""
-        return [str(context.program(self.program_name(context))), *(flag.text for flag in self.flags(context))]
+        return [str(context.program(self.program_name(context))), *(flag.text for flag in self.all_flags(context))]
+
+    def all_flags(self, context: Context) -> list[Flag]:
+        """Return dmuc's flags, then those of the user."""
+        ours = self.flags(context)
+        return [*ours, *users_flags(context.settings, self.program_name(context), ours)]
+
+    def refuse_users_flags(self, context: Context) -> None:
+        """Raise DmucError when the program does not accept the flags of the user; nothing is stopped or started."""
+        program = self.program_name(context)
+        if context.settings.flags.get(program):
+            record = self.process(context)
+            on = record is not None and context.machine.processes.is_alive(record)
+            refuse(context, program, self.command(context), f"The running {self.name} goes on as it is." if on else "")
 
     def program_name(self, context: Context) -> str:
         """Return the name of the daemon's program."""
@@ -261,6 +258,8 @@ class Daemon:
             return
         probe = self.started or self.ready
         running = self.running(context)
+        if not running:
+            self.refuse_users_flags(context)
         if running:
             record = self.process(context)
             assert record is not None

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -85,12 +86,17 @@ class Settings:
     programs: Mapping[str, str] = field(
         default_factory=dict, metadata={DOC: "`etcd_bin=PATH` and so on: the path of one program"}
     )
+    flags: Mapping[str, Sequence[str]] = field(
+        default_factory=dict,
+        metadata={DOC: '`etcd_flags="--FLAG=VALUE …"` and so on: flags of your own, quoted as for a shell'},
+    )
     deadlines: Mapping[str, float] = field(
         default_factory=dict, metadata={DOC: "`deadline_kubelet=SECONDS` and so on: the deadline of one task"}
     )
 
     # What is set, and not by default: name -> text. Relative paths are absolute here.
     given: Mapping[str, str] = field(default_factory=dict, compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # where each of these is set, in words
 
     @property
     def on_host(self) -> bool:
@@ -136,7 +142,7 @@ _TAKEN = {
     "localhost": "every machine has this name for itself",
 }
 RENAMED = {"front_door": "insecure_port"}  # old names of settings, which still work -> new names
-_PLAIN = {f.name for f in fields(Settings)} - {"programs", "deadlines", "given"}
+_PLAIN = {f.name for f in fields(Settings)} - {"programs", "flags", "deadlines", "given", "sources"}
 _OF_ONE_RUN = re.compile("machine|deadline.*")  # settings that a cluster does not remember
 _PATHS = {"bin_dir", "share"}
 _CHOICES = {
@@ -194,6 +200,7 @@ def load(
     arguments: Mapping[str, str],
     *,
     programs: Collection[str],
+    daemons: Collection[str] = (),
     tasks: Collection[str],
     remembered: Mapping[str, str] | None = None,
     warn: Callable[[str], None] = lambda line: None,
@@ -204,13 +211,15 @@ def load(
     empty value means the default. For each setting that is given by its old name, `warn` is called with a line; the
     setting applies all the same.
 
-    `programs` and `tasks` are the names for which `<program>_bin` and `deadline_<task>` settings exist
-    (with `-` written `_`). Raise DmucError for an unknown name or an invalid value.
+    `programs`, `daemons` and `tasks` are the names for which `<program>_bin`, `<program>_flags` and `deadline_<task>`
+    settings exist (with `-` written `_`). Raise DmucError for an unknown name or an invalid value.
     """
     by_setting = {p.replace("-", "_") + "_bin": p for p in programs}
+    by_flags = {flags_setting(p): p for p in daemons}
     by_deadline = {f"deadline_{task}": task for task in tasks}
-    known = _PLAIN | by_setting.keys() | by_deadline.keys()
+    known = _PLAIN | by_setting.keys() | by_flags.keys() | by_deadline.keys()
     values: dict[str, object] = {}
+    sources: dict[str, str] = {}
     here = caller.directory(environment)
     # Each with the directory in which its relative paths begin.
     layers: Sequence[tuple[str, Mapping[str, object], Path]] = (
@@ -225,25 +234,15 @@ def load(
             if name != given and layer is not remembered:
                 warn(f"deprecated: the setting {given} is now called {name} ({source})")
             if name not in known:
-                import difflib
-
-                near = difflib.get_close_matches(name, sorted(known), 1)
-                hint = (
-                    f"Did you mean {near[0]}?"
-                    if near
-                    else f"Settings: {', '.join(sorted(_PLAIN))}, PROGRAM_bin and deadline_TASK."
-                )
-                raise _bad(source, f"there is no setting called {name!r}", hint)
+                raise _unknown(source, name, known)
             if value == "":
                 values.pop(name, None)  # the default again
                 continue
-            if isinstance(value, dict | list | bool) or not str(value).strip():
-                raise _bad(source, f"{name}={value!r}: must be a plain value")
-            if name == "kubernetes" and not isinstance(value, str):
-                raise _bad(
-                    source, f"{name}={value}: this is a number, not a release", 'Put it in quotes: kubernetes = "1.20".'
-                )
-            if name in by_setting:
+            _refuse_type(source, name, value)
+            sources[name] = source
+            if name in by_flags:
+                values[name] = shlex.join(_words(source, name, str(value)))
+            elif name in by_setting:
                 values[name] = str(_path(source, name, str(value), begin))
             elif name in by_deadline:
                 values[name] = _number(source, name, value)
@@ -252,8 +251,10 @@ def load(
     settings = Settings(
         **{name: value for name, value in values.items() if name in _PLAIN},  # type: ignore[arg-type]
         programs={program: str(values[name]) for name, program in by_setting.items() if name in values},
+        flags={p: tuple(shlex.split(str(values[name]))) for name, p in by_flags.items() if name in values},
         deadlines={task: float(str(values[name])) for name, task in by_deadline.items() if name in values},
         given={name: str(value) for name, value in values.items()},
+        sources={name: sources[name] for name in values},
     )
     if settings.on_host and settings.uses_insecure_port:
         raise _bad(
@@ -268,6 +269,40 @@ def load(
             "Leave out one of them.",
         )
     return settings
+
+
+def _unknown(source: str, name: str, known: Collection[str]) -> DmucError:
+    import difflib
+
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    every = f"Settings: {', '.join(sorted(_PLAIN))}, PROGRAM_bin, PROGRAM_flags and deadline_TASK."
+    return _bad(source, f"there is no setting called {name!r}", f"Did you mean {near[0]}?" if near else every)
+
+
+def _refuse_type(source: str, name: str, value: object) -> None:
+    """Raise DmucError for a value that no setting can have."""
+    if isinstance(value, dict | list | bool) or not str(value).strip():
+        raise _bad(source, f"{name}={value!r}: must be a plain value")
+    if name == "kubernetes" and not isinstance(value, str):
+        raise _bad(source, f"{name}={value}: this is a number, not a release", 'Put it in quotes: kubernetes = "1.20".')
+
+
+def flags_setting(program: str) -> str:
+    """Return the name of the setting with the user's flags of a program."""
+    return program.replace("-", "_") + "_flags"
+
+
+def _words(source: str, name: str, text: str) -> list[str]:
+    """Return the words of the text as a shell would. Raise DmucError for open quotes, and where a flag has no dash."""
+    do = f"For example: {name}=\"--FLAG=VALUE --OTHER='two words'\""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise _bad(source, f"{name}={text}: {str(error).lower()}", do) from None
+    for before, word in itertools.pairwise(["=", *words]):
+        if not word.startswith("-") and ("=" in before or not before.startswith("-")):
+            raise _bad(source, f"{name}={text}: {word!r} is not a flag: a flag begins with a dash", do)
+    return words
 
 
 def _value(source: str, name: str, value: object, begin: Path) -> object:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..core.context import Context
-from ..core.daemon import Daemon, Flag
+from ..core.daemon import Daemon
 from ..core.files import quoted
+from ..core.flags import Flag
 from ..core.machine import run
 from ..core.probe import Probe, Unix
 from ..core.release import CONTAINERD_SOCKET, minor_of

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.context import Context
-from ..core.daemon import Daemon, Flag
+from ..core.daemon import Daemon
+from ..core.flags import Flag
 from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import Http, Probe

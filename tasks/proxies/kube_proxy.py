@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .. import api_client, upgrade
 from ..core import iptables
 from ..core.context import Context
-from ..core.daemon import Daemon, Flag
+from ..core.daemon import Daemon
 from ..core.errors import DmucError
+from ..core.flags import Flag
 from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import All, Http, ask_api

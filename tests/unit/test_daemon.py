@@ -20,8 +20,9 @@ import pytest
 from tasks.core import daemon as daemon_module
 from tasks.core import http_client, process
 from tasks.core.context import Context
-from tasks.core.daemon import Daemon, Flag
+from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError, Interrupted
+from tasks.core.flags import Flag
 from tasks.core.machine import Host, Spawned
 from tasks.core.probe import Http
 from tasks.core.process import Record, marks, start_time

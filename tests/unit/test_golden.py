@@ -50,6 +50,7 @@ ALL_CHOICES = (
     *CHOICES,
     *("proxy_mode=nftables", "proxy_mode=ipvs", "service_account=no-mount", "service_account=disabled"),
     *("scheduling=manual", "insecure_port=on"),
+    *("kubelet_flags=--v=6 --node-labels='a=b c'", "etcd_flags=--quota-backend-bytes 9 --cert-file=/other"),
 )
 
 UPSTREAM = "https://registry.example"
@@ -118,7 +119,7 @@ def of_daemon(daemon: Daemon, context: Context) -> str:
     if disabled_because:
         return f"not started: {disabled_because}\n"
     program, *arguments = daemon.command(context)
-    flags = daemon.flags(context)
+    flags = daemon.all_flags(context)
     assert arguments == [flag.text for flag in flags]
     lines = [program]
     for flag in flags:
