@@ -34,8 +34,9 @@ from tasks import kubeconfig, pki
 from tasks.cluster import doit_namespace, load
 from tasks.core.cluster import Cluster
 from tasks.core.context import Context
-from tasks.core.daemon import Daemon, Flag
+from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
+from tasks.core.flags import Flag
 from tasks.core.goal import Goal, resolve
 from tasks.core.graph import Part
 from tasks.core.lock import only_one

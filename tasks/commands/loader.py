@@ -27,6 +27,7 @@ _READING = {
     "env",
     "logs",
     "shell",
+    "command",
     "trace",
     "timeline",
     "user",

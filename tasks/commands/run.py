@@ -52,6 +52,9 @@ def _refuse_flags(cluster: Cluster) -> None:
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
     """The command `doit run`."""
 
+    def before_tasks(self) -> None:
+        """Do what comes before the tasks, while no other run can change the cluster."""
+
     def execute(self, params: Any, args: list[str]) -> int:
         """Run the tasks; return doit's exit status, 130 when interrupted."""
         try:
@@ -80,6 +83,7 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
                 _refuse_flags(cluster)
                 _remember(cluster.context)
                 cluster.choose_ports()
+                self.before_tasks()
                 run.timeline.needs = {name: tasks[name].task_dep for name in run.selected}
                 try:
                     return int(DoitRun._execute(self, *args, **kwargs))

@@ -64,6 +64,28 @@ class Cluster:
             for node in (nodes if daemon.nodes == "each" else nodes[:1])
         ]
 
+    def daemons_called(self, tried: str, names: Sequence[str]) -> list[tuple[str, Daemon, Context]]:
+        """Return the daemons with these names, of a task or a program, on all their nodes; see `placed`.
+
+        Raise DmucError, with `tried`, when there is no such daemon, or no name.
+        """
+        import difflib
+
+        called: dict[str, list[tuple[str, Daemon, Context]]] = {}
+        for one in self.placed():
+            task, daemon, there = one
+            for name in {task, daemon.name, daemon.program_name(there)}:
+                called.setdefault(name, []).append(one)
+        tasks = ", ".join(daemon.name for daemon in self.daemons)
+        for name in names:
+            if name not in called:
+                near = difflib.get_close_matches(name, called, 1)
+                said = f"Did you mean {near[0]}?" if near else f"Components: {tasks}."
+                raise DmucError(tried, f"{name!r} is not a component that runs as a process.", said)
+        if not names:
+            raise DmucError(tried, "The name of a component is needed.", f"Components: {tasks}.")
+        return [one for one in self.placed() if any(one in called[name] for name in names)]
+
     def refuse_impossible(self, names: Collection[str]) -> None:
         """Raise DmucError when one of these tasks can never run on the host, before any other task starts."""
         for daemon in self.daemons if self.context.settings.on_host else ():

@@ -124,6 +124,21 @@ class Daemon:
         """Return the whole command line. Raise DmucError when the daemon's program has not been found yet."""
         return [str(context.program(self.program_name(context))), *(flag.text for flag in self.all_flags(context))]
 
+    def whole_environment(self, context: Context) -> dict[str, str]:
+        """Return all environment variables of the daemon."""
+        return {**context.environment(), **self.environment(context), **marks(self.record(context))}
+
+    def start_line(self, context: Context) -> list[str]:
+        """Return the command line with which dmuc starts the daemon: into the machine, the directory, the environment.
+
+        Raise DmucError when the machine is off, and when the daemon's program has not been found yet.
+        """
+        context = self._there(context)
+        line = context.machine.start_line(
+            self.command(context), cwd=self.directory(context), environment=self.whole_environment(context)
+        )
+        return [*line]
+
     def all_flags(self, context: Context) -> list[Flag]:
         """Return dmuc's flags, then those of the user."""
         ours = self.flags(context)
@@ -382,7 +397,7 @@ class Daemon:
         inputs = self._inputs(context)
         names = (self.program_name(context), *resolve(self.tools, context))
         machine.show(path for path in map(context.program, names) if path.is_absolute())
-        environment = {**context.environment(), **self.environment(context), **marks(self.record(context))}
+        environment = self.whole_environment(context)
         spawned = machine.spawn(command, log=log, cwd=self.directory(context), environment=environment)
         machine.processes.save(self.record(context), spawned.pid, command, inputs, begin)
         context.run.spawned[spawned.pid] = spawned

@@ -107,6 +107,11 @@ class Machine(Protocol):
     def command(self, *words: str) -> BaseCommand:
         """Return the command, bound to the machine but not run yet. Raise DmucError when the machine is off."""
 
+    def start_line(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Sequence[str]:
+        """Return the command line of the host that runs `command` in the machine, in the directory `cwd`, with exactly
+        this environment. Raise DmucError when the machine is off.
+        """
+
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon in a session of its own, without input, with its output appended to `log`."""
 
@@ -180,17 +185,15 @@ def _end_group(process: Any) -> None:
             pipe.close()
 
 
-def spawn(prefix: Sequence[str], command: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str]) -> Spawned:
-    """Start `prefix` + `command` in the background with exactly the environment `env`; implements Machine.spawn."""
+def spawn(line: Sequence[str], log: Path) -> Spawned:
+    """Start the command line of a daemon in the background; see Machine.spawn."""
     from plumbum import local
 
-    # env(1) rather than Popen's cwd and env: it acts after the prefix, inside the machine's namespaces.
-    argv = [*prefix, "env", "-i", "-C", str(cwd), "--", *(f"{k}={v}" for k, v in env.items()), *command]
     with log.open("ab") as out:
         # In a session of its own and with its own log: a child that kept doit's pipes open would keep doit waiting.
         # Not by plumbum's popen: when doit ends, each of its handles waits 0.2 s for a process that goes on.
-        line = local[argv[0]][argv[1:]].formulate()
-        child = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        argv = local[line[0]][[*line[1:]]].formulate()
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     return Spawned(child.pid, child)
 
 
@@ -218,6 +221,20 @@ class Local:
 
         program, *arguments = (*self.enter(), *words)
         return local[program][arguments]
+
+    def start_line(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Sequence[str]:
+        """Return the command line of a daemon; see Machine."""
+        # env(1) rather than Popen's cwd and env: it acts inside the machine's namespaces.
+        return (
+            *self.enter(),
+            "env",
+            "-i",
+            "-C",
+            str(cwd),
+            "--",
+            *(f"{k}={v}" for k, v in environment.items()),
+            *command,
+        )
 
     @property
     def processes(self) -> Processes:
@@ -273,7 +290,7 @@ class Host(Local):
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon; see Machine."""
-        return spawn(self.enter(), command, log, cwd, environment)
+        return spawn(self.start_line(command, cwd=cwd, environment=environment), log)
 
     def connect(
         self, host: str, port: int, timeout: float, kind: socket.SocketKind = socket.SOCK_STREAM

@@ -157,7 +157,7 @@ class Namespaces(Local):
 
     def spawn(self, command: Sequence[str], *, log: Path, cwd: Path, environment: Mapping[str, str]) -> Spawned:
         """Start a daemon in the namespaces and cgroups of the machine; see Machine."""
-        started = spawn(self.enter(), command, log, cwd, environment)
+        started = spawn(self.start_line(command, cwd=cwd, environment=environment), log)
         # nsenter stays as the parent of the daemon, which is the process in the machine.
         child = _only_child(started.handle)
         return Spawned(child or started.pid, started.handle)

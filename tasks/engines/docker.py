@@ -77,6 +77,8 @@ def _parts(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
         )
         for mirror in mirrors(context)
     ]
+    why = "Containers go on while Docker is restarted; by default Docker stops them when it ends."
+    parts.append((Flag("--live-restore", why, "use"), {"live-restore": True}))
     if not context.facts.may_lower_oom_score:
         why = "Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj; the adapter sets it to 0 instead."
         adapter = str(_adapter(context))
