@@ -126,7 +126,7 @@ CONTAINER_ENGINE = Daemon(
     needs_root=True,
     causes={**docker.DAEMON.causes, **containerd.DAEMON.causes},
     passing="timeout waiting for containerd to start",  # dockerd waits 15 s for it, and one CPU can be busy for longer
-    grace=20.0,  # Docker stops its containers first
+    grace=20.0,  # Docker ends its containerd first
 )
 
 PARTS = [CONTAINER_ENGINE]
