@@ -22,6 +22,7 @@ from .core.ports import API
 from .core.probe import Http, wait_or_fail
 from .core.progress import Progress
 from .core.result import Result
+from .pki import FRONT_PROXY, FRONT_PROXY_CA
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -65,6 +66,9 @@ def flags(context: Context) -> Sequence[Flag]:
     ]
     if rbac_enabled(context):
         flags += _with_rbac(pki)
+    flags += _aggregation(pki)
+    why = "Allows Pods with privileged containers; which Pods a user may create is up to RBAC and admission."
+    flags.append(Flag("--allow-privileged=true", why, "use"))
     if settings.service_account == "disabled":
         why = "Pods get no ServiceAccount, and so need no token (service_account=disabled)."
         flags.append(Flag("--disable-admission-plugins=ServiceAccount", why))
@@ -98,6 +102,35 @@ def _with_rbac(pki: Path) -> Sequence[Flag]:
             f"--etcd-certfile={pki / 'apiserver-etcd-client.crt'}", "Client certificate for etcd, which requires one."
         ),
         Flag(f"--etcd-keyfile={pki / 'apiserver-etcd-client.key'}", "Private key of the client certificate for etcd."),
+    ]
+
+
+def _aggregation(pki: Path) -> Sequence[Flag]:
+    """Return the flags with which the API server passes requests on to the API servers that APIServices name.
+
+    https://kubernetes.io/docs/tasks/extend-kubernetes/configure-aggregation-layer/
+    """
+    header = "Header with {} of the user, for whom the API server asks."
+    return [
+        Flag(
+            f"--proxy-client-cert-file={pki / f'{FRONT_PROXY}.crt'}",
+            "Client certificate for requests to the API servers that APIServices name, such as metrics-server.",
+            "use",
+        ),
+        Flag(f"--proxy-client-key-file={pki / f'{FRONT_PROXY}.key'}", "Private key of that client certificate.", "use"),
+        Flag(
+            f"--requestheader-client-ca-file={pki / f'{FRONT_PROXY_CA}.crt'}",
+            "CA of that certificate; those API servers read it from a ConfigMap of this one.",
+            "use",
+        ),
+        Flag(
+            f"--requestheader-allowed-names={FRONT_PROXY}",
+            "Only this client may say in headers for which user it asks; by default each that the CA has signed.",
+            "security",
+        ),
+        Flag("--requestheader-username-headers=X-Remote-User", header.format("the name"), "use"),
+        Flag("--requestheader-group-headers=X-Remote-Group", header.format("the groups"), "use"),
+        Flag("--requestheader-extra-headers-prefix=X-Remote-Extra-", header.format("further attributes"), "use"),
     ]
 
 

@@ -29,6 +29,11 @@ def flags(context: Context) -> Sequence[Flag]:
         if context.settings.uses_insecure_port:  # else the CA is in the kubeconfig
             why = "CA certificate that Pods get with each token, to verify the API server with."
             flags.append(Flag(f"--root-ca-file={context.pki / 'ca.crt'}", why))
+    if not context.settings.uses_insecure_port:
+        why = "CA that signs the certificates of approved CertificateSigningRequests; without it none is issued."
+        flags.append(Flag(f"--cluster-signing-cert-file={context.pki / 'ca.crt'}", why, "use"))
+        why = "Private key of that CA."
+        flags.append(Flag(f"--cluster-signing-key-file={context.pki / 'ca.key'}", why, "use"))
     if rbac_enabled(context):
         why = "Each controller uses its own ServiceAccount; RBAC's default roles are bound to those."
         flags.append(Flag("--use-service-account-credentials", why))

@@ -12,12 +12,15 @@ from .core.goal import Goal
 from .core.progress import Progress
 from .core.result import Result
 
+MANIFESTS = "/etc/kubernetes/manifests"  # of static Pods, where kubeadm has them
+
 # Directories of the machine that outlive it, and where they are below the state directory: so the engine and the
 # kubelet need no flag for their directories, and do not touch those of the host.
 DISK = {
     "/var/lib/docker": "container_engine",
     "/var/lib/containerd": "containerd",
     "/var/lib/kubelet": "kubelet",
+    MANIFESTS: "manifests",  # a host that is a node itself has Pods of its own there, which must not run in the machine
     "/etc/docker": "docker",  # Docker's configuration file, where it has one
 }
 

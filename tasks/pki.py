@@ -22,6 +22,7 @@ from .core.progress import Progress
 from .core.result import Result
 from .service_proxy import proxy
 
+FRONT_PROXY, FRONT_PROXY_CA = "front-proxy-client", "front-proxy-ca"
 MASTERS = "system:masters"  # a group that may do everything, in any authorization mode
 
 
@@ -47,6 +48,9 @@ def _always(context: Context) -> Sequence[Certificate | KeyPair]:
         Certificate("ca", "ca", "dmuc"),
         Certificate("apiserver", "ca", "kube-apiserver", server=server_names(context)),
         Certificate("admin", "ca", "admin", MASTERS, client=True),
+        # With this certificate a client speaks for any user (see apiserver.py): so this CA signs no others.
+        Certificate(FRONT_PROXY_CA, FRONT_PROXY_CA, "dmuc-front-proxy"),
+        Certificate(FRONT_PROXY, FRONT_PROXY_CA, FRONT_PROXY, client=True),
         KeyPair("sa"),  # for the tokens of ServiceAccounts
     ]
 

@@ -59,9 +59,9 @@ class Flag:
 
 
 def files_of(flags: Sequence[Flag]) -> list[Path]:
-    """Return the files that the flags name by an absolute path."""
+    """Return the files that the flags name by an absolute path; a directory ends with a slash."""
     values = (flag.text.partition("=")[2] for flag in flags)
-    return [Path(value) for value in values if value.startswith("/")]
+    return [Path(value) for value in values if value.startswith("/") and not value.endswith("/")]
 
 
 def users_flags(settings: Settings, program: str, ours: Sequence[Flag]) -> list[Flag]:
