@@ -40,6 +40,7 @@ class Case:
         """Return the context of a cluster in this case, with the host's files and the state below `directory`."""
         plain = {
             "host/proc/self/status": f"CapEff:\t{2**41 - 1:016x}\n",
+            "host/proc/sys/kernel/cap_last_cap": "40\n",
             "host/proc/self/mountinfo": "30 29 0:25 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
             "host/proc/swaps": "Filename\tType\tSize\tUsed\tPriority\n",
             "state/decisions.json": json.dumps({"registry": "none", **self.decided}),
@@ -56,7 +57,7 @@ class Case:
 
 
 OTHERWISE = {
-    "without CAP_SYS_RESOURCE": Case(files={"proc/self/status": f"CapEff:\t{0:016x}\n"}),
+    "without CAP_SYS_RESOURCE": Case(files={"proc/self/status": f"CapEff:\t{2**41 - 1 - 2**24:016x}\n"}),
     "where the host has swap": Case(files={"proc/swaps": "Filename\n/dev/vda2 partition\n"}),
     "where a registry can be reached": Case(decided={"registry": registry.DOCKER_HUB}),
     "with `machine=host`": Case(Settings(machine=HOST)),

@@ -16,7 +16,7 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.daemon import Daemon
 from ..core.errors import DmucError
-from ..core.facts import rules_of_other_kind
+from ..core.facts import NEEDED_CAPABILITIES, rules_of_other_kind
 from ..core.machine import is_root
 from ..core.namespaces import Namespaces
 from ..core.ports import is_free
@@ -91,7 +91,7 @@ def _rights(cluster: Cluster) -> Iterator[Check]:
         yield Check("root", who, "", Verdict.IMPOSSIBLE, do)
         return
     yield Check("root", who)
-    lacking = cluster.context.facts.lacking_capabilities
+    lacking = [one for one in cluster.context.facts.lacking_capabilities if one in NEEDED_CAPABILITIES]
     how = "CapEff in /proc/self/status"
     if not lacking:
         yield Check("capabilities", f"all that are needed ({how})")

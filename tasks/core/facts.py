@@ -16,14 +16,17 @@ from . import cgroups
 from .errors import DmucError
 from .machine import SYSTEM_PATH, Machine, run
 
-_CAPABILITIES = {  # <linux/capability.h>: those that root in a container may lack
-    "net_admin": 12,
-    "net_raw": 13,
-    "sys_chroot": 18,
-    "sys_admin": 21,
-    "sys_resource": 24,
-    "mknod": 27,
-}
+# <linux/capability.h>, from bit 0 on
+_CAPABILITIES = (
+    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),
+    *("linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner"),
+    *("sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice"),
+    *("sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap"),
+    *("mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read"),
+    *("perfmon", "bpf", "checkpoint_restore"),
+)
+# Those that some component needs, and that root in a container may lack.
+NEEDED_CAPABILITIES = {"net_admin", "net_raw", "sys_chroot", "sys_admin", "sys_resource", "mknod"}
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ class HostFacts:
 
     @cached_property
     def lacking_capabilities(self) -> Sequence[str]:
-        """The capabilities (capabilities(7)) that some component needs and this process does not have."""
+        """The capabilities (capabilities(7)) that this kernel has, and this process does not."""
         effective = 0
         for line in self._read("proc/self/status").splitlines():
             if line.startswith("CapEff:"):
                 effective = int(line.split()[1], 16)
-        return [name for name, bit in _CAPABILITIES.items() if not effective & (1 << bit)]
+        known = _CAPABILITIES[: int(self._read("proc/sys/kernel/cap_last_cap")) + 1]
+        return [name for bit, name in enumerate(known) if not effective & (1 << bit)]
 
     @property
     def may_lower_oom_score(self) -> bool:

@@ -35,12 +35,22 @@ def cri(version: str) -> Sequence[str]:
 
 
 # Without CAP_SYS_RESOURCE no process may lower its oom_score_adj, and runc fails to start the Pod sandbox, for which
-# Docker requests that ("can't get final child's PID from pipe"). This wrapper replaces negative values by 0.
+# Docker requests that ("can't get final child's PID from pipe"). This wrapper replaces negative values by 0. And for a
+# privileged container Docker requests every capability of the kernel, of which runc cannot give what dmuc does not have
+# ("unable to apply caps"): the wrapper leaves those out, as containerd does.
 _RUNC_ADAPTER = """\
 #!/bin/sh
 previous=
 for argument in "$@"; do
-  [ "$previous" = --bundle ] && sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$argument/config.json"
+  file=
+  case $previous in
+    --bundle) file=$argument/config.json ;;
+    --process) file=$argument ;;  # runc exec
+  esac
+  [ -z "$file" ] || sed -E -i \
+    -e 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' \
+    -e 's/"CAP_({lacking})",|,?"CAP_({lacking})"//g' \
+    "$file"
   previous=$argument
 done
 exec {runc} "$@"
@@ -79,8 +89,12 @@ def _parts(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     ]
     why = "Containers go on while Docker is restarted; by default Docker stops them when it ends."
     parts.append((Flag("--live-restore", why, "use"), {"live-restore": True}))
-    if not context.facts.may_lower_oom_score:
-        why = "Without CAP_SYS_RESOURCE, runc cannot lower oom_score_adj; the adapter sets it to 0 instead."
+    if context.facts.lacking_capabilities:
+        named = " and ".join(f"CAP_{name.upper()}" for name in context.facts.lacking_capabilities)
+        cannot = "start privileged containers"
+        if not context.facts.may_lower_oom_score:
+            named, cannot = "CAP_SYS_RESOURCE", f"lower oom_score_adj, or {cannot}"
+        why = f"Without {named}, runc cannot {cannot}; the adapter leaves out what it cannot do."
         adapter = str(_adapter(context))
         parts += [
             (Flag(f"--add-runtime=adapter={adapter}", why), {"runtimes": {"adapter": {"path": adapter}}}),
@@ -101,8 +115,10 @@ def _forget_config(context: Context) -> None:
 
 def _files(context: Context) -> Mapping[Path, str]:
     files = {}
-    if not context.facts.may_lower_oom_score:
-        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=shlex.quote(str(context.bin / "runc")))
+    if context.facts.lacking_capabilities:
+        lacking = "|".join(context.facts.lacking_capabilities).upper()
+        runc = shlex.quote(str(context.bin / "runc"))
+        files[_adapter(context)] = _RUNC_ADAPTER.format(runc=runc, lacking=lacking)
     if context.settings.uses_insecure_port:
         config: dict[str, Any] = {}
         for _, part in _parts(context):

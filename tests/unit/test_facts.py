@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import facts
-from tasks.core.facts import HostFacts
+from tasks.core.facts import NEEDED_CAPABILITIES, HostFacts
 from tasks.core.machine import Host
 from tests.unit.support import a_program
 
@@ -54,9 +54,15 @@ def host(tmp_path: Path) -> Callable[[Mapping[str, str | bytes]], HostFacts]:
     ],
 )
 def test_capabilities(host: Callable[..., HostFacts], mask: str, lacking: list[str]) -> None:
-    facts = host({"/proc/self/status": f"Name:\tpython\nCapPrm:\t000001ffffffffff\nCapEff:\t{mask}\nCapBnd:\t0\n"})
-    assert facts.lacking_capabilities == lacking
+    status = f"Name:\tpython\nCapPrm:\t000001ffffffffff\nCapEff:\t{mask}\nCapBnd:\t0\n"
+    facts = host({"/proc/self/status": status, "/proc/sys/kernel/cap_last_cap": "40\n"})
+    assert [name for name in facts.lacking_capabilities if name in NEEDED_CAPABILITIES] == lacking
     assert facts.may_lower_oom_score == ("sys_resource" not in lacking)
+
+
+def test_a_capability_that_the_kernel_does_not_know_is_not_lacking(host: Callable[..., HostFacts]) -> None:
+    files = {"/proc/self/status": "CapEff:\t0000003ff7ffffff\n", "/proc/sys/kernel/cap_last_cap": "37\n"}
+    assert host(files).lacking_capabilities == ["mknod"]
 
 
 # The kernel

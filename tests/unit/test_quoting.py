@@ -87,19 +87,24 @@ def test_a_kubeconfig_has_names_and_not_numbers(tmp_path: Path, name: str, user:
 
 
 def test_the_adapter_runs_runc_with_its_arguments(context: Context) -> None:
-    host = a_host(lacking_capabilities=["sys_resource"])
+    host = a_host(lacking_capabilities=["sys_resource", "mknod"])
     with_docker = replace(context, settings=replace(context.settings, engine="docker"), facts=host)
     a_program(context.bin / "runc", 'printf "%s\\n" "$@"; exit 7')
     adapter = a_program(context.state / "runc-adapter", "")
     adapter.write_text(written(with_docker)["runc-adapter"])
     (bundle := context.state / "bundle").mkdir()
-    (bundle / "config.json").write_text(json.dumps({"oomScoreAdj": -998}, separators=(",", ":")))
+    sets = [["CAP_MKNOD", "CAP_KILL", "CAP_SYS_RESOURCE"], ["CAP_SYS_RESOURCE", "CAP_MKNOD"], ["CAP_KILL"]]
+    asked = {"oomScoreAdj": -998, "capabilities": sets}
+    (bundle / "config.json").write_text(json.dumps(asked, separators=(",", ":")))
     done = subprocess.run(
         [adapter, "--log", "a  b", "create", "--bundle", bundle, "it's"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (7, "")
     assert done.stdout.splitlines() == ["--log", "a  b", "create", "--bundle", str(bundle), "it's"]
-    assert json.loads((bundle / "config.json").read_text()) == {"oomScoreAdj": 0}
+    assert json.loads((bundle / "config.json").read_text()) == {
+        "oomScoreAdj": 0,
+        "capabilities": [["CAP_KILL"], [], ["CAP_KILL"]],
+    }
 
 
 def test_the_machines_script_mounts_its_state(context: Context) -> None:
