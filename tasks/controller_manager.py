@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from . import api_client, upgrade
 from .choices import rbac_enabled
+from .core import api
 from .core.context import Context
 from .core.daemon import Daemon
 from .core.flags import Flag
@@ -17,6 +18,25 @@ from .core.ports import Port
 from .core.probe import Http
 
 PORT = Port("controller_manager", 10257)
+
+# https://kubernetes.io/docs/concepts/storage/storage-classes/ ; pkg/volume/hostpath in kubernetes/kubernetes: the
+# volumes are directories below /tmp/hostpath_pv.
+_STORAGE_CLASS = {
+    "apiVersion": "storage.k8s.io/v1",
+    "kind": "StorageClass",
+    "metadata": {"name": "standard", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+    "provisioner": "kubernetes.io/host-path",
+}
+
+
+def has_storage(context: Context) -> bool:
+    """Return whether there is a default StorageClass: its volumes are on the machine's disk, in its own /tmp."""
+    return not context.settings.on_host and not context.settings.uses_insecure_port
+
+
+def _create_storage_class(context: Context) -> None:
+    if has_storage(context):
+        api.create(context, _STORAGE_CLASS)
 
 
 def flags(context: Context) -> Sequence[Flag]:
@@ -34,6 +54,9 @@ def flags(context: Context) -> Sequence[Flag]:
         flags.append(Flag(f"--cluster-signing-cert-file={context.pki / 'ca.crt'}", why, "use"))
         why = "Private key of that CA."
         flags.append(Flag(f"--cluster-signing-key-file={context.pki / 'ca.key'}", why, "use"))
+    if has_storage(context):
+        why = "Creates volumes for PersistentVolumeClaims of the StorageClass `standard`: directories on the machine."
+        flags.append(Flag("--enable-hostpath-provisioner", why, "use"))
     if rbac_enabled(context):
         why = "Each controller uses its own ServiceAccount; RBAC's default roles are bound to those."
         flags.append(Flag("--use-service-account-credentials", why))
@@ -52,6 +75,7 @@ CONTROLLER_MANAGER = Daemon(
     needs=api_client.needs,
     after=lambda context: upgrade.if_upgrading(context, "apiserver"),
     ready=Http("https://127.0.0.1:{port}/healthz", own_ca=False, port=PORT),
+    prepare=_create_storage_class,
     reads=lambda context: api_client.reads(context, flags(context)),
     causes={
         "no configuration has been provided": "The controller manager needs the API server's address: --kubeconfig or "
