@@ -110,7 +110,7 @@ def _aggregation(pki: Path) -> Sequence[Flag]:
 
     https://kubernetes.io/docs/tasks/extend-kubernetes/configure-aggregation-layer/
     """
-    header = "Header with {} of the user, for whom the API server asks."
+    header = "Header with {} of the user who has sent the request."
     return [
         Flag(
             f"--proxy-client-cert-file={pki / f'{FRONT_PROXY}.crt'}",

@@ -47,7 +47,7 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
         super().__init__()
         if "" in sys.argv[1:]:  # doit itself would end with a traceback, next
             tried, seen = "reading the command line", "One of its words is empty."
-            do = "Leave the word out; in a shell command of `doit shell`, write it inside of the command: sh -c 'COMMAND'."
+            do = "Leave the word out; for a command of `doit shell`, write it inside of the command: sh -c 'COMMAND'."
             sys.exit(f"✗ {DmucError(tried, seen, do)}")
 
     def setup(self, opt_values: Any) -> None:

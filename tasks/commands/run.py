@@ -52,6 +52,9 @@ def _refuse_flags(cluster: Cluster) -> None:
 class Run(OnCluster, DoitRun):  # type: ignore[misc]
     """The command `doit run`."""
 
+    def before_selection(self) -> None:
+        """Do what comes before the tasks are selected."""
+
     def before_tasks(self) -> None:
         """Do what comes before the tasks, while no other run can change the cluster."""
 
@@ -68,16 +71,17 @@ class Run(OnCluster, DoitRun):  # type: ignore[misc]
     @functools.wraps(DoitRun._execute)
     def _execute(self, *args: Any, **kwargs: Any) -> int:
         cluster, run = self.cluster, self.cluster.context.run
-        tasks = {task.name: task for task in self.task_list}
-        check_tasks_exist(tasks, self.sel_tasks, skip_wildcard=True)
-        run.selected = add_order(tasks, self.sel_tasks)
-        run.cause = functools.partial(why.cause, cluster)
 
         def carry_out() -> int:
+            self.before_selection()
+            tasks = {task.name: task for task in self.task_list}
+            check_tasks_exist(tasks, self.sel_tasks, skip_wildcard=True)
+            run.selected = add_order(tasks, self.sel_tasks)
+            run.cause = functools.partial(why.cause, cluster)
             with only_one(cluster.context):
                 cluster.refuse_impossible(run.selected)
-                if why := caller.too_few_files():
-                    raise DmucError("checking the limits of this process", why, f"ulimit -n {caller.FEWEST_FILES}")
+                if few := caller.too_few_files():
+                    raise DmucError("checking the limits of this process", few, f"ulimit -n {caller.FEWEST_FILES}")
                 cluster.context.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 caller.let_in(cluster.context.state, os.environ)
                 _refuse_flags(cluster)

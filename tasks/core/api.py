@@ -16,7 +16,7 @@ from .probe import Http
 
 _DEADLINE = 30.0  # seconds for one change
 _CLIENT = "kubernetes.client.api_client"  # without the classes of all kinds: importing those takes half a second
-_WITHOUT_NAMESPACE = {"Namespace", "Node", "ClusterRole", "ClusterRoleBinding"}
+_WITHOUT_NAMESPACE = {"Namespace", "Node", "StorageClass", "ClusterRole", "ClusterRoleBinding"}
 RBAC_GROUP = "rbac.authorization.k8s.io"
 
 
@@ -42,7 +42,7 @@ def create(context: Context, manifest: dict[str, Any]) -> None:
 def _collection(manifest: dict[str, Any]) -> str:
     """Return the path to which an object of this kind is sent; in the namespace default where it names none."""
     version, kind = manifest["apiVersion"], manifest["kind"]
-    plural = kind.lower() + ("" if kind.endswith("s") else "s")
+    plural = kind.lower() + ("es" if kind.endswith("ss") else "" if kind.endswith("s") else "s")  # Endpoints
     where = "" if kind in _WITHOUT_NAMESPACE else f"namespaces/{manifest['metadata'].get('namespace', 'default')}/"
     return f"/{'apis' if '/' in version else 'api'}/{version}/{where}{plural}"
 

@@ -223,7 +223,7 @@ def load(
     here = caller.directory(environment)
     # Each with the directory in which its relative paths begin.
     layers: Sequence[tuple[str, Mapping[str, object], Path]] = (
-        ("what this cluster was created with", remembered or {}, here),
+        ("an earlier run", remembered or {}, here),
         (str(path), _from_file(path), path.parent),
         ("environment", {k[5:].lower(): v for k, v in environment.items() if k.startswith("DMUC_")}, here),
         ("command line", arguments, here),

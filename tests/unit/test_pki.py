@@ -99,6 +99,7 @@ CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUT
 WITHOUT_RBAC = {
     "apiserver": ("ca", "kube-apiserver", "", [SERVER]),
     "admin": ("ca", "admin", "system:masters", [CLIENT]),
+    "front-proxy-client": ("front-proxy-ca", "front-proxy-client", "", [CLIENT]),
 }
 WITH_RBAC = {
     "kube-controller-manager": ("ca", "system:kube-controller-manager", "", [CLIENT]),
@@ -218,7 +219,7 @@ def remade(context: Context) -> set[str]:
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     result = PKI.holds(a_context(tmp_path))
     assert not result
-    assert result.why == "ca.crt does not exist; and 12 more"
+    assert result.why == "ca.crt does not exist; and 14 more"
 
 
 def test_what_is_made_holds_and_making_it_again_changes_nothing(context: Context) -> None:
@@ -248,6 +249,7 @@ def test_security_none_and_back_creates_nothing_again(tmp_path: Path) -> None:
     PKI.make(plain, Silent())
     assert {*content(plain)} == {
         *("ca.crt", "ca.key", "apiserver.crt", "apiserver.key", "admin.crt", "admin.key", "sa.pub", "sa.key"),
+        *("front-proxy-ca.crt", "front-proxy-ca.key", "front-proxy-client.crt", "front-proxy-client.key"),
         "made.json",
     }
     secure = replace(plain, settings=replace(plain.settings, security="rbac"))
@@ -270,7 +272,7 @@ def test_they_are_remade_well_before_their_end(context: Context, monkeypatch: py
     with the_clock_shows(monkeypatch, end - RENEW_BEFORE - timedelta(hours=1)):
         assert PKI.holds(context)
     with the_clock_shows(monkeypatch, end - RENEW_BEFORE + timedelta(hours=1)):
-        assert re.match(r"apiserver\.crt expires on 20\d\d-\d\d-\d\d; and 9 more$", PKI.holds(context).why)
+        assert re.match(r"apiserver\.crt expires on 20\d\d-\d\d-\d\d; and 10 more$", PKI.holds(context).why)
         assert not PKI.holds(context)
     with the_clock_shows(monkeypatch, end + timedelta(hours=1)):
         assert re.match(r"apiserver\.crt expired on 20", PKI.holds(context).why)
@@ -296,7 +298,7 @@ def test_certificates_from_a_clock_that_was_ahead_are_renewed(tmp_path: Path, mo
         PKI.make(context, Silent())
         assert PKI.holds(context)
     result = PKI.holds(context)
-    assert re.match(r"ca\.crt is valid from .* on, and the clock says .* \(UTC\); and 11 more$", result.why)
+    assert re.match(r"ca\.crt is valid from .* on, and the clock says .* \(UTC\); and 13 more$", result.why)
     assert not result
     # Keys stay, and so does what was signed with them.
     assert all(name.endswith(".crt") for name in remade(context))
