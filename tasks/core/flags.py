@@ -84,6 +84,8 @@ def refuse(context: Context, program: str, command: Sequence[str], then: str) ->
     words = context.settings.flags[program]
     found = _REFUSED.search(_help(context, *command))
     refused = found[0].strip() if found else ""
+    if '"--help"' in refused:  # taken for the value that the last flag lacks
+        refused = f"flag needs an argument: {words[-1]}"
     if not refused and (words[-1].count("=") or not words[-1].startswith("-")):
         return
     text = _help(context, *command[: -len(words)])
