@@ -19,7 +19,7 @@ def read(
     if text is not None:
         file.write_text(text)
     programs, tasks = ("etcd", "kube-apiserver"), ("etcd", "kubelet")
-    return load(file, environment or {}, words or {}, programs=programs, tasks=tasks)
+    return load(file, environment or {}, words or {}, programs=programs, daemons=programs, tasks=tasks)
 
 
 def refused(
@@ -47,6 +47,24 @@ def test_each_layer_overrides_the_one_below_it(tmp_path: Path) -> None:
     environment = {"DMUC_MACHINE": "environment", "DMUC_POD_RANGE": "10.2.0.0/24", "PATH": "/bin", "DMUCX": "not ours"}
     settings = read(tmp_path, text, environment, {"machine": "command-line"})
     assert (settings.machine, settings.pod_range, settings.registry) == ("command-line", "10.2.0.0/24", "local")
+
+
+@pytest.mark.parametrize("given", ["file", "environment", "command line"])
+def test_flags_of_a_program_are_read_as_by_a_shell(tmp_path: Path, given: str) -> None:
+    text = "--v=6 --labels='a=b, c=d'"
+    settings = read(
+        tmp_path,
+        f'kube_apiserver_flags = "{text}"\n' if given == "file" else None,
+        {"DMUC_KUBE_APISERVER_FLAGS": text} if given == "environment" else None,
+        {"kube_apiserver_flags": text} if given == "command line" else None,
+    )
+    assert settings.flags == {"kube-apiserver": ("--v=6", "--labels=a=b, c=d")}
+    assert settings.sources["kube_apiserver_flags"] == (str(tmp_path / "cluster.toml") if given == "file" else given)
+
+
+def test_flags_that_are_not_quoted_as_for_a_shell_are_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, words={"etcd_flags": "--name='a"})
+    assert "etcd_flags" in str(error) and "no closing quotation" in str(error)
 
 
 def test_programs_and_deadlines_are_layered_one_by_one(tmp_path: Path) -> None:
