@@ -2,8 +2,8 @@
 
 E2E_TEST is the program e2e.test of the cluster's release, built from the release's source: `go test -c -o e2e.test
 ./test/e2e`. Its specs tagged [Conformance] run in the machine, several at a time, and those tagged [Serial] alone, at
-the end. A spec counts as left out when it says itself why it cannot run here (fewer than two nodes), or when an image is
-missing that its Pods need.
+the end. A spec counts as left out when it says itself why it cannot run here (fewer than two nodes), or when its Pods
+need an image that is missing.
 
 The cluster is the one of the settings (machine=NAME and so on); it is started as by `scripts/doit`, and goes on
 afterwards. Reports are in the machine's state, conformance/.
