@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import os
 import ssl
 import subprocess
 import threading
@@ -33,11 +34,22 @@ def engine(prepared: None, request: pytest.FixtureRequest) -> Iterator[str]:
         doit("clean")
 
 
+def given(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run kubectl with this input."""
+    return subprocess.run(
+        [str(STATE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), *arguments, "-f", "-"],
+        env={**os.environ, "HOME": str(STATE / "home")},  # it keeps a cache there
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
 def apply(*objects: dict[str, Any]) -> None:
     """Create objects, as `kubectl apply -f -` does."""
-    command = [str(STATE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), "apply", "-f", "-"]
-    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-    done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", timeout=60, check=False)
+    done = given(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}), "apply")
     assert done.returncode == 0, done.stderr
 
 
@@ -194,14 +206,11 @@ def test_a_webhook_on_the_host_is_asked(on_the_host: tuple[int, str, type[Asked]
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
     apply({**kind, "metadata": {"name": "no"}, "webhooks": [webhook]})
     try:
-        command = [str(STATE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), "create", "-f", "-"]
         thing = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "labels": {"asked": "yes"}}}
 
         @retry(stop=stop_after_delay(30), wait=wait_fixed(0.3), reraise=True)
         def is_refused() -> None:
-            done = subprocess.run(
-                command, input=json.dumps(thing), capture_output=True, text=True, timeout=60, check=False
-            )
+            done = given(json.dumps(thing), "create")
             if not done.returncode:
                 kubectl("delete", "configmap", "x")
             assert "the host says no" in done.stderr
@@ -216,7 +225,7 @@ def test_a_webhook_on_the_host_is_asked(on_the_host: tuple[int, str, type[Asked]
 
 
 def test_a_privileged_pod_runs_with_all_that_the_machine_has() -> None:
-    script = "mkdir /mnt/x && mount -t tmpfs x /mnt/x && echo mounted; exec sleep 1000"
+    script = "mkdir -p /mnt/x && mount -t tmpfs x /mnt/x && echo mounted; exec sleep 1000"
     apply(a_pod("mighty", script, container={"securityContext": {"privileged": True}}))
     try:
         eventually("mounted", "logs", "mighty", "--tail=-1") if eventually("Running", "get", "pod", "mighty") else None
