@@ -124,7 +124,7 @@ def reachable(url: str, timeout: float = 2.0) -> bool:
 
 
 def is_there(url: str, timeout: float = 2.0) -> bool | None:
-    """Return whether the server has a file at `url`, also after redirects; None without an answer within `timeout` s."""
+    """Return whether the server has a file at `url`, also after redirects; None without an answer in `timeout` s."""
     status = _status(url, timeout)
     return status == 200 if status else None
 

@@ -130,26 +130,31 @@ def current() -> Path:
 def test_auto_downloads_the_newest_release_that_the_mirror_has(
     prepared: None, cache: Path, current: Path, tmp_path: Path
 ) -> None:
-    said = subprocess.run([current / "kube-apiserver", "--version"], capture_output=True, text=True, check=True).stdout
-    row = release.of(said.split()[-1])
-    for version in (row.default, release.RELEASES["1.19"].default):
+    told = subprocess.run([current / "kube-apiserver", "--version"], capture_output=True, text=True, check=True).stdout
+    version = told.split()[-1]
+    row = release.of(version)
+    for offered in (row.default, release.RELEASES["1.19"].default):
         for name in KUBERNETES:
             built = next(iter([*CACHE.glob(f"kubernetes/{current.name}*/{name}"), current / name]))
-            path = f"release/v{version}/bin/linux/amd64/{name}"
+            path = f"release/v{offered}/bin/linux/amd64/{name}"
             mirror.program(tmp_path / "site", path, built, f"{name}.sha256")
     checkout = tmp_path / "checkout"  # that has no sums of these programs, so that the published ones count
     make_checkout(checkout)
     (checkout / "tasks/programs/sums.txt").write_text("")
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in {"DMUC_KUBERNETES", "DMUC_OBTAIN"}}
+
+    def run(*words: str) -> str:
+        return doit(*words, checkout=checkout, environment=environment).stdout
+
     with mirror.serving(tmp_path / "site") as url:
-        settings = ("kubernetes=auto", "obtain=download", f"kubernetes_site={url}/good", f"cache={cache}")
+        settings = ("obtain=download", f"kubernetes_site={url}/good", f"cache={cache}")
         try:
-            done = doit(*settings, "service_reachable", checkout=checkout)
-            assert f"Kubernetes {row.minor}: the newest that dmuc knows of those that {url}/good has" in done.stdout
-            assert f"{said.split()[-1]} (downloaded)" in done.stdout
-            assert "answers: Welcome to nginx!" in done.stdout
+            said = run(*settings, "service_reachable")
+            assert f"Kubernetes {row.minor}: the newest that dmuc knows of those that {url}/good has" in said
+            assert f"{version} (downloaded)" in said and "answers: Welcome to nginx!" in said
             assert in_cache(cache, row.default) == set(KUBERNETES)
-            again = doit(checkout=checkout).stdout  # the choice stays
+            again = run()  # the choice stays
             assert "the newest that dmuc knows" not in again and "binaries" not in again.replace("· binaries", "")
-            assert f"Kubernetes {row.minor}: the newest" in doit("status", checkout=checkout).stdout
+            assert f"Kubernetes {row.minor}: the newest that dmuc knows" in run("status")
         finally:
-            doit("clean", checkout=checkout)
+            run("clean")
