@@ -14,7 +14,8 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,7 @@ _REST = 10.0  # seconds in which components come to rest after a change
 _DEADLINE = 900.0  # seconds for the Pods, and for each step
 _READ = 60.0  # seconds to read how much memory the processes use
 _WIDTH = 50  # characters of the longest bar
+_AROUND = {"nsenter", "unshare"}  # have started a program in the machine, and wait for its end
 _SPACE = "/api/v1/namespaces/default"
 
 Doit = Callable[..., tuple[float, str]]  # runs scripts/doit with these words; returns its seconds and its output
@@ -59,7 +61,8 @@ class Figures:
 
     programs: str
     rows: Sequence[Row]
-    idle: Sequence[str]  # the programs of dmuc that run while no command does
+    idle: Mapping[str, int]  # the programs that run outside of the machine while no command does, and their number
+    idle_memory: int  # KiB of these
     peak: int  # KiB that one of dmuc's commands used at most, from the start of the cluster on
 
 
@@ -80,7 +83,9 @@ def measure(context: Context, doit: Doit) -> Figures:
     used = ("etcd", "containerd") if choices.engine(context) == "containerd" else ("etcd", "dockerd")
     programs = [f"Kubernetes {versions['kube-apiserver'].lstrip('v')}", *(f"{name} {versions[name]}" for name in used)]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB; see getrusage(2)
-    return Figures(", ".join(programs), rows, outside(context.state), peak)
+    found = outside(context.state)
+    memory = sum(proportional((process / "smaps_rollup").read_text()) for process in found)
+    return Figures(", ".join(programs), rows, Counter(sorted(found.values())), memory, peak)
 
 
 def have_pods(context: Context) -> list[str]:
@@ -148,17 +153,20 @@ def in_machine(context: Context) -> int:
     return proportional(run(context.machine, "sh", "-c", script, timeout=_READ))
 
 
-def outside(state: Path) -> list[str]:
-    """Return the programs that run outside of the machine with its state on their command line: dmuc's, if any."""
-    here, found = Path("/proc/self/ns/pid").readlink(), []
+def outside(state: Path) -> dict[Path, str]:
+    """Return the processes that run outside of the machine with its state on their command line, each with its program.
+
+    These are dmuc's if there are any, and those that have started the machine's programs in it and wait for their end.
+    """
+    here, found = Path("/proc/self/ns/pid").readlink(), {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
             if f"{state}" in " ".join(words) and (process / "ns/pid").readlink() == here:
-                found.append(Path(words[0]).name)
+                found[process] = Path(words[0]).name
         except OSError:
             continue  # it has ended
-    return sorted(found)
+    return found
 
 
 # The page
@@ -200,11 +208,13 @@ def page(figures: Figures) -> str:
     more = rows[-1].services // rows[0].services
     lines.append(f"| x {more} | {factors} | x {rows[-1].memory / rows[0].memory:.1f} |")
     growing = "at most linear" if is_linear(rows) else "MORE THAN LINEAR"
-    held = f"these of dmuc's run: {', '.join(figures.idle)}" if figures.idle else "none of dmuc's runs: it uses 0 MiB"
+    ours = sum(number for name, number in figures.idle.items() if name not in _AROUND)
+    around = ", ".join(f"{number} {name}" for name, number in figures.idle.items())
     lines += [
         "",
-        f"The growth from each row to the next is {growing}. While no command runs, of the processes outside of the",
-        f"machine {held}. A command uses at most {figures.peak / 1024:.0f} MiB.",
+        f"The growth from each row to the next is {growing}. While no command runs, {ours} processes of dmuc run.",
+        f"Around the machine there are {around or 'none'}, with {figures.idle_memory / 1024:.1f} MiB together. A command",
+        f"of dmuc uses at most {figures.peak / 1024:.0f} MiB.",
         "",
         "```",
         *plot(rows),

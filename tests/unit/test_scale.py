@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from scripts import scale
 from scripts.scale import Figures, Row
 from tasks.commands import trace
-from tasks.proxies import kube_proxy
+from tasks.core.machine import Host
 from tasks.proxies.netfilter import Packet, Rule, parse_iptables
 from tasks.proxies.paths import gaps
 from tests.unit.support import a_context, a_program
@@ -97,17 +98,23 @@ def test_rules_for_an_address_keep_their_order_among_the_others() -> None:
     assert [rule.targets[0] for rule in table.taking("C", Packet("10.0.0.1", 80))] == ["A", "B", "C", "F"]
 
 
-def test_the_rules_are_read_once_for_all_services_of_a_deployment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass(frozen=True)
+class Fake(Host):
+    """A machine with programs of its own."""
+
+    root: Path = field(kw_only=True)
+
+    def enter(self) -> Sequence[str]:
+        return ("env", f"PATH={self.root}:/usr/bin:/bin")
+
+
+def test_the_rules_are_read_once_for_all_services_of_a_deployment(tmp_path: Path) -> None:
     (tmp_path / "save").write_text(rules(20))
-    a_program(tmp_path / "bin/iptables-save", f"echo >> {tmp_path}/read; cat {tmp_path}/save")
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    context = a_context(tmp_path, machine="host")
+    a_program(tmp_path / "iptables-save", f"echo >> {tmp_path}/read; cat {tmp_path}/save")
+    context = a_context(tmp_path, Fake("one", root=tmp_path))
     assert trace.has_rules(context, *objects(20)[0])
     assert (tmp_path / "read").read_text() == "\n"
     assert f"no rules for ClusterIP {address(20)}:80/tcp" in trace.has_rules(context, *objects(21)[0]).why
-    assert kube_proxy.rules(context) is not None
 
 
 # The page
@@ -126,14 +133,19 @@ LINEAR = (row(1, 0.5, 0.6, 0.5), row(10, 0.5, 0.7, 0.5), row(100, 0.6, 1.0, 0.9)
 def test_growth_is_linear_up_to_ten_times_the_seconds_for_ten_times_the_services(last: Row, linear: bool) -> None:
     rows = (*LINEAR[:-1], last)
     assert scale.is_linear(rows) is linear
-    assert ("at most linear" in scale.page(Figures("Kubernetes 1.36.3", rows, (), 2**16))) is linear
+    assert ("at most linear" in scale.page(Figures("Kubernetes 1.36.3", rows, {}, 0, 2**16))) is linear
 
 
 @pytest.mark.parametrize(
-    ("idle", "said"), [((), "none of dmuc's runs: it uses 0 MiB"), (("python",), "these of dmuc's run: python")]
+    ("idle", "said"),
+    [
+        ({}, "0 processes of dmuc run.\nAround the machine there are none"),
+        ({"nsenter": 8, "unshare": 1}, "0 processes of dmuc run.\nAround the machine there are 8 nsenter, 1 unshare"),
+        ({"nsenter": 8, "python": 2}, "2 processes of dmuc run.\nAround the machine there are 8 nsenter, 2 python"),
+    ],
 )
-def test_the_page_has_the_table_and_the_plot(idle: Sequence[str], said: str) -> None:
-    text = scale.page(Figures("Kubernetes 1.36.3, etcd 3.5.30", LINEAR, idle, 2**16))
+def test_the_page_has_the_table_and_the_plot(idle: Mapping[str, int], said: str) -> None:
+    text = scale.page(Figures("Kubernetes 1.36.3, etcd 3.5.30", LINEAR, idle, 2**10, 2**16))
     assert "Kubernetes 1.36.3, etcd 3.5.30" in text and said in text and "at most 64 MiB" in text
     assert "| 1000 | 1.50 s | 4.00 s | 3.00 s | 1024 MiB |" in text
     assert "| x 1000 | x 3.0 | x 6.7 | x 6.0 | x 1.0 |" in text
@@ -147,8 +159,8 @@ def test_memory_is_the_sum_of_the_proportional_sizes() -> None:
 
 
 def test_a_process_that_has_the_state_on_its_command_line_is_found(tmp_path: Path) -> None:
-    assert scale.outside(tmp_path) == []
+    assert scale.outside(tmp_path) == {}
     line = [sys.executable, "-c", "input()", str(tmp_path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert scale.outside(tmp_path) == [Path(sys.executable).name]
+        assert [*scale.outside(tmp_path).values()] == [Path(sys.executable).name]
         process.communicate(b"\n")
