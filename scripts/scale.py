@@ -213,8 +213,8 @@ def page(figures: Figures) -> str:
     lines += [
         "",
         f"The growth from each row to the next is {growing}. While no command runs, {ours} processes of dmuc run.",
-        f"Around the machine there are {around or 'none'}, with {figures.idle_memory / 1024:.1f} MiB together. A command",
-        f"of dmuc uses at most {figures.peak / 1024:.0f} MiB.",
+        f"Around the machine there are {around or 'none'}, with {figures.idle_memory / 1024:.1f} MiB together.",
+        f"A command of dmuc uses at most {figures.peak / 1024:.0f} MiB.",
         "",
         "```",
         *plot(rows),
