@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import newer
-from tests.e2e.conftest import doit, kubectl
+from tests.e2e.conftest import ENVIRONMENT, doit, kubectl
 from tests.e2e.own_host import CACHE
 
 CURRENT_BIN = os.environ.get("CURRENT_BIN", "")
 # 1.20 is Debian's, and can be built here.
-KUBERNETES = [f"bin_dir={CURRENT_BIN}", "kubernetes="] if CURRENT_BIN else []
+KUBERNETES = [f"bin_dir={CURRENT_BIN}"] if CURRENT_BIN else []
 CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr")
 
 
@@ -36,7 +36,10 @@ def programs_of(suite: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_cluster(prepared: None) -> Iterator[None]:
+def no_cluster(prepared: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin and end without a cluster; the release is that of the programs where there are current ones."""
+    if CURRENT_BIN:
+        monkeypatch.delitem(ENVIRONMENT, "DMUC_KUBERNETES")
     doit("clean")
     yield
     doit("clean")
@@ -70,20 +73,23 @@ def test_the_main_job_with_newer_programs(programs: Path) -> None:
     assert "answers: Welcome to nginx!" in doit().stdout
 
 
+def pods() -> str:
+    """The Pods, each with how often its container was started again."""
+    return kubectl("get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status..restartCount}{end}")
+
+
 def test_containerd_is_replaced_under_running_pods() -> None:
     suites = [suite for suite in newer.SUITES if CURRENT_BIN or suite != "sid"]
     doit(*KUBERNETES, "engine=containerd", "service_reachable")
-    pods = kubectl("get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status..restartCount}{end}")
+    before = pods()
     for directory in [*map(programs_of, suites), None]:
         named = containerd(directory) if directory else [f"{name.replace('-', '_')}_bin=" for name in CONTAINERD]
         assert "✓ container_engine" in doit(*named, "service_reachable").stdout
-        assert pods == kubectl(
-            "get", "pods", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status..restartCount}{end}"
-        )
+        assert pods() == before
 
 
 def test_etcd_reads_what_an_older_one_has_written_and_not_the_other_way_round() -> None:
-    doit(*KUBERNETES, "apiserver")
+    doit(*KUBERNETES, "apiserver", "kubeconfig")
     kubectl("create", "namespace", "kept")
     for directory in map(programs_of, newer.SUITES):
         done = doit(f"etcd_bin={directory}/usr/bin/etcd", "apiserver")
