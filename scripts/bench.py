@@ -10,6 +10,8 @@ created in advance, and nginx is pulled (from the same registry) when the kubele
 The following favours the by-hand time: the machine is powered on, the registry answers and the programs are known
 before its clock starts; and readiness is checked ten times a second, faster than any person could.
 
+`scripts/bench scale` measures something else: how commands and memory grow with Pods and Services (scripts/scale.py).
+
 Three machines are used, `bench`, `bench-ideal` and `bench-by-hand`, with ranges of their own, and nothing is left of
 them. No packet leaves them.
 """
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import dodo
-from scripts import ideal
+from scripts import ideal, scale
 from scripts.common import ROOT, nothing_left, of_one_release, to_the_end
 from tasks import (
     apiserver,
@@ -302,8 +304,37 @@ def table(runs: Sequence[Figures]) -> str:
     return "\n".join(lines)
 
 
+def measure_scale(arguments: Sequence[str]) -> int:
+    """`scripts/bench scale`: print the page, and with --write also write it to docs; return 0 when growth is linear."""
+    description, _, more = (scale.__doc__ or "").partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("scripts/bench scale", description=description, epilog=more, formatter_class=form)
+    parser.add_argument("--write", action="store_true", help=f"write {scale.PAGE.relative_to(ROOT)}")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings, as for scripts/doit")
+    chosen = parser.parse_args(arguments)
+    settings = of_one_release([*SETTINGS, *chosen.settings])
+    more_than_linear = False
+
+    def act() -> None:
+        nonlocal more_than_linear
+        with nothing_left(lambda: void(doit(settings, "clean"))):
+            doit(settings, "service_reachable")
+            context = load(ROOT, os.environ, [*settings, f"machine={DMUC}"], dodo.PARTS).context
+            figures = scale.measure(context, lambda *words: doit(settings, *words))
+        page = scale.page(figures)
+        print(page)
+        if chosen.write:
+            scale.PAGE.write_text(page, "utf-8")
+        more_than_linear = not scale.is_linear(figures.rows)
+
+    return to_the_end(act) or int(more_than_linear)
+
+
 def main() -> int:
     """Measure, and print the table; return 0 when all runs succeeded."""
+    os.chdir(ROOT)
+    if sys.argv[1:2] == ["scale"]:
+        return measure_scale(sys.argv[2:])
     description, _, more = (__doc__ or "").partition("\n\n")
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("scripts/bench", description=description, epilog=more, formatter_class=form)
@@ -325,7 +356,6 @@ def main() -> int:
                 doit(settings, "binaries", "image_content")
             print(table([measure(settings, cluster_of, not arguments.no_by_hand) for _ in range(arguments.runs)]))
 
-    os.chdir(ROOT)
     return to_the_end(act)
 
 

@@ -18,6 +18,7 @@ from .core.files import write_atomic
 from .core.flags import Flag, files_of
 from .core.ports import Port
 from .core.probe import Http, Tcp
+from .core.release import minor_of
 from .core.result import Result
 
 PORT = Port("etcd", 2379)
@@ -81,8 +82,21 @@ def _identify(context: Context) -> None:
 
 
 def _is_healthy(context: Context) -> Result:
-    return Http(f"{url(context)}/health", '"health":"true"', ca="etcd-ca", client="etcd")(context)
+    path, expect = "health", '"health":"true"'
+    if (0, 0) < minor_of(context.version_of("etcd")) < (3, 5):
+        # There /health writes a request of the old API (v2) into the log of the database (checkHealth in
+        # etcdserver/api/etcdhttp/metrics.go), and etcd 3.6 starts with no log that has one. The version of the cluster
+        # is told once the database accepts writes.
+        path, expect = "version", r'"etcdcluster":"\d'
+    return Http(f"{url(context)}/{path}", expect, ca="etcd-ca", client="etcd")(context)
 
+
+_OF_3_4 = """etcd 3.4 has written this data, and the log of the database still has entries that 3.6 does not read.
+Run etcd 3.5 first, with etcd_flags=--snapshot-count=1: after some writes they are gone, and 3.6 starts (etcd_flags=).
+Or delete all objects: scripts/doit clean etcd."""
+_NEWER = """A newer etcd has written this data, and an older one does not read it.
+Name the newer one again: etcd_bin=PATH.
+Or delete all objects: scripts/doit clean etcd."""
 
 ETCD = Daemon(
     name="etcd",
@@ -96,6 +110,11 @@ ETCD = Daemon(
     reads=lambda context: files_of(flags(context)),
     prepare=_identify,
     keeps=lambda context: [_data(context)],
+    # https://etcd.io/docs/v3.6/upgrades/upgrade_3_6/
+    causes={
+        "detected disallowed v2 WAL": _OF_3_4,
+        "cannot be downgraded|invalid downgrade": _NEWER,
+    },
 )
 
 PARTS = [ETCD]

@@ -3,7 +3,7 @@
 Decided once for each cluster, at its first run, and remembered until `clean`:
 
 1. the release of the programs that the user names (bin_dir=, kubelet_bin=) or has on PATH;
-2. else the newest that dmuc knows, if it can be downloaded;
+2. else the newest that dmuc knows and the download site has;
 3. else that of Debian's source package.
 
 Engine, security and the rest follow from the release (choices.py).
@@ -40,10 +40,24 @@ def choose(context: Context) -> tuple[str, str]:
     settings, newest = context.settings, [*release.RELEASES.values()][-1]
     if settings.obtain != "debian":
         site = settings.kubernetes_site
-        if settings.obtain == "download" or download.is_there(f"{site}/{_path(newest.default)}", _ANSWER):
+        offered = _offered(site)
+        if offered is newest or (offered is None and settings.obtain == "download"):
             return newest.minor, f"the newest that dmuc knows, downloaded from {site}"
+        if offered:
+            return offered.minor, f"the newest that dmuc knows of those that {site} has: {newest.default} is not there"
         return DEBIANS, f"as in Debian's source package: {site} does not offer {newest.default} here"
     return DEBIANS, "as in Debian's source package: obtain=debian"
+
+
+def _offered(site: str) -> release.Release | None:
+    """Return the newest release that the site has; None when it has none, or does not answer."""
+    for row in reversed(release.RELEASES.values()):
+        there = download.is_there(f"{site}/{_path(row.default)}", _ANSWER)
+        if there is None:
+            return None  # asking again only takes time
+        if there:
+            return row
+    return None
 
 
 def _path(version: str) -> str:

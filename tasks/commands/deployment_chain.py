@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -471,14 +471,15 @@ class DeploymentChain:
 
     def _endpoints_of(self, one: Any) -> Any:
         """The Endpoints of this Service; an empty object when there are none."""
-        return next((e for e in self._in("endpoints") if full_name(e) == full_name(one)), {})
+        return self._endpoints_by_name.get(full_name(one), {})
+
+    @cached_property
+    def _endpoints_by_name(self) -> Mapping[str, Any]:
+        return {full_name(one): one for one in self.objects["endpoints"]}
 
     def _rules(self) -> Finding:
-        for one in self._services:
-            result = has_rules(self.context, one)
-            if not result:
-                return waits(result.why)
-        return works(result.why if self._services else "")
+        result = has_rules(self.context, *self._services)
+        return works(result.why) if result else waits(result.why)
 
     def _page(self) -> Finding:
         if not self.objects:

@@ -42,17 +42,25 @@ _GIVE_UP = 3  # failures in a row
 _PROXY = f"Run: scripts/doit {service_proxy.TASK}; its log: scripts/doit logs {service_proxy.TASK}"
 
 
-def has_rules(context: Context, service: Any) -> Result:
-    """Return whether kube-proxy's rules lead from each ClusterIP and port of `service` (the API object) to a Pod.
+def has_rules(context: Context, *services: Any) -> Result:
+    """Return whether kube-proxy's rules lead from each ClusterIP and port of `services` (API objects) to a Pod.
 
-    Raise nothing.
+    The rules are read once. Raise nothing.
     """
-    if reason := needs_none(service):
-        return Result(True, reason)
+    result = Result(True, "")
     try:
-        found = way(context, service)
+        tables = None if all(map(needs_none, services)) else _rules(context)
     except DmucError as error:
         return Result(False, str(error))
+    for service in services:
+        reason = needs_none(service)
+        result = Result(True, reason) if reason else _leads_to_a_pod(_way_in(context, tables, service))
+        if not result:
+            break
+    return result
+
+
+def _leads_to_a_pod(found: Branch | str) -> Result:
     if isinstance(found, str):
         return Result(False, found)
     for entry in found.children:
@@ -83,9 +91,10 @@ def way(context: Context, service: Any) -> Branch | str:
     Return the reason instead, when there are no rules for a ClusterIP and port of the Service. Raise DmucError when the
     rules cannot be read.
     """
-    if reason := needs_none(service):
-        return reason
-    tables = _rules(context)
+    return needs_none(service) or _way_in(context, _rules(context), service)
+
+
+def _way_in(context: Context, tables: Mapping[str, Table] | None, service: Any) -> Branch | str:
     if tables is None:
         return NO_RULES
     found = []
@@ -324,7 +333,10 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
 
 
 def _endpoints(context: Context, service: Any) -> Sequence[Any]:
-    found = _list(context, f"/api/v1/namespaces/{service['metadata']['namespace']}/endpoints")
+    meta = service["metadata"]
+    found = _list(
+        context, f"/api/v1/namespaces/{meta['namespace']}/endpoints?fieldSelector=metadata.name={meta['name']}"
+    )
     return [subset for one in found if full_name(one) == full_name(service) for subset in one.get("subsets") or []]
 
 

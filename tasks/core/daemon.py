@@ -14,6 +14,7 @@ each daemon is started as soon as it can make progress, and counts as ready only
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import time
@@ -45,6 +46,7 @@ _ERROR = re.compile(
     r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^[Ff]atal|^failed to |leaderelection lost|level=fatal|"
     r'"level":"(fatal|panic)"|: unknown (shorthand )?flag|^flag provided but not defined|^unknown (shorthand )?flag'
 )
+_AROUND = {"msg", "level", "ts", "logger", "caller", "stacktrace"}  # in a line that is JSON
 _LOOK_AT = 500  # last lines of a log, of which one can be the error
 _PATIENCE = 5.0  # seconds after which a running daemon that does not answer is restarted
 
@@ -52,8 +54,17 @@ _PATIENCE = 5.0  # seconds after which a running daemon that does not answer is 
 def error_line(log: str) -> str:
     """Return the line of a program's log that says why it ended; empty when no line looks like that."""
     lines = log.split("\ngoroutine ", maxsplit=1)[0].splitlines()[-_LOOK_AT:]
-    # Without klog's time, thread and source location, which are in the log itself.
-    return next((re.sub(r"^F[0-9: .]+ [^ ]+] ", "", line).strip() for line in lines if _ERROR.search(line)), "")
+    return next((_in_short(line) for line in lines if _ERROR.search(line)), "")
+
+
+def _in_short(line: str) -> str:
+    """Return a line without its time, thread, source location and stack, which are in the log itself."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        if isinstance(found, dict) and "msg" in found:  # zap: etcd since 3.5
+            more = ", ".join(f"{key}: {value}" for key, value in found.items() if key not in _AROUND)
+            return f"{found['msg']} ({more})" if more else str(found["msg"])
+    return re.sub(r"^F[0-9: .]+ [^ ]+] ", "", line).strip()  # klog
 
 
 @dataclass(frozen=True)

@@ -123,9 +123,10 @@ def reachable(url: str, timeout: float = 2.0) -> bool:
     return bool(_status(url, timeout))
 
 
-def is_there(url: str, timeout: float = 2.0) -> bool:
-    """Return whether the server has a file at `url`, also after redirects, and says so within `timeout` seconds."""
-    return _status(url, timeout) == 200
+def is_there(url: str, timeout: float = 2.0) -> bool | None:
+    """Return whether the server has a file at `url`, also after redirects; None without an answer in `timeout` s."""
+    status = _status(url, timeout)
+    return status == 200 if status else None
 
 
 def _status(url: str, timeout: float) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from heapq import merge
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
@@ -41,7 +42,9 @@ class Packet:
 
     def goes_to(self, networks: Sequence[str]) -> bool:
         """Return whether the destination is one of these addresses or networks."""
-        return any(network == f"{self.address}/32" or self._address in ip_network(network) for network in networks)
+        exact = f"{self.address}/32"  # most are single addresses, of which there may be a thousand
+        wide = (network for network in networks if not network.endswith("/32"))
+        return exact in networks or any(self._address in ip_network(network) for network in wide)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,35 @@ class Table:
 
     hooks: Sequence[str]
     chains: Mapping[str, Sequence[Rule]]
+
+    def taking(self, chain: str, packet: Packet) -> Iterator[Rule]:
+        """Yield the rules of the chain that can match the packet, as far as its destination tells, in their order."""
+        of_address, others = self._indexed[chain]
+        for _, rule in merge(of_address.get(packet.address, ()), others):
+            if rule.may_take(packet):
+                yield rule
+
+    @cached_property
+    def _indexed(self) -> Mapping[str, tuple[Mapping[str, Sequence[_Numbered]], Sequence[_Numbered]]]:
+        """The rules of each chain, with their numbers: those for single addresses by address, and all others.
+
+        There is a rule for each Service: without this, to look at every Service would be to look at each rule as often.
+        """
+        index = {}
+        for chain, rules in self.chains.items():
+            of_address, others = dict[str, list[_Numbered]](), list[_Numbered]()
+            for numbered in enumerate(rules):
+                networks = numbered[1].networks
+                if networks is None or not all(network.endswith("/32") for network in networks):
+                    others.append(numbered)
+                else:
+                    for address in {network.removesuffix("/32") for network in networks}:
+                        of_address.setdefault(address, []).append(numbered)
+            index[chain] = (of_address, others)
+        return index
+
+
+_Numbered = tuple[int, Rule]
 
 
 def read_iptables(machine: Machine) -> dict[str, Table]:

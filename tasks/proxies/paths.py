@@ -101,9 +101,7 @@ def _walk(
     found: list[Branch] = []
     remarks: list[str] = []
     left = Fraction(1)  # the share of the packets that no rule of the chain has matched so far
-    for rule in table.chains[chain]:
-        if not rule.may_take(packet):
-            continue
+    for rule in table.taking(chain, packet):
         asks = " and ".join(rule.conditions)
         if not left or (rule.targets == ("RETURN",) and not asks):
             break

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import host_picture, own_host
+from tests.e2e import host_picture, newer, own_host
 
 ROOT = own_host.ROOT
 STATE = ROOT / "var" / "e2e"
@@ -186,6 +186,7 @@ def prepare() -> None:
         # Building Kubernetes takes minutes, once for each machine that the tests run on.
         doit(machine, "binaries", "image_content", timeout=3600)
         doit(machine, "engine=containerd", "binaries", timeout=600)
+        newer.prepare(own_host.CACHE)
     finally:
         doit(machine, "clean")
 

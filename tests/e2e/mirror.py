@@ -63,7 +63,9 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(half if kind == "short" else content)))
         self.end_headers()
         with suppress(ConnectionError):  # who asked has seen enough
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tasks.core import release
 from tasks.core.progress import Silent
 from tasks.programs import download_sites
 from tasks.programs.catalog import PROGRAMS
 from tasks.programs.executable import VERSION, look_at
 from tests.e2e import mirror
-from tests.e2e.conftest import ENVIRONMENT, STATE, doit
+from tests.e2e.conftest import ENVIRONMENT, STATE, doit, make_checkout
 from tests.unit.support import a_context, free_port
 
 CACHE = Path(ENVIRONMENT.get("DMUC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmuc")
@@ -116,3 +118,43 @@ def test_the_others_from_what_is_laid_out_as_on_github(
             Path(shutil.which(name) or ""), ask, says=VERSION, usage="", source="", cache=tmp_path / "a", do=""
         )
         assert found.version == real.version
+
+
+@pytest.fixture
+def current() -> Path:
+    """The programs that the mirror has as a release: those of CURRENT_BIN, else 1.20.2 as it was built here."""
+    named = os.environ.get("CURRENT_BIN")
+    return Path(named) if named else next(CACHE.glob("kubernetes/v1.20.2-debian*/kube-apiserver")).parent
+
+
+def test_auto_downloads_the_newest_release_that_the_mirror_has(
+    prepared: None, cache: Path, current: Path, tmp_path: Path
+) -> None:
+    told = subprocess.run([current / "kube-apiserver", "--version"], capture_output=True, text=True, check=True).stdout
+    version = told.split()[-1]
+    row = release.of(version)
+    for offered in (row.default, release.RELEASES["1.19"].default):
+        for name in KUBERNETES:
+            built = next(iter([*CACHE.glob(f"kubernetes/{current.name}*/{name}"), current / name]))
+            path = f"release/v{offered}/bin/linux/amd64/{name}"
+            mirror.program(tmp_path / "site", path, built, f"{name}.sha256")
+    checkout = tmp_path / "checkout"  # that has no sums of these programs, so that the published ones count
+    make_checkout(checkout)
+    (checkout / "tasks/programs/sums.txt").write_text("")
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in {"DMUC_KUBERNETES", "DMUC_OBTAIN"}}
+
+    def run(*words: str) -> str:
+        return doit(*words, checkout=checkout, environment=environment).stdout
+
+    with mirror.serving(tmp_path / "site") as url:
+        settings = ("obtain=download", f"kubernetes_site={url}/good", f"cache={cache}")
+        try:
+            said = run(*settings, "service_reachable")
+            assert f"Kubernetes {row.minor}: the newest that dmuc knows of those that {url}/good has" in said
+            assert f"{version} (downloaded)" in said and "answers: Welcome to nginx!" in said
+            assert in_cache(cache, row.default) == set(KUBERNETES)
+            again = run()  # the choice stays
+            assert "the newest that dmuc knows" not in again and "binaries" not in again.replace("· binaries", "")
+            assert f"Kubernetes {row.minor}: the newest that dmuc knows" in run("status")
+        finally:
+            run("clean")

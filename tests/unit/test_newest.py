@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks import newest
+from tasks.core import download
 from tasks.core.context import Context
 from tasks.core.errors import DmucError
 from tasks.core.release import RELEASES
@@ -55,6 +56,24 @@ def test_with_a_network_it_is_the_newest_that_is_there(context: Context, site: S
     minor, why = newest.choose(there)
     assert (minor, site.url in why) == (LAST.minor, True)
     assert newest.choose(having(there, obtain="debian"))[0] == "1.20"
+
+
+@pytest.mark.parametrize("obtain", ["auto", "download"])
+def test_of_a_mirror_it_is_the_newest_that_the_mirror_has(context: Context, site: Site, obtain: str) -> None:
+    mirror = having(context, kubernetes_site=site.url, obtain=obtain)
+    for minor in ("1.35", "1.36", "1.28"):
+        path = f"/release/v{RELEASES[minor].default}/bin/linux/amd64/kube-apiserver.sha256"
+        site.pages[path] = (200, b"x")
+    minor, why = newest.choose(mirror)
+    assert minor == "1.36"
+    assert why == f"the newest that dmuc knows of those that {site.url} has: {LAST.default} is not there"
+
+
+def test_a_site_that_does_not_answer_is_asked_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(download, "is_there", lambda url, timeout: asked.append(url))
+    assert newest.choose(context)[0] == "1.20"
+    assert len(asked) == 1
 
 
 def test_what_must_be_downloaded_is_the_newest(context: Context) -> None:

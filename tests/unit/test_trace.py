@@ -146,7 +146,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     known["nobody"] = {"metadata": {"namespace": "default", "name": "nobody"}, "subsets": None}
 
     def request(context: Context, url: str, **_: Any) -> tuple[int, str]:
-        path = url.partition(":6443")[2]
+        path = url.partition(":6443")[2].partition("?")[0]
         results = {
             "/api/v1/services": SERVICES,
             "/api/v1/namespaces/default/endpoints": list(known.values()),
