@@ -20,8 +20,8 @@ from .core.progress import Progress
 from .core.result import Result
 from .engines.chosen import engine
 from .image_files.names import Name, parse
+from .registry import LOCAL, REGISTRY, publish, storage, upstream
 from .registry import PARTS as REGISTRY_PARTS
-from .registry import REGISTRY, publish, storage, upstream
 
 NGINX = "nginx:latest"
 _LONGEST = 120  # characters of a list of images
@@ -74,7 +74,7 @@ def registry_answers(context: Context) -> Result:
 
 def available(context: Context) -> str:
     """Return, for people, which images there are, and how to add one."""
-    names = ", ".join(storage(context).names()) or "none"
+    names = ", ".join(storage(context).names(LOCAL)) or "none"
     names = names if len(names) <= _LONGEST else f"{names[:_LONGEST].rpartition(', ')[0]}, …"
     more = f"; others come from {upstream(context)}" if upstream(context) else ""
     return f"Images that are here: {names}{more}. {_ADD}"

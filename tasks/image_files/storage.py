@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ..core.files import read_json, write_atomic
 from .names import DOCKER_HUB, Name
 from .oci import digest
 
+_PAUSE = re.compile("(library/)?pause:")  # for the engine alone
 _CHUNK = 1 << 20  # bytes
 _LOADED = "loaded.json"  # the whole name of each image that was loaded -> the digest of what its tag names
 
@@ -46,12 +48,15 @@ class Storage:
             found[f"{repository}:{tag.name}"] = link.read_text("utf-8")
         return found
 
-    def names(self) -> list[str]:
-        """Return the names of all images in it, as people write them; those that were pushed with its address."""
+    def names(self, address: str) -> list[str]:
+        """Return the names of all images in it, as people write them, but those of the pause image.
+
+        An image that was pushed under a name that no other registry can have has the registry's `address`.
+        """
         known = [_name(full) for full in self.loaded()]
         paths = {name.place for name in known}
-        served = (place for place in self.tags() if place not in paths)
-        others = (_name(f"{DOCKER_HUB}/{place}") for place in served)
+        served = [place for place in self.tags() if place not in paths and not _PAUSE.match(place)]
+        others = [_name(f"{DOCKER_HUB if '/' in place else address}/{place}") for place in served]
         return sorted(str(name) for name in [*known, *others])
 
     def blob(self, name: str) -> Path:
