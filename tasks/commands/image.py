@@ -47,7 +47,8 @@ class Image(Command):
             raise DmucError(tried, "No package is named.", f"For example: {example}. These need no packages: {known}.")
         with only_one(context), scratch(context) as directory:
             try:
-                from_packages.build(name, what, storage(context), directory, _Lines(context.run.stop))
+                there, cache = storage(context), context.settings.cache
+                from_packages.build(name, what, there, cache, directory, _Lines(context.run.stop))
             except OSError as error:
                 raise archive.unwritable(tried, directory, error) from error
             finish(context, [name], str(name))

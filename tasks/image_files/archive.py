@@ -47,6 +47,10 @@ def load(file: IO[bytes], called: str, storage: Storage, name: Name | None) -> l
     try:
         with _opened(file, tried, storage.root) as tar, storage.all_or_nothing():
             return _Archive(tar, tried, storage, name).load()
+    except EOFError:
+        raise DmucError(tried, _TRUNCATED, _AGAIN) from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DmucError(tried, "It is damaged: a description in it is not as it must be.", _AGAIN) from None
     except OSError as error:
         raise unwritable(tried, storage.root, error) from error
 
@@ -122,6 +126,8 @@ class _Archive:
         if "index.json" in self._members and "oci-layout" in self._members:
             index = self._json("index.json")
             found = [(self._names_of(one), one) for one in index.get("manifests", [])]
+            if len(found) > 1 and not any(called for called, _ in found):  # the platforms of one image
+                found = [([], self._for_this_machine([one for _, one in found]))]
             read: Callable[[Name, Any], str] = self._oci
         elif "manifest.json" in self._members:
             entries: Any = self._json("manifest.json")

@@ -6,10 +6,13 @@ image needs is made here: /etc/passwd, the commands of busybox where no other pa
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..core import debian
@@ -19,6 +22,7 @@ from . import oci, recipes
 from .names import Name
 from .storage import Storage
 
+_PARTS = ("layer", "config", "manifest")  # of an image in the cache
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr, as Debian has them since 12
 _NOT_NEEDED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian")
@@ -117,12 +121,33 @@ def usual(name: Name) -> Usual | None:
     return replace(found, without=_SCRIPTS_ONLY) if found else None
 
 
-def build(name: Name, what: Usual, storage: Storage, scratch: Path, progress: Progress) -> None:
+def build(name: Name, what: Usual, storage: Storage, cache: Path, scratch: Path, progress: Progress) -> None:
     """Build the image from Debian packages and all that they depend on, and store it.
 
-    Needs no root. Everything else that it writes is below the directory `scratch`. Raise DmucError when a package is
-    unknown or cannot be downloaded; OSError when a file cannot be written.
+    What was built once is taken from the directory `cache`, which needs no network. Needs no root; everything else that
+    it writes is below the directory `scratch`. Raise DmucError when a package is unknown or cannot be downloaded;
+    OSError when a file cannot be written.
     """
+    made_of = json.dumps([oci.FORMAT, oci.architecture(), debian.SUITE, asdict(what), _PASSWD, _GROUP])
+    kept = cache / "images" / f"packages-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    if kept.is_dir():
+        progress.note(f"{name} has been built before: {kept}")
+        image = oci.Image(*((kept / part).read_bytes() for part in _PARTS))
+    else:
+        image = _built(name, what, scratch, progress)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=kept.parent) as directory:
+            complete = Path(directory, "complete")
+            complete.mkdir()
+            for part in _PARTS:
+                (complete / part).write_bytes(getattr(image, part))
+            with contextlib.suppress(FileExistsError):
+                complete.rename(kept)
+    oci.store(storage.root, name.path, name.tag, image)
+    storage.tag(name, oci.digest(image.manifest))
+
+
+def _built(name: Name, what: Usual, scratch: Path, progress: Progress) -> oci.Image:
     tree = Path(tempfile.mkdtemp(prefix="tree-", dir=scratch))
     with debian.archive(debian.SUITE, scratch / "lists", progress) as options:
         packages = debian.with_dependencies(what.packages, progress, options)
@@ -136,9 +161,7 @@ def build(name: Name, what: Usual, storage: Storage, scratch: Path, progress: Pr
         deb.unlink()
     progress.note(f"building the image {name}")
     _complete(tree, what)
-    image = oci.pack(tree, oci.ImageConfig(cmd=what.command, env={"PATH": _PATH}, expose=what.expose))
-    oci.store(storage.root, name.path, name.tag, image)
-    storage.tag(name, oci.digest(image.manifest))
+    return oci.pack(tree, oci.ImageConfig(cmd=what.command, env={"PATH": _PATH}, expose=what.expose))
 
 
 def _complete(tree: Path, what: Usual) -> None:

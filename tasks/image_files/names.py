@@ -59,6 +59,6 @@ def parse(text: str) -> Name:
     path, colon, tag = path.partition(":")
     if registry == DOCKER_HUB and "/" not in path:
         path = f"library/{path}"
-    if not _PATH.match(path) or (colon and not _TAG.match(tag)) or not re.match(r"[\w.-]+(:\d+)?\Z", registry):
+    if not _PATH.match(path) or (colon and not _TAG.match(tag)) or not re.match(r"\w[\w.-]*(:\d+)?\Z", registry):
         raise DmucError(tried, "This is not the name of an image.", _RULE)
     return Name(registry, path, tag or "latest")

@@ -186,6 +186,8 @@ def prepare() -> None:
         # Building Kubernetes takes minutes, once for each machine that the tests run on.
         doit(machine, "binaries", "image_content", timeout=3600)
         doit(machine, "engine=containerd", "binaries", timeout=600)
+        for name in ("toolbox", "redis", "httpd"):
+            doit(machine, "image", name, timeout=600)
     finally:
         doit(machine, "clean")
 
