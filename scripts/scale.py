@@ -84,7 +84,7 @@ def measure(context: Context, doit: Doit) -> Figures:
     programs = [f"Kubernetes {versions['kube-apiserver'].lstrip('v')}", *(f"{name} {versions[name]}" for name in used)]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB; see getrusage(2)
     found = outside(context.state)
-    memory = sum(proportional((process / "smaps_rollup").read_text()) for process in found)
+    memory = sum(proportional((process / "smaps_rollup").read_text("utf-8")) for process in found)
     return Figures(", ".join(programs), rows, Counter(sorted(found.values())), memory, peak)
 
 

@@ -91,12 +91,14 @@ def _is_healthy(context: Context) -> Result:
     return Http(f"{url(context)}/{path}", expect, ca="etcd-ca", client="etcd")(context)
 
 
-_OF_3_4 = """etcd 3.4 has written this data, and the log of the database still has entries that 3.6 does not read.
-Run etcd 3.5 first, with etcd_flags=--snapshot-count=1: after some writes they are gone, and 3.6 starts (etcd_flags=).
-Or delete all objects: scripts/doit clean etcd."""
-_NEWER = """A newer etcd has written this data, and an older one does not read it.
-Name the newer one again: etcd_bin=PATH.
-Or delete all objects: scripts/doit clean etcd."""
+_OF_3_4 = (
+    "etcd 3.4 has written this data, and 3.6 does not read all of it. Run etcd 3.5 once, with "
+    "etcd_flags=--snapshot-count=1, then 3.6 with etcd_flags=. Or delete all objects: scripts/doit clean etcd."
+)
+_NEWER = (
+    "A newer etcd has written this data, and an older one does not read it. Name the newer one: etcd_bin=PATH. "
+    "Or delete all objects: scripts/doit clean etcd."
+)
 
 ETCD = Daemon(
     name="etcd",

@@ -18,7 +18,7 @@ from tasks.commands import trace
 from tasks.core.machine import Host
 from tasks.proxies.netfilter import Packet, Rule, parse_iptables
 from tasks.proxies.paths import gaps
-from tests.unit.support import a_context, a_program
+from tests.unit.support import a_context, a_program, eventually
 
 SEVERAL = (10, 100, 1000)
 
@@ -162,5 +162,6 @@ def test_a_process_that_has_the_state_on_its_command_line_is_found(tmp_path: Pat
     assert scale.outside(tmp_path) == {}
     line = [sys.executable, "-c", "input()", str(tmp_path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert [*scale.outside(tmp_path).values()] == [Path(sys.executable).name]
+        name = Path(sys.executable).name
+        eventually(lambda: [*scale.outside(tmp_path).values()] == [name], "the process is found")
         process.communicate(b"\n")
