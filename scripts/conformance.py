@@ -73,7 +73,8 @@ def _ended(case: ET.Element, status: str) -> tuple[str, str]:
     if missing := sorted(set(_IMAGE.findall(output))):
         return "left out", f"the image {', '.join(missing)} is missing"
     told = next((part for part in case if part.tag in ("failure", "error")), None)
-    return "failed", _short((told.get("message", "") if told is not None else "") or status)
+    said = (told.get("message") or told.text or "") if told is not None else ""
+    return "failed", _short(said.rpartition("[FAILED]")[2] or status)
 
 
 def _short(text: str) -> str:

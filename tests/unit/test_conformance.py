@@ -15,7 +15,9 @@ REPORT = """<?xml version="1.0" encoding="UTF-8"?>
 <testcase name="[It] [sig-apps] needs | nodes [Conformance]" status="skipped" time="1">
 <skipped message="skipped - Requires at least 2 nodes (not 1)"/></testcase>
 <testcase name="[It] [sig-apps] Job fails [Conformance]" status="failed" time="9">
-<failure message="expected 1 &lt;b&gt;&#xA;   to be 2">at job.go:1</failure><system-err>a log</system-err></testcase>
+<failure message="" type="failed">
+[FAILED] expected 1 &lt;b&gt;
+   to be 2</failure><system-err>a log</system-err></testcase>
 <testcase name="[It] [sig-cli] image [Conformance]" status="timedout" time="300"><failure message="timed out">
 Failed to pull image "registry.k8s.io/x:1": rpc error</failure></testcase>
 <testcase name="[It] [sig-cli] another, not tagged" status="failed" time="1"/>
