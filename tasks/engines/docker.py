@@ -91,6 +91,8 @@ def _parts(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     ]
     why = "Containers go on while Docker is restarted; by default Docker stops them when it ends."
     parts.append((Flag("--live-restore", why, "use"), {"live-restore": True}))
+    why = "Turns on hairpin mode, with which a Pod reaches itself through its Service; the kernel serves host ports."
+    parts.append((Flag("--userland-proxy=false", why, "use"), {"userland-proxy": False}))
     if context.facts.lacking_capabilities:
         named = " and ".join(f"CAP_{name.upper()}" for name in context.facts.lacking_capabilities)
         cannot = "start privileged containers"
