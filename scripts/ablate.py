@@ -55,6 +55,7 @@ NOTHING = "nothing"  # the word in the table for a removal that breaks nothing
 KEPT = {
     "file pki/ca.key": "use: renews certificates (when they expire, or for other names) without a change of the CA.",
     "file pki/etcd-ca.key": "use: the same, for the certificates of etcd and its client.",
+    "file pki/front-proxy-ca.key": "use: the same, for the certificate with which the API server asks others.",
     "file kubeconfig": "use: kubectl on the host, and dmuc's own commands, are the administrator at the API server.",
     "file home/.kube/config": "use: in the machine, kubectl finds the API server without a flag.",
     "component packages": "use: installs missing packages, once.",

@@ -1,4 +1,4 @@
-"""Measure one after the other: dmuc from nothing to a Service that answers, the ideal, by hand, and a run with no work.
+"""Measure one after the other: dmuc from nothing to a Service that answers, the ideal, by hand, and short commands.
 
 All use the same programs with the same flags. The ideal is a script for nothing but this start, without any check
 (scripts/ideal.py). "By hand" means: in the order of the walk-through, each step after
@@ -21,12 +21,15 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import dodo
@@ -63,7 +66,15 @@ DMUC, IDEAL, BY_HAND = "bench", "bench-ideal", "bench-by-hand"  # the machines
 SETTINGS = ("link_range=10.91.0.0/30", "service_range=10.92.0.0/16", "pod_range=10.93.0.0/24", "registry=local")
 AIM = 0.2  # dmuc's time from nothing, as a fraction of the by-hand time
 IDEAL_AIM = 1.2  # dmuc's time from nothing, as a multiple of the ideal
-NOOP_AIM = 0.5  # seconds of a run with nothing to do
+# Of each further figure: what it is, and what it is at most.
+SHORT = {
+    "own CPU": ("CPU seconds of doit and of the commands that it waits for, in a start from nothing", 1.5),
+    "no-op": ("seconds of a run with nothing to do", 0.5),
+    "empty": ("seconds of doit with an empty list of tasks", None),
+    "status": ("seconds of `scripts/doit status`", 0.5),
+    "why": ("seconds of `scripts/doit why`", 0.5),
+}
+EMPTY_AIM = 1.7  # seconds of a run with nothing to do, as a multiple of those of doit with an empty list of tasks
 
 # Reverts the settings with which dmuc avoids delays in the machine (see namespaces.py).
 _AS_IT_IS = """
@@ -80,6 +91,8 @@ echo 127.0.0.1 localhost > /etc/hosts
 """
 
 
+Figures = dict[str, float]  # of one run: what was measured -> seconds
+
 # dmuc
 
 
@@ -94,6 +107,12 @@ def doit(settings: Sequence[str], *words: str) -> tuple[float, str]:
     return seconds, done.stdout
 
 
+def own_cpu() -> float:
+    """Return the CPU seconds of all ended children of this process, and of the children for which these have waited."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def noop(settings: Sequence[str]) -> float:
     """Run scripts/doit with nothing to do; return its seconds. Raise DmucError when there was something to do."""
     seconds, output = doit(settings)
@@ -101,6 +120,27 @@ def noop(settings: Sequence[str]) -> float:
     if busy:
         raise DmucError("running with nothing to do", "There was something to do:\n" + "\n".join(busy))
     return seconds
+
+
+def empty() -> float:
+    """Run doit with an empty list of tasks; return its seconds."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "dodo.py").write_text("DOIT_CONFIG = {}\n", "utf-8")
+        begin = time.monotonic()
+        subprocess.run([sys.executable, "-m", "doit"], cwd=directory, capture_output=True, check=True)
+        return time.monotonic() - begin
+
+
+def short(settings: Sequence[str]) -> Figures:
+    """Return the seconds of short commands on a running cluster: each the median of five, run in turn."""
+    commands: dict[str, Callable[[], float]] = {
+        "no-op": lambda: noop(settings),
+        "empty": empty,
+        "status": lambda: doit(settings, "status")[0],
+        "why": lambda: doit(settings, "why")[0],
+    }
+    runs = [{name: command() for name, command in commands.items()} for _ in range(5)]
+    return {name: statistics.median(run[name] for run in runs) for name in commands}
 
 
 # By hand
@@ -210,24 +250,23 @@ STEPS: dict[str, Callable[[Context], None]] = {
 # Both
 
 
-Figures = dict[str, float]  # of one run: what was measured -> seconds
-
-
 def measure(settings: Sequence[str], cluster_of: Callable[[str], Cluster], hands: bool) -> Figures:
-    """Return the seconds of one run each: dmuc from nothing, the ideal, by hand (with Docker), with nothing to do.
+    """Return the seconds of one run each: dmuc from nothing, the ideal, by hand (with Docker), and short commands.
 
     Without `hands`, the steps by hand, which take a minute, are left out.
     """
     with nothing_left(lambda: void(doit(settings, "clean"))):
+        before = own_cpu()
         from_nothing, _ = doit(settings, "service_reachable")
-        idle = noop(settings)
-    print(f"dmuc {from_nothing:.1f} s, nothing to do {idle:.2f} s", flush=True)
+        cpu = own_cpu() - before
+        rest = {"own CPU": cpu, **short(settings)}
+    print(f"dmuc {from_nothing:.1f} s, {', '.join(f'{name} {s:.2f}' for name, s in rest.items())}", flush=True)
     cluster = cluster_of(IDEAL)
     with nothing_left(cluster.remove):
         make_ready(cluster.context)
         best, moments = ideal.start(cluster.context)
     print(f"ideal {best:.1f} s: {', '.join(f'{name} {s:.1f}' for name, s in moments.items())}", flush=True)
-    figures = {"dmuc": from_nothing, "ideal": best, "no-op": idle}
+    figures = {"dmuc": from_nothing, "ideal": best, **rest}
     cluster = cluster_of(BY_HAND)
     if not hands or choices.engine(cluster.context) != "docker":  # the walk-through has no other engine
         return figures
@@ -243,7 +282,7 @@ def void(_: object) -> None:
 
 def table(runs: Sequence[Figures]) -> str:
     """Return the figures of all runs, their medians and the ratios as text."""
-    names = [name for name in ("dmuc", "ideal", "by hand", "no-op") if name in runs[0]]
+    names = [name for name in ("dmuc", "ideal", "by hand", *SHORT) if name in runs[0]]
     ratios = [name for name in ("ideal", "by hand") if name in names]
     medians: Figures = {name: statistics.median(run[name] for run in runs) for name in names}
     heads = [*(f"{name:>11}" for name in names), *(f" dmuc/{name}" for name in ratios)]
@@ -257,7 +296,11 @@ def table(runs: Sequence[Figures]) -> str:
         if name in names:
             worst = max(run["dmuc"] / run[name] for run in runs)
             lines.append(f"worst ratio to {name}: {worst:.3f} (aim: at most {aim})")
-    lines.append(f"no-op {medians['no-op']:.2f} s (aim: at most {NOOP_AIM} s)")
+    ratio = statistics.median(run["no-op"] / run["empty"] for run in runs)
+    lines.append(f"no-op/empty, median: {ratio:.2f} (aim: at most {EMPTY_AIM})")
+    for name, (what, most) in SHORT.items():
+        aimed = f" (aim: at most {most})" if most else ""
+        lines.append(f"{name}: {medians[name]:.2f}{aimed}: {what}")
     return "\n".join(lines)
 
 

@@ -119,6 +119,7 @@ CONTAINER_ENGINE = Daemon(
     after=lambda context: upgrade.if_upgrading(context, "controller_manager", "scheduler"),
     ready=Chosen(lambda context: _daemon(context).ready),
     writes=lambda context: _daemon(context).writes(context),
+    environment=lambda context: _daemon(context).environment(context),
     prepare=_prepare,
     keeps=_keeps,
     clean_up=_clean_up,

@@ -4,8 +4,9 @@
 has. So there must be a registry, which the engine uses as a mirror. Two can be running, both Debian's
 `docker-registry`:
 
-- `registry`, in the machine, always: it serves the images that are built from Debian's packages
-  (image_files/recipes.py);
+- `registry`, in the machine, always: it serves the images that users load or push, and, if no upstream registry can be
+  reached, nginx, which is built from Debian's packages like the pause image (image_files/recipes.py). What it serves is
+  below the cluster's state directory;
 - `pull_through`, on the host at its end of the link, if an upstream registry can be reached: it fetches the images that
   it is asked for, and stores them in the cache. So the machine itself needs no route to other networks.
 """
@@ -22,18 +23,22 @@ from .core.context import Context
 from .core.daemon import Daemon
 from .core.download import reachable
 from .core.errors import DmucError
+from .core.files import write_atomic
 from .core.flags import Flag
 from .core.goal import Goal
 from .core.graph import Part
 from .core.probe import Http
 from .core.progress import Progress
 from .core.result import Result
-from .image_files.recipes import build, registry_config, registry_root
+from .image_files import recipes
+from .image_files.archive import unwritable
+from .image_files.storage import Storage
 
 LOCAL = "127.0.0.1:5000"
 DOCKER_HUB = "https://registry-1.docker.io"
 _NONE = "none"
 _PROXY = "proxy of the registry"
+_BUILT = "built"  # says which images of dmuc are in it
 
 
 def upstream(context: Context) -> str | None:
@@ -48,8 +53,13 @@ def pull_through_address(context: Context) -> str | None:
 
 
 def mirrors(context: Context) -> list[str]:
-    """Return the registries that the engine asks for an image, in this order."""
-    return [f"http://{mirror}" for mirror in (pull_through_address(context), LOCAL) if mirror]
+    """Return the registries that the engine asks for an image, in this order: an image that was loaded comes first."""
+    return [f"http://{mirror}" for mirror in (LOCAL, pull_through_address(context)) if mirror]
+
+
+def storage(context: Context) -> Storage:
+    """Return the files of the machine's registry; those of all nodes have the same."""
+    return Storage(context.state / "registry")
 
 
 def _wanted(context: Context) -> str | None:
@@ -94,13 +104,35 @@ UPSTREAM = Goal(
 )
 
 
+def _content(context: Context) -> str:
+    """Return what dmuc's own images in the registry must be: their directory's name, and whether nginx is one."""
+    without = " without nginx" if upstream(context) else ""
+    return f"{recipes.registry_root(context.settings.cache).name}{without}"
+
+
 def _is_built(context: Context) -> Result:
-    root = registry_root(context.settings.cache)
-    return Result(root.is_dir(), str(root) if root.is_dir() else f"{root} does not exist")
+    marker = storage(context).root / _BUILT
+    if not marker.is_file():
+        return Result(False, f"{marker.parent} does not have them")
+    same = marker.read_text("utf-8") == _content(context)
+    return Result(same, str(marker.parent) if same else f"{marker.parent} has others")
 
 
 def _build(context: Context, progress: Progress) -> None:
-    build(context.settings.cache, progress)
+    recipes.build(context.settings.cache, progress)
+    publish(context)
+
+
+def publish(context: Context) -> None:
+    """Let the machine's registry serve the images that were built in the cache. Raise DmucError when that fails."""
+    there, built = storage(context), recipes.registry_root(context.settings.cache)
+    if _is_built(context) or not built.is_dir():
+        return
+    try:
+        there.take_over(built, but_not=recipes.NGINX.repositories[0] if upstream(context) else "")
+        write_atomic(there.root / _BUILT, _content(context))
+    except OSError as error:
+        raise unwritable("copying the images of dmuc", there.root, error) from error
 
 
 CONTENT = Goal(
@@ -109,11 +141,12 @@ CONTENT = Goal(
     doc="build the images from Debian's packages",
     holds=_is_built,
     make=_build,
+    needs=("upstream",),
 )
 
 
 def _local_files(context: Context) -> Mapping[Path, str]:
-    config = registry_config(registry_root(context.settings.cache), LOCAL, None)
+    config = recipes.registry_config(storage(context).root, LOCAL, None)
     return {context.node.state / "registry.yml": config}
 
 
@@ -121,7 +154,7 @@ REGISTRY = Daemon(
     name="registry",
     nodes="each",
     hidden=True,
-    doc="start the registry that serves the images built by dmuc",
+    doc="start the registry that serves the images of dmuc and of its user",
     program="docker-registry",
     flags=lambda context: (
         Flag("serve", "Subcommand of docker-registry: run the registry."),
@@ -130,11 +163,12 @@ REGISTRY = Daemon(
     needs=("machine", "binaries", "image_content"),
     ready=Http(f"http://{LOCAL}/v2/"),
     writes=_local_files,
+    keeps=lambda context: [storage(context).root] if context.node is context.nodes[0] else [],
 )
 
 
 def _cache_files(context: Context) -> Mapping[Path, str]:
-    config = registry_config(
+    config = recipes.registry_config(
         context.settings.cache / "pulled", pull_through_address(context) or "", upstream(context) or ""
     )
     return {context.state / "pull-through.yml": config}

@@ -94,19 +94,26 @@ def ask_any(context: Context, addresses: Sequence[str]) -> Result:
 def _serves_its_page(context: Context) -> Result:
     """Return whether the page answers: whatever it shows by now, and on whatever port the Service has by now."""
 
-    def judge(endpoints: Any) -> Result:
+    endpoints: list[Any] = []
+
+    def has_some(found: Any) -> Result:
         # Not asked without endpoints: the ClusterIP then answers with ICMP errors, of which the kernel limits the rate.
-        if not any(subset.get("addresses") for subset in endpoints.get("subsets") or []):
+        if not any(subset.get("addresses") for subset in found.get("subsets") or []):
             return Result(False, f"the Service {NAME} has no endpoints: no Pod of it is Ready")
-        return ask_api(context, PATH, lambda service: asked(addresses(service, endpoints)))
+        endpoints.append(found)
+        return Result(True, "")
 
-    def asked(found: Sequence[str]) -> Result:
-        if not found:
-            return Result(False, f"the Service {NAME} has no TCP port, so there is no page")
-        result = ask_any(context, found)
-        return Result(result.yes, result.why.replace(":80/ answers", " answers"))
+    def has_port(service: Any) -> Result:
+        where.extend(addresses(service, endpoints[0]))
+        return Result(bool(where), f"the Service {NAME} has no TCP port, so there is no page")
 
-    return ask_api(context, f"/api/v1/namespaces/default/endpoints/{NAME}", judge)
+    where: list[str] = []
+    if not (result := ask_api(context, f"/api/v1/namespaces/default/endpoints/{NAME}", has_some)):
+        return result
+    if not (result := ask_api(context, PATH, has_port)):
+        return result
+    result = ask_any(context, where)
+    return Result(result.yes, result.why.replace(":80/ answers", " answers"))
 
 
 def _await_answer(context: Context, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from http import HTTPStatus
 from typing import Any
 
-from .. import deployment, service, service_proxy
+from .. import deployment, images, service, service_proxy
 from ..core.api import full_name
 from ..core.context import Context
 from ..core.daemon import error_line
@@ -22,6 +22,7 @@ from ..core.http_client import request
 from ..core.probe import ask_api
 from ..core.result import Result
 from ..kubelet import PASSING, SCHEDULABLE
+from ..registry import upstream
 from ..service_account import SERVICE_ACCOUNT
 from . import pods
 from .diagnosis import Finding, Link, broken, unknown, waits, works
@@ -246,8 +247,8 @@ class DeploymentChain:
         if self.deployment is None:
             return works("")
         spec, ready = self.deployment["spec"], self.deployment["status"].get("readyReplicas", 0)
-        images = ", ".join(c["image"] for c in spec["template"]["spec"]["containers"])
-        return works(f"{full_name(self.deployment)} (image {images}): {ready}/{spec['replicas']} ready")
+        named = ", ".join(c["image"] for c in spec["template"]["spec"]["containers"])
+        return works(f"{full_name(self.deployment)} (image {named}): {ready}/{spec['replicas']} ready")
 
     def _replica_set(self) -> Finding:
         if self.deployment is None:
@@ -340,7 +341,7 @@ class DeploymentChain:
         return broken(why, "scripts/doit binding") if self.context.settings.scheduling == "manual" else waits(why)
 
     def _container(self) -> Finding:
-        images = set[str]()
+        running = set[str]()
         for pod in self._pods:
             status = pod["status"]
             if status.get("phase") in {"Succeeded", "Failed"} or _needs_a_node(pod):
@@ -353,8 +354,8 @@ class DeploymentChain:
                 finding = self._judge_container(pod, one)
                 if finding is not None:
                     return finding
-                images.add(one["image"])
-        return works(f"{', '.join(sorted(images))} runs" if images else "")
+                running.add(one["image"])
+        return works(f"{', '.join(sorted(running))} runs" if running else "")
 
     def _judge_container(self, pod: Any, status: Any) -> Finding | None:
         """Return what is wrong with one container; None when nothing is."""
@@ -368,10 +369,14 @@ class DeploymentChain:
             at = f"deployment/{self.deployment['metadata']['name']}" if self.deployment is not None else f"pod/{name}"
             fix = self._kubectl("set", "image", at, image)
             seen = failed if status["image"] in failed else f"{status['image']}: {failed or 'will be pulled again'}"
+            if "dial tcp" in seen and not upstream(self.context):  # what follows is about a network that there is not
+                seen = seen.partition(": rpc error")[0]
             because = ("registry", "pull_through")
             if ours:  # tried again
                 return waits(f"{waiting['reason']}: {seen}", "", because)
-            return broken(f"{waiting['reason']}: {seen}", fix, because, stays=True)
+            if not named and not status["image"].startswith("sha256:"):
+                fix = f"scripts/doit load {status['image'].partition('@')[0]}"
+            return broken(f"{waiting['reason']}: {seen}. {images.available(self.context)}", fix, because, stays=True)
         if waiting and waiting["reason"] in {"ContainerCreating", "PodInitializing"}:
             failed = self._event(pod, "FailedCreatePodSandBox", "FailedMount")
             if failed:  # such as a ConfigMap or Secret that does not exist

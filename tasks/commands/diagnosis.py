@@ -35,9 +35,16 @@ class State(Enum):
     BROKEN = "✗"
     WAITS = "…"  # will work in a while
     UNKNOWN = "?"  # cannot be checked
+    LIMIT = "!"  # works as it can here; the evidence says what must not be expected
 
 
-_STYLES = {State.WORKS: "green", State.BROKEN: "bold red", State.WAITS: "yellow", State.UNKNOWN: "dim"}
+_STYLES = {
+    State.WORKS: "green",
+    State.BROKEN: "bold red",
+    State.WAITS: "yellow",
+    State.UNKNOWN: "dim",
+    State.LIMIT: "yellow",
+}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ _READING = {
     "trace",
     "timeline",
     "user",
+    "load",
+    "image",
     "down",
     "clean",
 }

@@ -27,7 +27,11 @@ from ..core.errors import DmucError
 from ..core.lock import only_one
 from .base import Command
 
-WORDS = {"user": ("name", "namespace")}  # the command's own NAME=VALUE words, which are not settings
+WORDS = {
+    "user": ("name", "namespace"),
+    "load": ("name",),
+    "image": ("command",),
+}  # commands' own NAME=VALUE words, which are no settings
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")  # RFC 1123, as for a namespace
 
 

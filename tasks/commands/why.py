@@ -18,7 +18,7 @@ from ..core.goal import Goal
 from ..core.run import Cause
 from ..dns import DNS
 from ..pki import PKI
-from . import diagnosis
+from . import diagnosis, limits
 from .base import Command
 from .deployment_chain import DeploymentChain, is_kind
 from .diagnosis import Diagnosis, Link
@@ -40,7 +40,7 @@ CHAIN = (
         "scheduler",
     ),
     *("scheduled", "container", "ready", "service", "endpoints", service_proxy.TASK, "rules", "page"),
-    *("coredns", "dns", "others"),
+    *("coredns", "dns", "others", "volumes", "network_policies"),
 )
 # The links about what takes a node.
 _ON_A_NODE = {
@@ -98,7 +98,8 @@ def cause(cluster: Cluster, link: str) -> Cause | None:
 
 def chain(cluster: Cluster, followed: DeploymentChain) -> list[Link]:
     """Return the links for this cluster, in the order of CHAIN."""
-    context, links = cluster.context, followed.links()
+    context = cluster.context
+    links = followed.links() | limits.links(context)
     for part in cluster.parts:
         if isinstance(part, Daemon) and not part.disabled_because(context):
             links[part.name] = diagnosis.daemon(part, context, _MEANS.get(part.name, ""))

@@ -149,11 +149,11 @@ class Context:
         found = read_json(self.programs_file).get(program)
         return found if isinstance(found, dict) else {}
 
-    def inside(self, *command: str) -> list[str]:
-        """Return the command line that runs `command` in the machine, in its home directory, as after a login."""
+    def inside(self, *command: str, directory: Path | None = None) -> list[str]:
+        """Return the command line that runs `command` in the machine, in this directory or else at home."""
         variables = {**self.environment(), "TERM": os.environ.get("TERM", "dumb")}
         words = [*(f"{name}={value}" for name, value in variables.items()), *command]
-        line: list[str] = self.machine.command("env", "-i", "-C", str(self.home), "--", *words).formulate()
+        line: list[str] = self.machine.command("env", "-i", "-C", str(directory or self.home), "--", *words).formulate()
         return line
 
     def environment(self) -> dict[str, str]:

@@ -289,11 +289,13 @@ class Daemon:
         if running:
             record = self.process(context)
             assert record is not None
-            # An interrupted run may have started it, and it is not ready yet; or it hangs.
+            # An interrupted run may have started it, and it is not ready yet; or it hangs; or it waits for another that
+            # this run has restarted.
+            several = 6 if context.run.spawned else 1
             if wait(
                 context,
                 probe,
-                deadline=_PATIENCE * context.settings.patience,
+                deadline=_PATIENCE * context.settings.patience * several,
                 progress=progress,
                 alive=partial(context.machine.processes.is_alive, record),
             ):

@@ -112,6 +112,19 @@ def fetch_debs(packages: Sequence[str], into: Path, progress: Progress, options:
     return [into / name for name in re.findall(r"^'[^']*' (\S+) ", uris, re.MULTILINE)]
 
 
+def with_dependencies(packages: Sequence[str], progress: Progress, options: Sequence[str]) -> list[str]:
+    """Return the names of these packages and of all that they depend on, without Recommends.
+
+    `options` are those of `archive`, for which no package is installed yet. Raise DmucError when apt-get does not know
+    a package, or some cannot be installed together.
+    """
+    progress.note(f"looking for {' '.join(packages)}")
+    said = _apt_get(
+        "install", "-y", "--no-install-recommends", "--print-uris", *packages, options=options, progress=progress
+    )
+    return re.findall(r"^'[^']*' ([a-z0-9][a-z0-9.+-]*)_\S+\.deb ", said, re.MULTILINE)
+
+
 def extract(deb: Path, into: Path) -> None:
     """Unpack the files of a .deb below the directory `into`, without installing it. Raise DmucError on failure."""
     from plumbum import CommandNotFound, ProcessExecutionError, local

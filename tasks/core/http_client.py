@@ -11,6 +11,7 @@ import functools
 import socket
 import time
 from collections.abc import Hashable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +34,9 @@ def request(
     `own_ca` is false. Raise OSError when there is no valid answer within LIMIT seconds (times the setting patience).
     """
     limit = limit_of(context)
-    scheme, _, rest = url.partition("://")
+    scheme, host, port, path = _parts(url)
     if scheme == "unix":
-        host, _, path = rest.partition(":")
         return _ask(_plain_connection(context.machine.connect_unix(host, limit), "localhost"), path, limit, keep=False)
-    authority, _, path = rest.partition("/")
-    host, _, port = authority.partition(":")
     if scheme == "http":
         return _ask(_plain_connection(_connect(context, host, int(port or 80)), host), path, limit, keep=False)
     # A TLS handshake takes milliseconds of CPU time on either side, so connections are kept for the next request.
@@ -53,12 +51,50 @@ def request(
         result = _ask(connection, path, limit, keep=True)
         kept.append(connection)
         return result
-    stream = tls.wrap_socket(_connect(context, host, int(port or 443)), server_hostname=host)
-    connection = _plain_connection(stream, host)
+    connection = _plain_connection(_secure_stream(context, host, port, tls), host)
     result = _ask(connection, path, limit, keep=True)
     if connection.sock is not None:  # the server keeps it open
         kept.append(connection)
     return result
+
+
+def first_line(context: Context, url: str, seconds: float) -> str:
+    """GET an https `url` with the administrator's certificate; return the first line of the answer, such as the first
+    event of a watch, or nothing when there is none within this time.
+
+    Raise OSError when the server does not answer, or with another status than 200.
+    """
+    from http.client import HTTPException
+
+    _, host, port, path = _parts(url)
+    with contextlib.closing(_secure_stream(context, host, port, tls_context(context.pki))) as stream:
+        connection = _plain_connection(stream, host)
+        try:
+            connection.request("GET", f"/{path}")
+            response = connection.getresponse()
+            if response.status != HTTPStatus.OK:
+                raise OSError(f"{response.status} {response.reason}")
+            stream.settimeout(seconds)
+            return response.readline().decode(errors="replace")
+        except TimeoutError:
+            return ""
+        except HTTPException as error:
+            raise OSError(str(error) or type(error).__name__) from error
+
+
+def _parts(url: str) -> tuple[str, str, str, str]:
+    """Return the scheme, the host (or socket), the port, and the path without its first slash."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        host, _, path = rest.partition(":")
+        return scheme, host, "", path
+    authority, _, path = rest.partition("/")
+    host, _, port = authority.partition(":")
+    return scheme, host, port, path
+
+
+def _secure_stream(context: Context, host: str, port: str, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    return tls.wrap_socket(_connect(context, host, int(port or 443)), server_hostname=host)
 
 
 def limit_of(context: Context) -> float:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import DmucError, Interrupted
-from .http_client import in_words, limit_of, request
+from .http_client import first_line, in_words, limit_of, request
 from .ports import Port
 from .progress import Progress
 from .result import Result
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 # Seconds between two probes: first the least, then a twentieth of the time waited so far, up to the most. So a wait is
 # at most a twentieth too long, and a long one costs little: a TLS handshake takes milliseconds on either side.
 _LEAST, _MOST = 0.02, 0.1
-
+_WATCH = 1.0  # seconds after which a watched object is asked for again: the run may end, or the daemon
 
 LOOK_EVERY = 1.5  # seconds between two looks at the cause while something is awaited
 
@@ -128,14 +130,39 @@ def simple(probe: Probe, context: Context) -> list[Probe]:
 
 
 def ask_api(context: Context, path: str, judge: Callable[[Any], Result]) -> Result:
-    """GET `path` from the API server; return what `judge` says about the object, or no when there is no object."""
+    """GET `path` from the API server; return what `judge` says about the object, or no when there is no object.
+
+    What `judge` says must depend on nothing but this object (or list), unless it has `changes` of its own.
+    """
     try:
         status, body = request(context, f"{context.server}{path}")
-        if status == 404:
-            return Result(False, f"{path}: there is no such object")
-        return judge(json.loads(body)) if status == 200 else Result(False, f"{path}: {status} {body[:160]}")
+        if status not in (200, 404):
+            return Result(False, f"{path}: {status} {body[:160]}")
+        found = json.loads(body) if status == 200 else None
+        result = Result(False, f"{path}: there is no such object") if found is None else judge(found)
+        if result or result.changes:
+            return result
+        return replace(result, changes=partial(_has_changed, context, path, found))
     except (OSError, ValueError) as error:
         return Result(False, f"the API server does not answer: {in_words(error)}")
+
+
+def _has_changed(context: Context, path: str, found: Any, seconds: float) -> bool:
+    """Wait until the object (or list) at `path` is another than `found`, or there is one if there was None; at most
+    that many seconds. Return false when the API server cannot tell. See Result.
+
+    https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+    """
+    where, query = path, f"watch=1&timeoutSeconds={math.ceil(seconds)}"
+    if found is None or "items" not in found:
+        where, _, name = path.rpartition("/")
+        query += f"&fieldSelector=metadata.name%3D{name}"
+    if found is not None:
+        query += f"&resourceVersion={found['metadata']['resourceVersion']}"
+    try:
+        return '"type":"ERROR"' not in first_line(context, f"{context.server}{where}?{query}", seconds)
+    except OSError:
+        return False
 
 
 def wait(
@@ -152,17 +179,25 @@ def wait(
     """
     import tenacity
 
+    end, last = time.monotonic() + deadline, Result(False, "")
+
     def ask() -> tuple[Result, bool]:
+        nonlocal last
         still = alive()  # checked before the probe: a result of a process that has just ended does not count
-        result = probe(context)
-        progress.note(result.why if result else f"waiting: {result.why}")
-        return result, still
+        last = probe(context)
+        progress.note(last.why if last else f"waiting: {last.why}")
+        return last, still
+
+    def pause(seconds: float) -> None:
+        longest = min(_WATCH, end - time.monotonic())
+        if progress.stop.is_set() or longest <= 0 or not (last.changes and last.changes(longest)):
+            progress.stop.wait(seconds)
 
     result, _ = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda result: result[1] and not result[0]),
         stop=tenacity.stop_after_delay(deadline) | tenacity.stop_when_event_set(progress.stop),
         wait=lambda state: min(_MOST, max(_LEAST, (state.seconds_since_start or 0) / 20)),
-        sleep=tenacity.sleep_using_event(progress.stop),
+        sleep=pause,
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )(ask)
     if not result and progress.stop.is_set():

@@ -18,6 +18,7 @@ from ..core.machine import run
 from ..core.probe import Probe, Unix
 from ..core.release import CONTAINERD_SOCKET, minor_of
 from ..core.result import Result
+from ..image_files.names import Name
 from ..machine import DISK
 from ..registry import mirrors
 from . import cni
@@ -152,6 +153,15 @@ def has(image: str) -> Probe:
 def pull(context: Context, image: str) -> None:
     """Pull the image."""
     _ctr(context, "images", "pull", "--hosts-dir", str(_registries(context)), _full(image))
+
+
+def fetch(context: Context, image: Name) -> None:
+    """Pull the image: containerd asks the machine's registry first."""
+    pull(context, image.full)
+
+
+def know_registries(context: Context) -> None:
+    """Do nothing: containerd asks its mirrors for the images of every registry."""
 
 
 def remove(context: Context, image: str) -> None:

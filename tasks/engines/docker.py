@@ -19,11 +19,13 @@ from ..core.flags import Flag
 from ..core.iptables import Chains
 from ..core.machine import run
 from ..core.probe import Http, Probe
+from ..image_files.names import DOCKER_HUB, Name, parse
 from ..machine import DISK
-from ..registry import mirrors
+from ..registry import LOCAL, mirrors, storage
 from .interface import Traces
 
 _SOCKET = "/run/docker.sock"
+_OURS = "# a registry, served by dmuc"
 NAME = "Docker"
 ENDPOINT = ""
 USES_CNI = False
@@ -89,6 +91,8 @@ def _parts(context: Context) -> list[tuple[Flag, dict[str, Any]]]:
     ]
     why = "Containers go on while Docker is restarted; by default Docker stops them when it ends."
     parts.append((Flag("--live-restore", why, "use"), {"live-restore": True}))
+    why = "Turns on hairpin mode, with which a Pod reaches itself through its Service; the kernel serves host ports."
+    parts.append((Flag("--userland-proxy=false", why, "use"), {"userland-proxy": False}))
     if context.facts.lacking_capabilities:
         named = " and ".join(f"CAP_{name.upper()}" for name in context.facts.lacking_capabilities)
         cannot = "start privileged containers"
@@ -107,10 +111,33 @@ def _config(context: Context) -> Path:
     return context.node.state / DISK["/etc/docker"] / "daemon.json"
 
 
-def _forget_config(context: Context) -> None:
+def _prepare(context: Context) -> None:
     """Remove the configuration file: Docker refuses an option that is both in the file and on the command line."""
     if not context.settings.uses_insecure_port:
         _config(context).unlink(missing_ok=True)
+    know_registries(context)
+
+
+# Docker asks mirrors for images of Docker Hub only. The machine's registry serves the images of others all the same:
+# their names are on the machine's loopback, where Docker accepts plain HTTP (isSecureIndex in its registry/config.go),
+# and its HTTP proxy is that registry, which does not mind whole URLs in requests. Hosts with an address need no proxy.
+
+
+def _environment(context: Context) -> Mapping[str, str]:
+    if context.settings.on_host:  # the names of the host are not dmuc's
+        return {}
+    return {"HTTP_PROXY": f"http://{LOCAL}", "NO_PROXY": "0.0.0.0/0,localhost"}
+
+
+def know_registries(context: Context) -> None:
+    """Have the names of all registries of which an image is loaded on the machine's loopback."""
+    file = context.machine.path("/etc/hosts")
+    if context.settings.on_host or not file.exists():
+        return
+    known = {parse(full).registry.partition(":")[0] for full in storage(context).loaded()}
+    lines = [line for line in str(file.read("utf-8")).splitlines() if not line.endswith(_OURS)]
+    lines += [f"127.0.0.1 {name}  {_OURS}" for name in sorted(known - {DOCKER_HUB}) if not name[:1].isdigit()]
+    file.write("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def _files(context: Context) -> Mapping[Path, str]:
@@ -152,7 +179,8 @@ DAEMON = Daemon(
     flags=flags,
     ready=Http(f"unix://{_SOCKET}:/_ping", expect="OK"),
     writes=_files,
-    prepare=_forget_config,
+    prepare=_prepare,
+    environment=_environment,
     keeps=_keeps,
     causes={
         "Devices cgroup isn't mounted": "Docker needs the cgroup controller `devices`, and the machine lacks it.",
@@ -179,6 +207,14 @@ def pull(context: Context, image: str) -> None:
     plain = image.rpartition("/")[2]
     run(context.machine, docker, "pull", plain, timeout=deadline)
     run(context.machine, docker, "tag", plain, image, timeout=deadline)
+
+
+def fetch(context: Context, image: Name) -> None:
+    """Pull the image from the machine's registry, and tag it with its whole name."""
+    docker, deadline = str(context.bin / "docker"), context.settings.deadline_of("images")
+    here = f"{LOCAL}/{image.place}"
+    for words in (("pull", here), ("tag", here, image.full), ("rmi", here)):
+        run(context.machine, docker, *words, timeout=deadline)
 
 
 def remove(context: Context, image: str) -> None:

@@ -11,6 +11,7 @@ from ..core.daemon import Daemon
 from ..core.iptables import Chains
 from ..core.machine import Machine
 from ..core.probe import Probe
+from ..image_files.names import Name
 
 # The parents of the containers. They go on while the engine is restarted; the names are those of containerd's releases.
 SHIMS = ("containerd-shim-runc-v2", "containerd-shim-runc-v1", "containerd-shim")
@@ -46,6 +47,12 @@ class Engine(Protocol):
 
     def pull(self, context: Context, image: str) -> None:
         """Pull the image. Raise DmucError when that fails."""
+
+    def fetch(self, context: Context, image: Name) -> None:
+        """Pull an image from the machine's own registry, under its whole name. Raise DmucError when that fails."""
+
+    def know_registries(self, context: Context) -> None:
+        """Let the running engine ask the machine's registry for the images of every registry of which one is loaded."""
 
     def remove(self, context: Context, image: str) -> None:
         """Remove the image from the engine."""

@@ -70,7 +70,7 @@ def pack(root: Path, config: ImageConfig) -> Image:
     tree = _tar(root)
     layer = gzip.compress(tree, mtime=0)
     details = {
-        "architecture": _architecture(),
+        "architecture": architecture(),
         "os": "linux",
         "created": EPOCH,
         "config": {
@@ -132,7 +132,8 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def _architecture() -> str:
+def architecture() -> str:
+    """Return the name of this machine's processor in images. Raise DmucError when no image can be built for it."""
     import platform
 
     machine = platform.machine()

@@ -41,11 +41,12 @@ class Recipe:
         return f"{self.repositories[0]}:{self.tags[0]}"
 
 
-# For `kubectl exec`, `docker run nginx echo` and a look around. wget, because the image has no curl.
+# For `kubectl exec`, `docker run nginx echo` and a look around. wget is GNU's, because the image has no curl, and
+# Debian's busybox crashes on `wget -T`.
 BUSYBOX_COMMANDS = (
     "sh awk basename cat chmod chown cp cut date dd df dirname du echo env false find free grep gzip head hostname id "
     "ip kill less ln ls mkdir more mount mv nc netstat nslookup ping ps pwd readlink rm rmdir sed sleep sort stat sync "
-    "tail tar tee test time timeout top touch tr traceroute true umount uname uniq uptime vi wc wget which whoami xargs"
+    "tail tar tee test time timeout top touch tr traceroute true umount uname uniq uptime vi wc which whoami xargs"
 )
 
 # The same as in nginx.org's own image: the page and its path, the command, the user and the stop signal.
@@ -71,6 +72,8 @@ NGINX = Recipe(
     packages=(
         *("nginx", "nginx-common", "busybox-static"),
         *("libc6", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"),
+        *("wget", "libffi8", "libgmp10", "libgnutls30", "libhogweed6", "libidn2-0", "libnettle8", "libp11-kit0"),
+        *("libpsl5", "libtasn1-6", "libunistring2", "libuuid1"),
     ),
     take=(
         "usr/sbin/nginx",
@@ -85,6 +88,9 @@ NGINX = Recipe(
         "**/libpcre2-8.so.*",
         "**/libssl.so.*",
         "**/libz.so.*",
+        "usr/bin/wget",
+        *(f"**/lib{name}.so.*" for name in ("ffi", "gmp", "gnutls", "hogweed", "idn2", "nettle", "p11-kit", "psl")),
+        *(f"**/lib{name}.so.*" for name in ("tasn1", "unistring", "uuid")),
     ),
     links={f"bin/{command}": "busybox" for command in BUSYBOX_COMMANDS.split()},
     files={
@@ -156,10 +162,10 @@ def build(cache: Path, progress: Progress) -> Path:
 def registry_config(root: Path, listen: str, upstream: str | None) -> str:
     """Return the text of docker-registry's configuration, in YAML (distribution 2.8, docs/configuration.md).
 
-    `root` is the directory that it serves and `listen` its HOST:PORT. Without `upstream` it is read-only and writes no
-    file at all. With `upstream` (a registry's URL) it is a pull-through cache of that registry and stores the images in
-    `root`, which must not be that of `build`. Seen with 2.8.2: it panics at its start when the upstream does not
-    answer, and serves what it has stored when the upstream becomes unreachable later.
+    `root` is the directory that it serves and `listen` its HOST:PORT. Without `upstream` it accepts pushes. With
+    `upstream` (a registry's URL) it is a pull-through cache of that registry and stores the images in `root`, which
+    must not be that of `build`. Seen with 2.8.2: it panics at its start when the upstream does not answer, and serves
+    what it has stored when the upstream becomes unreachable later.
     """
     # YAML accepts JSON's quotes. The access log, one line per request, is written at any level.
     text = f"""\
@@ -172,8 +178,6 @@ storage:
   filesystem:
     rootdirectory: {quoted(str(root))}
   maintenance:
-    readonly:
-      enabled: {json.dumps(upstream is None)}
     uploadpurging:
       enabled: false
 """

