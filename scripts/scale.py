@@ -83,6 +83,7 @@ def measure(context: Context, doit: Doit) -> Figures:
     used = ("etcd", "containerd") if choices.engine(context) == "containerd" else ("etcd", "dockerd")
     programs = [f"Kubernetes {versions['kube-apiserver'].lstrip('v')}", *(f"{name} {versions[name]}" for name in used)]
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB; see getrusage(2)
+    programs.append(f"Services through {context.settings.proxy_mode}")
     found = outside(context.state)
     memory = sum(proportional((process / "smaps_rollup").read_text("utf-8")) for process in found)
     return Figures(", ".join(programs), rows, Counter(sorted(found.values())), memory, peak)
