@@ -40,6 +40,7 @@ def load(
     own_words: Mapping[str, Collection[str]] | None = None,
     facts: HostFacts | None = None,
     choosing: bool = False,
+    removing: bool = False,
 ) -> Cluster:
     """Return the cluster that consists of `parts` and has these settings.
 
@@ -48,6 +49,7 @@ def load(
     settings: the command's name -> these NAMEs. The state is under `root`/var, or under ~/.local/state/dmuc where
     another user owns the checkout. With `choosing`, what is not decided yet is decided now: the address ranges, and
     kubernetes=auto, which can take some seconds. Without, these are the defaults, and what Debian's source package has.
+    With `removing`, nothing will be started: settings that do not go together are no obstacle.
 
     Raise DmucError when a setting is wrong.
     """
@@ -84,9 +86,10 @@ def load(
         chosen, release.find(chosen.kubernetes), [node], state, run, facts or HostFacts(), why_release=why_release
     )
     _refuse_path(state)
-    if "kubelet" not in chosen.programs:  # the user's own kubelet may be of another release, and is checked later
-        refuse_kubelet(context, context.release)
-    choices.refuse_impossible(context)
+    if not removing:
+        if "kubelet" not in chosen.programs:  # the user's own kubelet may be of another release, and is checked later
+            refuse_kubelet(context, context.release)
+        choices.refuse_impossible(context)
     behind_dashes = [*itertools.dropwhile(lambda word: word != "--", arguments)][1:]
     return Cluster(context, parts, words, behind_dashes)
 

@@ -18,7 +18,8 @@ from ..core.graph import Part
 from .user import WORDS
 
 # The commands that only read, or remove: they do not decide anything.
-_READING = {
+_REMOVING = {"down", "clean"}
+_READING = _REMOVING | {
     "list",
     "help",
     "info",
@@ -33,8 +34,6 @@ _READING = {
     "user",
     "load",
     "image",
-    "down",
-    "clean",
 }
 
 
@@ -58,8 +57,16 @@ class ClusterLoader(NamespaceTaskLoader):  # type: ignore[misc]
         signals.raise_on_end()
         try:
             words = [word for word in sys.argv[1:] if "=" not in word and not word.startswith("-")]
-            choosing = not {*words[:1]} & _READING
-            self.cluster = load(self.root, os.environ, sys.argv[1:], self.parts, own_words=WORDS, choosing=choosing)
+            first = {*words[:1]}
+            self.cluster = load(
+                self.root,
+                os.environ,
+                sys.argv[1:],
+                self.parts,
+                own_words=WORDS,
+                choosing=not first & _READING,
+                removing=bool(first & _REMOVING),
+            )
         except DmucError as error:
             sys.exit(f"✗ {error}")
         except KeyboardInterrupt:

@@ -37,7 +37,7 @@ def engine(prepared: None, request: pytest.FixtureRequest) -> Iterator[str]:
 def given(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run kubectl with this input."""
     return subprocess.run(
-        [str(STATE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), *arguments, "-f", "-"],
+        [str(STATE / "bin" / "kubectl"), "--kubeconfig", str(KUBECONFIG), *arguments, "--validate=false", "-f", "-"],
         env={**os.environ, "HOME": str(STATE / "home")},  # it keeps a cache there
         input=text,
         capture_output=True,

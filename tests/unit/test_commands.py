@@ -283,6 +283,15 @@ def test_clean_removes_all_state_and_keeps_the_cache(checkout: Checkout) -> None
     assert not (checkout.root / "var").exists() or list((checkout.root / "var").iterdir()) == []
 
 
+@pytest.mark.parametrize("setting", ["proxy_mode=nftables", "engine=docker kubernetes=1.36"])
+def test_settings_that_do_not_go_together_are_no_obstacle_to_clean(checkout: Checkout, setting: str) -> None:
+    words = setting.split()
+    assert checkout.doit("list", *words).returncode
+    for command in ("down", "clean"):
+        done = checkout.doit(command, *words)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_clean_with_a_name_undoes_that_task(checkout: Checkout) -> None:
     assert checkout.doit("kubeconfig").returncode == 0
     assert checkout.doit("clean", "--dry-run", "kubeconfig").returncode == 0
