@@ -129,7 +129,7 @@ def build(name: Name, what: Usual, storage: Storage, cache: Path, scratch: Path,
     OSError when a file cannot be written.
     """
     made_of = json.dumps([oci.FORMAT, oci.architecture(), debian.SUITE, asdict(what), _PASSWD, _GROUP])
-    kept = cache / "images" / f"packages-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    kept = cache / "packages" / hashlib.sha256(made_of.encode()).hexdigest()[:12]
     if kept.is_dir():
         progress.note(f"{name} has been built before: {kept}")
         image = oci.Image(*((kept / part).read_bytes() for part in _PARTS))

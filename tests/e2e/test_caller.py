@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tasks.image_files.recipes import registry_root
 from tests.e2e import own_host
 from tests.e2e.conftest import ENVIRONMENT, KUBECONFIG, STATE, doit, kubectl, nothing_left, pid_of
 from tests.unit.support import eventually
@@ -102,7 +103,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[str]:
     """A proxy that alone leads to the registry http://registry.test, which has nginx and pause; its URL."""
-    root = sorted((CACHE / "images").iterdir())[0]
+    root = registry_root(CACHE)
     config = tmp_path / "config.yml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: 127.0.0.1:5055, secret: x}}\n"

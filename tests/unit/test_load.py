@@ -482,7 +482,7 @@ def test_an_image_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("tasks.core.debian.archive", None)  # calling it would be a TypeError
     from_packages.build(names.parse("again:1"), what, there, cache, scratch, Silent())
     assert served(tmp_path / "r", "library/again:1") == served(tmp_path / "r", "library/tools:1")
-    assert [path.name[:9] for path in (cache / "images").iterdir()] == ["packages-"]
+    assert len([*(cache / "packages").iterdir()]) == 1
     _, (layer,) = served(tmp_path / "r", "library/tools:1")
     with tarfile.open(fileobj=io.BytesIO(layer), mode="r:gz") as tar:
         entries = {entry.name: entry for entry in tar}
