@@ -80,7 +80,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         type(self).asked.append(self.path)
         there = self.path.replace("http://registry.test", type(self).registry, 1)
         try:
-            headers = {"Accept": self.headers.get("Accept", "*/*")}
+            headers = {"Accept": ", ".join(self.headers.get_all("Accept", ["*/*"]))}  # Docker sends several
             request = urllib.request.Request(there, headers=headers, method=self.command)
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(request, timeout=10) as answer:
