@@ -57,6 +57,10 @@ def flags(context: Context) -> Sequence[Flag]:
     if has_storage(context):
         why = "Creates volumes for PersistentVolumeClaims of the StorageClass `standard`: directories on the machine."
         flags.append(Flag("--enable-hostpath-provisioner", why, "use"))
+    if context.settings.shares_host:
+        why = "Directory of FlexVolume plugins, which the controller manager creates: by default in /usr/libexec."
+        place = context.state / CONTROLLER_MANAGER.name / "volume-plugins"
+        flags.append(Flag(f"--flex-volume-plugin-dir={place}/", why, "isolation"))
     if rbac_enabled(context):
         why = "Each controller uses its own ServiceAccount; RBAC's default roles are bound to those."
         flags.append(Flag("--use-service-account-credentials", why))

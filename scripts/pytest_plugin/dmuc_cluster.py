@@ -45,7 +45,8 @@ class DmucCluster:
     def kubectl(self, *words: str, text: str | None = None) -> str:
         """Run the cluster's kubectl, with `text` as its input, and return its output; fail the test when it fails."""
         kubectl = Path(self.environment["KUBEBUILDER_ASSETS"]) / "kubectl"
-        return _run([str(kubectl), f"--kubeconfig={self.kubeconfig}", *words], text)
+        cache = self.kubeconfig.parent / "home" / "cache"  # goes with the cluster
+        return _run([str(kubectl), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}", *words], text)
 
     def reset(self) -> None:
         """Remove all objects: a fresh etcd. Certificates, addresses and images stay."""
