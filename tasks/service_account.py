@@ -31,11 +31,13 @@ ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 
 
 def _ask(context: Context) -> tuple[Result, list[str]]:
-    """Return whether there is a token, signed with the current key, and the Secrets that the ServiceAccount names.
+    """Return whether there is a token, signed with the current key, and the Secrets whose token has another signature.
 
-    Some of these Secrets may not exist any more: a restarted controller manager does not know them, and adds others.
+    Some of the Secrets that the ServiceAccount names may not exist any more: a restarted controller manager does not
+    know them, and adds others. One that cannot be read now is not one of another key: Pods may use it.
     """
     names: list[str] = []
+    foreign: list[str] = []
 
     def has_one(account: Any) -> Result:
         names.extend(secret["name"] for secret in account.get("secrets", []))
@@ -44,7 +46,10 @@ def _ask(context: Context) -> tuple[Result, list[str]]:
         return Result(bool(names), "the ServiceAccount default has no token yet")
 
     def is_of_our_key(secret: Any) -> Result:
+        if "token" not in secret.get("data", {}):
+            return Result(False, f"the Secret {name} has no token yet")
         if _key_of(secret) != key_id((context.pki / "sa.pub").read_text("utf-8")):
+            foreign.append(name)
             return Result(False, f"the token in the Secret {name} was signed with another key")
         return Result(True, f"the token is in the Secret {name}")
 
@@ -53,7 +58,7 @@ def _ask(context: Context) -> tuple[Result, list[str]]:
         result = ask_api(context, f"{_SECRETS}/{name}", is_of_our_key)
         if result:
             break
-    return result, names
+    return result, foreign
 
 
 def key_id(public_key: str) -> str:
@@ -123,8 +128,8 @@ def _make(context: Context, progress: Progress) -> None:
         mounts = False if way == "no-mount" else None  # null removes the field
         api.send(context, "PATCH", ACCOUNT, {"automountServiceAccountToken": mounts})
     if way == "keys":
-        result, secrets = (Result(True, ""), []) if _projected(context) else _ask(context)
-        for secret in secrets if not result else ():  # the controller manager creates another
+        result, foreign = (Result(True, ""), []) if _projected(context) else _ask(context)
+        for secret in foreign if not result else ():  # the controller manager creates another
             api.delete(context, f"{_SECRETS}/{secret}")
         tried = "waiting for the controller manager to create a token for the ServiceAccount default"
         wait_or_fail(context, _holds, deadline=deadline, progress=progress, tried=tried, about="service_account")

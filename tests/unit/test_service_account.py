@@ -14,6 +14,7 @@ import pytest
 from tasks import apiserver, controller_manager, insecure_port, service_account
 from tasks.core.certificates import KeyPair, make
 from tasks.core.context import Context
+from tasks.core.progress import Silent
 from tasks.core.result import Result
 from tests.unit.support import a_context
 
@@ -80,10 +81,32 @@ def test_up_to_1_20_the_token_is_in_a_secret(tmp_path: Path, made: dict[str, Any
         assert result and "default-token-x" in result.why
         os.utime(context.pki / "sa.key")  # as `cp` and a restored backup do: it is still this key
         assert service_account.SERVICE_ACCOUNT.holds(context)
-        for other in (a_secret(tmp_path / "other/sa.pub"), {"data": {"token": "bm8gdG9rZW4="}}, {}):
+        for other in (a_secret(tmp_path / "other/sa.pub"), {"data": {"token": "bm8gdG9rZW4="}}):
             made[SECRET] = other
             result = service_account.SERVICE_ACCOUNT.holds(context)
             assert not result and "signed with another key" in result.why
+        made[SECRET] = {}
+        assert "no token yet" in service_account.SERVICE_ACCOUNT.holds(context).why
+        del made[SECRET]
+
+
+@pytest.mark.parametrize("secret", ["of another key", "without a token yet", "that cannot be read now"])
+def test_only_a_token_of_another_key_is_deleted(
+    tmp_path: Path, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    context = a_cluster(tmp_path, "1.20", "keys")
+    make(context.pki, [KeyPair("sa")])
+    make(tmp_path / "other", [KeyPair("sa")])
+    made[service_account.ACCOUNT] = MOUNTS | {"secrets": [{"name": "default-token-x"}]}
+    found = {"of another key": a_secret(tmp_path / "other/sa.pub"), "without a token yet": {"data": {}}}
+    made.update({SECRET: found[secret]} if secret in found else {})
+    deleted: list[str] = []
+    monkeypatch.setattr(service_account.api, "delete", lambda _, path: deleted.append(path))
+    monkeypatch.setattr(service_account.api, "send", lambda *_: None)
+    monkeypatch.setattr(service_account, "wait_or_fail", lambda *_, **__: None)
+    assert service_account.SERVICE_ACCOUNT.make is not None
+    service_account.SERVICE_ACCOUNT.make(context, Silent())
+    assert deleted == ([SECRET] if secret == "of another key" else [])
 
 
 def a_secret(public_key: Path) -> dict[str, Any]:
