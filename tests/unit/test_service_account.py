@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tasks import apiserver, controller_manager, insecure_port, service_account
+from tasks.core import api
 from tasks.core.certificates import KeyPair, make
 from tasks.core.context import Context
 from tasks.core.progress import Silent
@@ -101,8 +102,8 @@ def test_only_a_token_of_another_key_is_deleted(
     found = {"of another key": a_secret(tmp_path / "other/sa.pub"), "without a token yet": {"data": {}}}
     made.update({SECRET: found[secret]} if secret in found else {})
     deleted: list[str] = []
-    monkeypatch.setattr(service_account.api, "delete", lambda _, path: deleted.append(path))
-    monkeypatch.setattr(service_account.api, "send", lambda *_: None)
+    monkeypatch.setattr(api, "delete", lambda _, path: deleted.append(path))
+    monkeypatch.setattr(api, "send", lambda *_: None)
     monkeypatch.setattr(service_account, "wait_or_fail", lambda *_, **__: None)
     assert service_account.SERVICE_ACCOUNT.make is not None
     service_account.SERVICE_ACCOUNT.make(context, Silent())
