@@ -185,7 +185,7 @@ def test_an_api_server_on_the_host_is_asked_with_the_users_name(on_the_host: tup
     )
     try:
         eventually("True", "get", "apiservice", "v1.host.example")
-        assert "host.example/v1" in kubectl("get", "--raw", "/apis/host.example/v1")
+        eventually("host.example/v1", "get", "--raw", "/apis/host.example/v1")  # found a moment after it is available
         assert ("/apis/host.example/v1", "front-proxy-client", "admin") in asked.requests
     finally:
         kubectl("delete", "apiservice", "v1.host.example")

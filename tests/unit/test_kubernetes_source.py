@@ -18,8 +18,8 @@ from tasks.core.progress import Silent
 from tasks.programs import build_kubernetes
 from tests.unit.support import a_program, ending_the_run
 
-# Stand for the tools. `go build` makes a generator, and programs that say their version: by then reflect2 must have been
-# replaced, and for kube-apiserver the generator must have run.
+# Stand for the tools. `go build` makes a generator, and programs that say their version: by then reflect2 must have
+# been replaced, and for kube-apiserver the generator must have run.
 TOOLS = {
     "dpkg-source": "",
     "go": r"""
