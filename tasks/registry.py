@@ -110,6 +110,11 @@ def _content(context: Context) -> str:
     return f"{recipes.registry_root(context.settings.cache).name}{without}"
 
 
+def are_built(context: Context) -> bool:
+    """Return whether the cache has dmuc's own images, so that none is built."""
+    return recipes.registry_root(context.settings.cache).is_dir()
+
+
 def _is_built(context: Context) -> Result:
     marker = storage(context).root / _BUILT
     if not marker.is_file():

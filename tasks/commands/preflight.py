@@ -399,7 +399,7 @@ def _sites(cluster: Cluster) -> Iterator[Check]:
         wanted.setdefault(debian.mirror(), "packages")
     if settings.registry not in {AUTO, "local"}:
         wanted.setdefault(settings.registry, "images")
-    elif debian.available() and not registry.CONTENT.holds(context):
+    elif debian.available() and not registry.are_built(context):
         wanted.setdefault(debian.mirror(), "the packages from which images are made")
     silent = {url: what for url, what in wanted.items() if not download.reachable(url)}
     if silent:

@@ -20,6 +20,7 @@ from tasks.core.context import Context
 from tasks.core.daemon import Daemon
 from tasks.core.errors import DmucError
 from tasks.core.namespaces import Namespaces
+from tasks.image_files.recipes import registry_root
 from tasks.programs import catalog
 from tasks.programs.executable import Found
 from tests.unit.support import a_context, a_host, load_dodo
@@ -279,3 +280,11 @@ def test_a_site_that_the_run_will_ask_and_that_does_not_answer_is_said(on: Calla
     assert on(missing=("etcd",), obtain="download")["sites"].state is Verdict.FINE
     row = on(registry="https://registry.example", answers=False)["sites"]
     assert row.state is Verdict.IMPOSSIBLE and "https://registry.example" in row.found
+
+
+def test_images_in_the_cache_need_no_site(on: Callable[..., dict[str, Check]], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    row = on(cache=cache, answers=False)["sites"]
+    assert row.state is Verdict.IMPOSSIBLE and "from which images are made" in row.found
+    registry_root(cache).mkdir(parents=True)  # the machine itself has none yet
+    assert on(cache=cache, answers=False)["sites"].state is Verdict.FINE
