@@ -179,14 +179,18 @@ def take() -> host_picture.Picture:
     )
 
 
-def prepare() -> None:
-    """On the real host, have everything that is obtained once: Debian's packages, programs and images in the cache."""
+def prepare(*, long: bool) -> None:
+    """On the real host, have everything that is obtained once: Debian's packages, programs and images in the cache.
+
+    `long`: also what only the tests marked `long` need.
+    """
     machine = f"machine=e2e-{os.getpid()}"  # never powered on, and another one in another run of the tests
     try:
         # Building Kubernetes takes minutes, once for each machine that the tests run on.
         doit(machine, "binaries", "image_content", timeout=3600)
         doit(machine, "engine=containerd", "binaries", timeout=600)
-        newer.prepare(own_host.CACHE)
+        if long:
+            newer.prepare(own_host.CACHE)
         for name in ("toolbox", "redis", "httpd"):
             doit(machine, "image", name, timeout=600)
     finally:

@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if only_prepare else subprocess.run(pytest, check=False).returncode
     from tests.e2e.conftest import prepare
 
-    prepare()
+    prepare(long="long" in arguments)  # as in: -m long
     return 0 if only_prepare else run(pytest)
 
 

@@ -16,6 +16,7 @@ from tests.e2e import newer
 from tests.e2e.conftest import ENVIRONMENT, doit, kubectl
 from tests.e2e.own_host import CACHE
 
+pytestmark = pytest.mark.long
 CURRENT_BIN = os.environ.get("CURRENT_BIN", "")
 # 1.20 is Debian's, and can be built here.
 KUBERNETES = [f"bin_dir={CURRENT_BIN}"] if CURRENT_BIN else []

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,27 +57,36 @@ def is_red_with_what_why_says(*parts: str) -> None:
 # Green: the page answers
 
 
+def long(*values: object) -> Any:
+    """Parameters of which there are others of the same kind."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.mark.parametrize(
     "command",
     [
         ("cordon", "e2e"),
-        ("taint", "node", "e2e", "mine=1:NoSchedule"),
+        long(("taint", "node", "e2e", "mine=1:NoSchedule")),
         ("scale", WEB, "--replicas=3"),
-        ("set", "image", WEB, "nginx=nosuch"),
-        ("patch", "service", "web", "-p", '{"spec":{"ports":[{"$patch":"replace"},{"port":8080,"targetPort":80}]}}'),
+        long(("set", "image", WEB, "nginx=nosuch")),
+        long(
+            ("patch", "service", "web", "-p", '{"spec":{"ports":[{"$patch":"replace"},{"port":8080,"targetPort":80}]}}')
+        ),
         ("patch", "service", "web", "-p", '{"spec":{"ports":[{"$patch":"replace"},{"port":81,"targetPort":80}]}}'),
-        ("delete", "endpoints", "web"),
+        long(("delete", "endpoints", "web")),
         ("delete", "service", "web"),
-        ("delete", "deployment", "web"),
+        long(("delete", "deployment", "web")),
         ("delete", "pod", "-l", "app=web", "--grace-period=1"),
-        ("create", "deployment", "other", "--image=nosuch"),
-        (
-            "exec",
-            WEB,
-            "--",
-            "sh",
-            "-c",
-            "echo hello > /var/www/html/index.html; echo hello > /usr/share/nginx/html/index.html",
+        long(("create", "deployment", "other", "--image=nosuch")),
+        long(
+            (
+                "exec",
+                WEB,
+                "--",
+                "sh",
+                "-c",
+                "echo hello > /var/www/html/index.html; echo hello > /usr/share/nginx/html/index.html",
+            )
         ),
     ],
     ids=lambda command: "-".join(command)[:40],
@@ -94,7 +104,7 @@ def test_it_is_green_where_the_page_answers(web: None, command: tuple[str, ...])
     ("commands", "parts"),
     [
         ([("scale", WEB, "--replicas=0")], ["scaled to 0 replicas", "kubectl scale deployment web --replicas=1"]),
-        (
+        long(
             [("cordon", "e2e"), ("delete", "pod", "-l", "app=web", "--grace-period=1")],
             ["unschedulable", "uncordon e2e"],
         ),
@@ -103,11 +113,11 @@ def test_it_is_green_where_the_page_answers(web: None, command: tuple[str, ...])
             [("patch", "service", "web", "-p", '{"spec":{"ports":[{"port":80,"targetPort":81}]}}')],
             ["nothing in the Pod listens on port 81", "kubectl edit service web"],
         ),
-        (
+        long(
             [("patch", "service", "web", "-p", '{"spec":{"ports":[{"port":80,"targetPort":"http"}]}}')],
             ["no container has a port of this name"],
         ),
-        ([("set", "selector", "service", "web", "app=other")], ["its selector is app=other"]),
+        long([("set", "selector", "service", "web", "app=other")], ["its selector is app=other"]),
         (
             [
                 ("patch", WEB, "-p", '{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}'),
@@ -127,7 +137,7 @@ def test_it_is_green_where_the_page_answers(web: None, command: tuple[str, ...])
             ],
             ["CrashLoopBackOff: nginx ended with exit code 3", "kubectl logs"],
         ),
-        (
+        long(
             [
                 ("patch", WEB, "-p", '{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}'),
                 ("patch", WEB, "-p", '{"spec":{"template":{"spec":{"nodeSelector":{"disk":"ssd"}}}}}'),
@@ -172,7 +182,7 @@ FLUSHES = [
 ]
 
 
-@pytest.mark.parametrize("flush", FLUSHES, ids=range(len(FLUSHES)))
+@pytest.mark.parametrize("flush", [FLUSHES[0], *map(long, FLUSHES[1:-1]), FLUSHES[-1]], ids=range(len(FLUSHES)))
 def test_rules_that_are_gone_come_back(web: None, flush: str) -> None:
     doit("shell", "--", "sh", "-c", flush)
     why = eventually_why("cause: kube_proxy: ")  # at first it may have been started just now
