@@ -103,7 +103,10 @@ _CHAINS = Chains(
 )
 _DROP_TABLES = """
 command -v nft >/dev/null || exit 0
-for family in ip ip6; do nft "add table $family kube-proxy; delete table $family kube-proxy" || exit; done
+for family in ip ip6; do
+    # A kernel without nf_tables has no table, and nft fails to list any.
+    ! nft list table $family kube-proxy >/dev/null 2>&1 || nft delete table $family kube-proxy || exit
+done
 """
 _FIND_IPVS = "ip link show kube-ipvs0 2>/dev/null || :"
 

@@ -100,8 +100,13 @@ def test_nftables_follow_iptables(root: Path) -> None:
 def test_iptables_follow_nftables(root: Path) -> None:
     prepare(cluster(root, "iptables"))
     assert said(root).splitlines() == [
-        f"nft add table {family} kube-proxy; delete table {family} kube-proxy" for family in ("ip", "ip6")
+        f"nft {verb} table {family} kube-proxy" for family in ("ip", "ip6") for verb in ("list", "delete")
     ]
+
+
+def test_a_kernel_without_nf_tables_has_no_tables_to_delete(root: Path) -> None:
+    a_program(root / "bin/nft", "echo 'Error: Could not process rule: Operation not supported' >&2; exit 1")
+    prepare(cluster(root, "iptables"))
 
 
 def test_iptables_follow_ipvs(root: Path) -> None:
