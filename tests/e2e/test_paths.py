@@ -163,7 +163,7 @@ def test_a_checkout_that_is_read_only(alone: None) -> None:
     run = partial(doit, checkout=checkout, environment={**ENVIRONMENT, "XDG_STATE_HOME": f"{states}/my state"})
     try:
         run("schedulable")
-        assert run("shell", "--", "pwd").stdout == f"{states}/my state/dmuc/e2e/home\n"
+        assert run("shell", "--", "printenv", "HOME").stdout == f"{states}/my state/dmuc/e2e/home\n"
     finally:
         run("clean")
         for path in (checkout, states):
