@@ -27,7 +27,7 @@ from tasks.commands.trace import has_rules
 from tasks.core import api
 from tasks.core.context import Context
 from tasks.core.machine import run
-from tasks.core.probe import Probe, ask_api, wait_or_fail
+from tasks.core.probe import Probe, ask_api, objects, wait_or_fail
 from tasks.core.progress import Silent
 from tasks.core.result import Result
 
@@ -98,13 +98,15 @@ def have_pods(context: Context) -> list[str]:
         return Result(ready == PODS, f"{ready} of {PODS} Pods are ready")
 
     _await(context, lambda context: ask_api(context, deployment.PATH, judge), f"starting {PODS} Pods")
-    return [pod["metadata"]["name"] for pod in _list(context, "pods")]
+    return [pod["metadata"]["name"] for pod in objects(context, f"{_SPACE}/pods", "measuring")]
 
 
 def have_services(context: Context, total: int, pods: int) -> None:
     """Create Services up to this number, that of the Deployment included, and wait until each is reachable by rules."""
     tried = f"waiting for {total} Services"
-    there = [one for one in _list(context, "services") if one["metadata"]["name"] != "kubernetes"]
+    there = [
+        one for one in objects(context, f"{_SPACE}/services", "measuring") if one["metadata"]["name"] != "kubernetes"
+    ]
     for number in range(len(there), total):
         api.create(context, service(number, pods))
 
@@ -113,7 +115,7 @@ def have_services(context: Context, total: int, pods: int) -> None:
         return Result(len(complete) > total, f"{len(complete)} Services have endpoints")  # one is the API server's
 
     _await(context, lambda context: ask_api(context, f"{_SPACE}/endpoints", judge), tried)
-    _await(context, lambda context: has_rules(context, *_list(context, "services")), tried)
+    _await(context, lambda context: has_rules(context, *objects(context, f"{_SPACE}/services", "measuring")), tried)
 
 
 def service(number: int, pods: int) -> dict[str, Any]:
@@ -124,17 +126,6 @@ def service(number: int, pods: int) -> dict[str, Any]:
 
 def _await(context: Context, probe: Probe, tried: str) -> None:
     wait_or_fail(context, probe, deadline=_DEADLINE, progress=Silent(), tried=tried)
-
-
-def _list(context: Context, kind: str) -> Sequence[Any]:
-    items: list[Any] = []
-
-    def keep(found: Any) -> Result:
-        items.extend(found["items"])
-        return Result(True, "")
-
-    _await(context, lambda context: ask_api(context, f"{_SPACE}/{kind}", keep), f"listing {kind}")
-    return items
 
 
 # Memory

@@ -5,18 +5,15 @@ README, "Limits, and what to do", has the list.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..core.api import full_name
 from ..core.context import Context
-from ..core.errors import DmucError
-from ..core.probe import ask_api
-from ..core.result import Result
+from ..core.probe import objects
 from .diagnosis import Finding, Link, State, broken, waits, works
 
 _POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
 _CLAIMS = "/api/v1/persistentvolumeclaims"
 _CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+_TRIED = "looking for what has no effect here"
 
 
 def links(context: Context) -> dict[str, Link]:
@@ -28,29 +25,17 @@ def links(context: Context) -> dict[str, Link]:
     }
 
 
-def _list(context: Context, path: str) -> list[Any]:
-    items: list[Any] = []
-
-    def keep(found: Any) -> Result:
-        items.extend(found["items"])
-        return Result(True, "")
-
-    if not (result := ask_api(context, path, keep)):
-        raise DmucError(f"listing {path}", result.why)
-    return items
-
-
 def _policies(context: Context) -> Finding:
-    names = ", ".join(map(full_name, _list(context, _POLICIES)))
+    names = ", ".join(map(full_name, objects(context, _POLICIES, _TRIED)))
     return Finding(State.LIMIT, f"{names}: without effect, as nothing here enforces them") if names else works("")
 
 
 def _volumes(context: Context) -> Finding:
     """Return whether each claim has its volume; one whose class waits for its first Pod needs none before."""
-    pending = [one for one in _list(context, _CLAIMS) if one["status"].get("phase") == "Pending"]
+    pending = [one for one in objects(context, _CLAIMS, _TRIED) if one["status"].get("phase") == "Pending"]
     if not pending:
         return works("")
-    classes = {one["metadata"]["name"]: one for one in _list(context, _CLASSES)}
+    classes = {one["metadata"]["name"]: one for one in objects(context, _CLASSES, _TRIED)}
     for claim in pending:
         name, wanted = full_name(claim), claim["spec"].get("storageClassName") or ""
         space = claim["metadata"]["namespace"]

@@ -12,9 +12,8 @@ from doit.exceptions import InvalidCommand
 
 from ..container_engine import CONTAINER_ENGINE
 from ..controller_manager import CONTROLLER_MANAGER
-from ..core.context import Context
-from ..core.daemon import Daemon
 from ..core.errors import DmucError
+from ..dns import COREDNS, DNS
 from ..etcd import ETCD
 from ..kubelet import KUBELET, SCHEDULABLE
 from ..registry import PULL_THROUGH, REGISTRY
@@ -23,7 +22,7 @@ from .run import Run
 
 _STAY = {CONTAINER_ENGINE.name, REGISTRY.name, PULL_THROUGH.name}  # they know nothing of the objects
 # Without these, an object that is created at once is refused, or its Pod is not scheduled.
-_ALSO = {CONTROLLER_MANAGER.name: SERVICE_ACCOUNT.name, KUBELET.name: SCHEDULABLE.name}
+_ALSO = {CONTROLLER_MANAGER.name: SERVICE_ACCOUNT.name, KUBELET.name: SCHEDULABLE.name, COREDNS.name: DNS.name}
 
 
 class Reset(Run):
@@ -60,11 +59,7 @@ class Reset(Run):
             if task in running and daemon.name not in {*_STAY, ETCD.name}
         ]
 
-        def stop(one: tuple[Daemon, Context]) -> None:
-            daemon, there = one
-            daemon.stop(there)
-
         with ThreadPoolExecutor(max_workers=len(clients) + 1) as pool:
-            list(pool.map(stop, clients))
+            list(pool.map(lambda one: one[0].stop(one[1]), clients))
         ETCD.undo(self.cluster.context)
         print("  all objects are removed", flush=True)

@@ -24,7 +24,7 @@ from ..core.cluster import Cluster
 from ..core.context import Context
 from ..core.errors import DmucError
 from ..core.machine import run
-from ..core.probe import ask_api, wait
+from ..core.probe import objects, wait
 from ..core.progress import Silent
 from ..core.result import Result
 from ..proxies.kube_proxy import NO_RULES
@@ -37,6 +37,7 @@ REQUESTS = 100
 _DEADLINE = 10.0  # seconds for all requests together
 _FOLLOWS = 3.0  # seconds in which kube-proxy follows a change: it writes at most once a second
 _LIMIT = 1.0  # seconds for one request
+_TRIED = "tracing the path to a Service"
 _LIST = 5.0  # seconds to list connections in
 _GIVE_UP = 3  # failures in a row
 _PROXY = f"Run: scripts/doit {service_proxy.TASK}; its log: scripts/doit logs {service_proxy.TASK}"
@@ -292,14 +293,12 @@ class Trace(Command):
 
 
 def _find(context: Context, arguments: Sequence[str]) -> Any:
-    services = {full_name(service): service for service in _list(context, "/api/v1/services")}
+    services = {full_name(service): service for service in objects(context, "/api/v1/services", _TRIED)}
     wanted = arguments[0] if len(arguments) == 1 else ""
     found = services.get(wanted if "/" in wanted else f"default/{wanted}")
     if found is None:
         said = f"there is no Service {wanted!r}" if wanted else "the name of one Service is needed"
-        raise DmucError(
-            "tracing the path to a Service", said, f"Services: {', '.join(sorted(services)) or 'none yet'}."
-        )
+        raise DmucError(_TRIED, said, f"Services: {', '.join(sorted(services)) or 'none yet'}.")
     return found
 
 
@@ -334,19 +333,6 @@ def _settled(context: Context, service: Any) -> tuple[Branch, Mapping[str, str],
 
 def _endpoints(context: Context, service: Any) -> Sequence[Any]:
     meta = service["metadata"]
-    found = _list(
-        context, f"/api/v1/namespaces/{meta['namespace']}/endpoints?fieldSelector=metadata.name={meta['name']}"
-    )
+    path = f"/api/v1/namespaces/{meta['namespace']}/endpoints?fieldSelector=metadata.name={meta['name']}"
+    found = objects(context, path, _TRIED)
     return [subset for one in found if full_name(one) == full_name(service) for subset in one.get("subsets") or []]
-
-
-def _list(context: Context, path: str) -> Sequence[Any]:
-    items: list[Any] = []
-
-    def judge(result: Any) -> Result:
-        items.extend(result["items"])
-        return Result(True, "")
-
-    if not (result := ask_api(context, path, judge)):
-        raise DmucError("tracing the path to a Service", result.why, "See: scripts/doit status")
-    return items

@@ -40,7 +40,7 @@ _CAUSES = {
     "address already in use": "Another process uses the port: `ss -ltnp` in the machine shows which.",
     "no space left on device": "The disk is full.",
 }
-# The lines with which programs end that end with an error: klog, etcd, the Go runtime, cobra, dockerd, leader election.
+# The lines of programs that end with an error: of klog, capnslog, the Go runtime, cobra, logrus, leader election.
 # They go on with a usage of 200 lines, or the stack of every goroutine.
 _ERROR = re.compile(
     r"^F\d{4} | C \| |^panic: |^[Ee]rror: |^[Ff]atal|^failed to |leaderelection lost|level=fatal|"
@@ -61,7 +61,7 @@ def _in_short(line: str) -> str:
     """Return a line without its time, thread, source location and stack, which are in the log itself."""
     with contextlib.suppress(ValueError):
         found = json.loads(line)
-        if isinstance(found, dict) and "msg" in found:  # zap: etcd since 3.5
+        if isinstance(found, dict) and "msg" in found:  # zap
             more = ", ".join(f"{key}: {value}" for key, value in found.items() if key not in _AROUND)
             return f"{found['msg']} ({more})" if more else str(found["msg"])
     return re.sub(r"^F[0-9: .]+ [^ ]+] ", "", line).strip()  # klog

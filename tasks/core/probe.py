@@ -147,6 +147,19 @@ def ask_api(context: Context, path: str, judge: Callable[[Any], Result]) -> Resu
         return Result(False, f"the API server does not answer: {in_words(error)}")
 
 
+def objects(context: Context, path: str, tried: str) -> list[Any]:
+    """Return the objects of the list at `path` of the API server. Raise DmucError, with `tried`, without an answer."""
+    items: list[Any] = []
+
+    def keep(found: Any) -> Result:
+        items.extend(found["items"])
+        return Result(True, "")
+
+    if not (result := ask_api(context, path, keep)):
+        raise DmucError(tried, result.why, "See: scripts/doit status")
+    return items
+
+
 def _has_changed(context: Context, path: str, found: Any, seconds: float) -> bool:
     """Wait until the object (or list) at `path` is another than `found`, or there is one if there was None; at most
     that many seconds. Return false when the API server cannot tell. See Result.

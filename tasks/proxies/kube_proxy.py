@@ -7,8 +7,7 @@ the kernel's load balancer, and some iptables rules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import api_client, upgrade
 from ..core import iptables
@@ -18,7 +17,7 @@ from ..core.errors import DmucError
 from ..core.flags import Flag
 from ..core.iptables import Chains
 from ..core.machine import run
-from ..core.probe import All, Http, ask_api
+from ..core.probe import All, Http, objects
 from ..core.result import Result
 
 if TYPE_CHECKING:
@@ -78,16 +77,11 @@ def _rules_are_there(context: Context) -> Result:
     api = Packet(context.settings.service_address(1), 443)  # the Service default/kubernetes, which there always is
     if not destinations(tables, api):
         return Result(False, f"kube-proxy's rules for {api.address}:{api.port} (default/kubernetes) are gone")
-    objects: dict[str, Sequence[Any]] = {}
-
-    def keep(kind: str, found: Any) -> Result:
-        objects[kind] = found["items"]
-        return Result(True, "")
-
-    for kind in ("services", "endpoints"):
-        if not ask_api(context, f"/api/v1/{kind}", partial(keep, kind)):
-            return Result(True, "")  # the API server's check says so; these rules are there
-    missing = gaps(tables, objects["services"], objects["endpoints"], context.settings.address)
+    try:
+        services, endpoints = (objects(context, f"/api/v1/{kind}", "") for kind in ("services", "endpoints"))
+    except DmucError:
+        return Result(True, "")  # the API server's check says so; these rules are there
+    missing = gaps(tables, services, endpoints, context.settings.address)
     return Result(not missing, f"kube-proxy's rules lack the way {missing[0]}" if missing else "")
 
 

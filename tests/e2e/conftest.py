@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from tenacity import retry, stop_after_delay, wait_fixed
 
 from tests.e2e import host_picture, newer, own_host
+
+T = TypeVar("T")
 
 ROOT = own_host.ROOT
 STATE = ROOT / "var" / "e2e"
@@ -135,6 +139,11 @@ def a_user(checkout: Path, uid: int) -> User:
 def user(tmp_path: Path) -> User:
     """The ordinary user of these tests: `nobody`, from /etc/passwd."""
     return a_user(tmp_path / "checkout", 65534)
+
+
+def within(seconds: float) -> Callable[[Callable[[], T]], Callable[[], T]]:
+    """Repeat a function of assertions until they hold, or fail with the last of them."""
+    return retry(stop=stop_after_delay(seconds), wait=wait_fixed(0.3), reraise=True)
 
 
 def shell(*command: str) -> str:

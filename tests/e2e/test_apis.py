@@ -18,10 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tenacity import retry, stop_after_delay, wait_fixed
 
 from tasks.core.certificates import Certificate, make
-from tests.e2e.conftest import KUBECONFIG, STATE, doit, executed, kubectl, nothing_left, shell
+from tests.e2e.conftest import KUBECONFIG, STATE, doit, executed, kubectl, nothing_left, shell, within
 
 HOST = "10.98.0.1"  # the host's end of the link
 
@@ -56,7 +55,7 @@ def apply(*objects: dict[str, Any]) -> None:
 def eventually(wanted: str, *arguments: str) -> str:
     """Wait until `kubectl ARGUMENTS` prints what is wanted; return all that it prints."""
 
-    @retry(stop=stop_after_delay(90), wait=wait_fixed(0.3), reraise=True)
+    @within(90)
     def look() -> str:
         text = kubectl(*arguments)
         assert wanted in text, f"{text}\n{kubectl('get', 'events')}"
@@ -208,7 +207,7 @@ def test_a_webhook_on_the_host_is_asked(on_the_host: tuple[int, str, type[Asked]
     try:
         thing = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "labels": {"asked": "yes"}}}
 
-        @retry(stop=stop_after_delay(30), wait=wait_fixed(0.3), reraise=True)
+        @within(30)
         def is_refused() -> None:
             done = given(json.dumps(thing), "create")
             if not done.returncode:
@@ -228,7 +227,7 @@ def test_a_privileged_pod_runs_with_all_that_the_machine_has() -> None:
     script = "mkdir -p /mnt/x && mount -t tmpfs x /mnt/x && echo mounted; exec sleep 1000"
     apply(a_pod("mighty", script, container={"securityContext": {"privileged": True}}))
     try:
-        eventually("mounted", "logs", "mighty", "--tail=-1") if eventually("Running", "get", "pod", "mighty") else None
+        eventually("mounted", "logs", "mighty")
         assert "Everything works." in doit("why").stdout
         assert "one" in kubectl("exec", "mighty", "--", "sh", "-c", "echo one")
     finally:
@@ -242,7 +241,7 @@ def test_a_static_pod_comes_and_goes_with_its_file() -> None:
     assert "Everything works." in doit("why").stdout
     shell("rm", "/etc/kubernetes/manifests/still.yaml")
 
-    @retry(stop=stop_after_delay(60), wait=wait_fixed(0.3), reraise=True)
+    @within(60)
     def is_gone() -> None:
         assert "still" not in kubectl("get", "pods")
 

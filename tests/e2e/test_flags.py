@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tenacity import retry, stop_after_delay, wait_fixed
 
-from tests.e2e.conftest import STATE, command_line, doit, executed, kubectl, nothing_left, pid_of, shell
+from tests.e2e.conftest import STATE, command_line, doit, executed, kubectl, nothing_left, pid_of, shell, within
 
 DAEMONS = (
     *("etcd", "apiserver", "controller_manager", "container_engine", "registry", "kubelet", "scheduler", "kube_proxy"),
@@ -110,7 +109,7 @@ def test_a_pasted_command_line_runs_the_component(name: str, tmp_path: Path) -> 
         pasted = subprocess.Popen(["sh", "-c", text], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
 
-            @retry(stop=stop_after_delay(60), wait=wait_fixed(0.2), reraise=True)
+            @within(60)
             def it_runs() -> None:
                 assert pasted.poll() is None, (tmp_path / "output").read_text()
                 found = [words for words in shell("ps", "-ww", "-eo", "args").splitlines() if own[1] in words]

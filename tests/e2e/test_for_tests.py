@@ -15,7 +15,6 @@ from pathlib import Path
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import pytest
-from tenacity import retry, stop_after_delay, wait_fixed
 
 from tasks.core.certificates import Certificate, KeyPair, make
 from tests.e2e.conftest import (
@@ -29,6 +28,7 @@ from tests.e2e.conftest import (
     nothing_left,
     pid_of,
     shell,
+    within,
 )
 
 SOON = 15.0  # seconds; 5 on a quiet machine
@@ -62,7 +62,7 @@ def test_reset_of_a_whole_node_removes_its_pods() -> None:
     assert kubectl("get", "deployments,pods") == ""
     assert re.search(r"e2e +Ready", kubectl("get", "nodes")) and pid_of("container_engine") == engine
 
-    @retry(stop=stop_after_delay(60), wait=wait_fixed(0.5), reraise=True)
+    @within(60)
     def containers_are_gone() -> None:
         assert shell("docker", "ps", "-q") == ""
 
@@ -137,7 +137,7 @@ def test_envtests_own_control_plane_runs_with_these_programs(tmp_path: Path) -> 
                     subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env={"PATH": os.environ["PATH"]})
                 )
 
-        @retry(stop=stop_after_delay(60), wait=wait_fixed(0.3), reraise=True)
+        @within(60)
         def is_ready() -> None:
             assert opener.open(f"https://127.0.0.1:{server}/readyz", timeout=5).read() == b"ok"
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import retry, stop_after_delay, wait_fixed
 
-from tests.e2e.conftest import ENVIRONMENT, ROOT, doit, kubectl, nothing_left, shell
+from tests.e2e.conftest import ENVIRONMENT, ROOT, doit, kubectl, nothing_left, shell, within
 from tests.e2e.test_apis import apply
 
 CURRENT_BIN = os.environ.get("CURRENT_BIN", "")
@@ -124,7 +123,7 @@ def from_host(where: str) -> str:
 def answers(ask: Callable[[], str], *wanted: str) -> None:
     """Wait until the question gets one of these answers: rules are written a moment after an object is created."""
 
-    @retry(stop=stop_after_delay(20), wait=wait_fixed(0.3), reraise=True)
+    @within(20)
     def look() -> None:
         assert ask() in wanted, wanted
 
